@@ -1,0 +1,84 @@
+"""The group of sub-commands, and how every error ends: one line on standard error and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from emu import __version__
+from emu.core.errors import EXIT_USAGE, ElfError, EmuError, LoaderError
+
+EXIT_SIGINT = 128 + 2
+EXIT_SIGPIPE = 128 + 13
+
+COMMANDS = {"run": "run", "ldd": "ldd", "maps": "maps", "trace-schema": "trace_schema"}
+"""Each sub-command and its module in this package, in the order of `emu --help`."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a sub-command when it is used: `emu run` pays for no other."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, most used first."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the sub-command, None if there is none of that name."""
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = import_module(f"emu.cli.{module}").command
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="emu", message="%(prog)s %(version)s")
+def group() -> None:
+    """Run and question x86-64 ELF programs under a dynamic linker that you can read.
+
+    \b
+    Examples:
+      emu run ./hello                    run a program
+      emu run --trace dtors ./hello      watch its thread_local destructors
+      emu ldd ./hello                    what it loads, for whom, and by which rule
+      emu maps /bin/ls                   its memory after start-up
+    """
+
+
+def error_line(error: EmuError) -> str:
+    """Return what the user reads: the loader's own words as ld.so prints them, the rest under the command's name."""
+    return str(error) if isinstance(error, LoaderError | ElfError) else f"emu: {error}"
+
+
+def _dispatch(arguments: list[str]) -> int:
+    try:
+        result = group.main(arguments, prog_name="emu", standalone_mode=False)
+        sys.stdout.flush()
+    except EmuError as error:
+        if str(error):
+            print(error_line(error), file=sys.stderr)
+        return error.exit_code
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "emu"
+        print(f"emu: {error.format_message()} (try '{where} --help')", file=sys.stderr)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        print(f"emu: {error.format_message()}", file=sys.stderr)
+        return EXIT_USAGE
+    except (KeyboardInterrupt, click.Abort):
+        return EXIT_SIGINT
+    except BrokenPipeError:
+        # The reader of our own output has gone; what the interpreter still holds must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_SIGPIPE
+    return result if isinstance(result, int) else 0
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and end with its exit code."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(_dispatch(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Guest addresses, events, effects and errors. Imports the standard library only."""

@@ -1,0 +1,41 @@
+"""What a file must offer so that a mapping can be filled from it, and so that the loader can read it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Backing(Protocol):
+    """An open file, as the address space and the loader see it.
+
+    `path` is the guest's path; `dev` and `ino` identify the file, as fstat would (the loader compares them).
+    """
+
+    path: str
+    dev: int
+    ino: int
+
+    def size(self) -> int:
+        """Return the file's length in bytes."""
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Return up to `size` bytes at `offset`; fewer only at the end of the file."""
+
+    def pwrite(self, data: bytes, offset: int) -> int:
+        """Store `data` at `offset`; return the number of bytes stored. Raises OSError."""
+
+    def host_fd(self) -> int | None:
+        """Return a host descriptor that may be mapped MAP_PRIVATE, or None where the bytes must be copied."""
+
+
+class FileSystem(Protocol):
+    """What the loader needs of the file system: look at a path, open it to read."""
+
+    def open_for_loading(self, path: str) -> Backing:
+        """Open `path` (guest path, absolute or relative to the working directory) read-only. Raises OSError."""
+
+    def is_directory(self, path: str) -> bool:
+        """Whether `path` names a directory."""
+
+    def realpath(self, path: str) -> str:
+        """Return the guest path of `path` with every symbolic link resolved. Raises OSError."""

@@ -1,0 +1,279 @@
+"""The ELF header and the program headers, and what makes ld.so or the kernel refuse them.
+
+Two judges look at a file before any of its code runs: the kernel at a program (`check_executable`), ld.so at everything that it maps
+itself (`parse_ehdr`, `parse_phdrs`, `check_loadable`). Each refuses in its own words, and they check different things.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.core.errors import EXIT_NOT_EXECUTABLE, ElfError
+from emu.elf import constants as c
+
+if TYPE_CHECKING:
+    import mmap
+
+    Data = bytes | bytearray | memoryview | mmap.mmap
+
+_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+_PHDR = struct.Struct("<IIQQQQQQ")
+_PAGE_MASK = c.PAGE_SIZE - 1
+_GNU_ABI_VERSION_LIMIT = 4
+"""The first EI_ABIVERSION of ELFOSABI_GNU that glibc 2.36 does not know (its LIBC_ABI_MAX)."""
+_ADDRESS_LIMIT = 1 << 40
+"""No object spans a terabyte: a larger address or size is damage, and mapping it would exhaust the arena."""
+_PATH_MAX = 4096
+_KERNEL_PHDRS_LIMIT = 0x10000
+_ENOEXEC = 8
+
+
+class Ehdr(NamedTuple):
+    """The ELF header; the members are `e_NAME` of the gABI, offsets and sizes in bytes."""
+
+    ident: bytes
+    type: int
+    machine: int
+    version: int
+    entry: int
+    phoff: int
+    shoff: int
+    flags: int
+    ehsize: int
+    phentsize: int
+    phnum: int
+    shentsize: int
+    shnum: int
+    shstrndx: int
+
+
+class Phdr(NamedTuple):
+    """One program header; the members are `p_NAME` of the gABI, addresses as linked (not relocated), sizes in bytes."""
+
+    type: int
+    flags: int
+    offset: int
+    vaddr: int
+    paddr: int
+    filesz: int
+    memsz: int
+    align: int
+
+
+class ForeignObjectError(ElfError):
+    """A sound object for another machine or word size. A search along a path goes on after it; an explicit name fails."""
+
+
+class NotExecutableError(ElfError):
+    """The kernel refuses to execute the file. `errno` is what execve returns: always ENOEXEC here."""
+
+    exit_code = EXIT_NOT_EXECUTABLE
+    errno = _ENOEXEC
+
+    def __init__(self, object_name: str, why: str) -> None:
+        super().__init__(object_name, f"Exec format error ({why})")
+
+
+def parse_ehdr(data: Data, name: str) -> Ehdr:
+    """Read the ELF header from the first bytes of a file, checked as ld.so does before it maps an object.
+
+    Raises `ElfError` with ld.so's words in ld.so's order; `ForeignObjectError` for another class or machine.
+    Source: gABI chapter 4; glibc elf/dl-load.c:open_verify, sysdeps/gnu/ldsodefs.h.
+    """
+    if len(data) < c.EHDR_SIZE:
+        raise ElfError(name, "file too short")
+    ehdr = Ehdr._make(_EHDR.unpack_from(data))
+    _check_ident(ehdr.ident, name)
+    if ehdr.version != c.EV_CURRENT:
+        raise ElfError(name, "ELF file version does not match current one")
+    if ehdr.machine != c.EM_X86_64:
+        raise ForeignObjectError(name, f"ELF machine is {ehdr.machine}, not EM_X86_64")
+    if ehdr.type not in (c.ET_DYN, c.ET_EXEC):
+        raise ElfError(name, "only ET_DYN and ET_EXEC can be loaded")
+    if ehdr.phentsize != c.PHDR_SIZE:
+        raise ElfError(name, "ELF file's phentsize not the expected size")
+    return ehdr
+
+
+def _check_ident(ident: bytes, name: str) -> None:
+    if ident[:4] != c.ELFMAG:
+        raise ElfError(name, "invalid ELF header")
+    if ident[c.EI_CLASS] != c.ELFCLASS64:
+        raise ForeignObjectError(name, "wrong ELF class: ELFCLASS32")
+    if ident[c.EI_DATA] != c.ELFDATA2LSB:
+        raise ElfError(name, "ELF file data encoding not little-endian")
+    if ident[c.EI_VERSION] != c.EV_CURRENT:
+        raise ElfError(name, "ELF file version ident does not match current one")
+    os_abi, abi_version = ident[c.EI_OSABI], ident[c.EI_ABIVERSION]
+    if os_abi not in (c.ELFOSABI_SYSV, c.ELFOSABI_GNU):
+        raise ElfError(name, "ELF file OS ABI invalid")
+    if abi_version and not (os_abi == c.ELFOSABI_GNU and abi_version < _GNU_ABI_VERSION_LIMIT):
+        raise ElfError(name, "ELF file ABI version invalid")
+    if any(ident[c.EI_PAD :]):
+        raise ElfError(name, "nonzero padding in e_ident")
+
+
+def parse_phdrs(data: Data, ehdr: Ehdr, name: str) -> list[Phdr]:
+    """Read the program headers; `data` is the file, or its beginning as far as the program headers reach.
+
+    Raises `ElfError` "cannot read file data" when the table passes the end of `data`.
+    Source: gABI chapter 5 "Program Header"; glibc elf/dl-load.c:open_verify.
+    """
+    size = ehdr.phnum * c.PHDR_SIZE
+    if ehdr.phoff + size > len(data):
+        raise ElfError(name, "cannot read file data")
+    return [Phdr._make(fields) for fields in _PHDR.iter_unpack(data[ehdr.phoff : ehdr.phoff + size])]
+
+
+def check_loadable(
+    ehdr: Ehdr, phdrs: list[Phdr], file_size: int, name: str, *, open_exec: bool = False
+) -> None:
+    """Refuse what ld.so would not map, and what could not be mapped soundly.
+
+    `open_exec` is the case of a program that is mapped by ld.so itself (`ld.so PROGRAM`): an ET_EXEC is then allowed, and one
+    without a dynamic section too. That a DSO is not a PIE shows only in its DT_FLAGS_1: see `Dynamic.is_pie`.
+
+    Raises `ElfError`.
+    Source: glibc elf/dl-load.c:_dl_map_object_from_fd.
+    Differs: segments that pass the end of the file, overlap, or are absurdly large are refused where ld.so maps them and dies.
+    """
+    loads = [phdr for phdr in phdrs if phdr.type == c.PT_LOAD]
+    for phdr in loads:
+        if (phdr.vaddr - phdr.offset) & _PAGE_MASK:
+            raise ElfError(name, "ELF load command address/offset not page-aligned")
+    if not loads:
+        raise ElfError(name, "object file has no loadable segments")
+    if ehdr.type != c.ET_DYN and not open_exec:
+        raise ElfError(name, "cannot dynamically load executable")
+    check_segments(phdrs, file_size, name)
+    if not open_exec and not any(phdr.type == c.PT_DYNAMIC and phdr.filesz for phdr in phdrs):
+        raise ElfError(name, "object file has no dynamic section")
+
+
+def check_segments(phdrs: list[Phdr], file_size: int, name: str) -> None:
+    """Check that every segment can be mapped: inside the file, ascending, without overlap, of a credible size.
+
+    Raises `ElfError` naming the program header by its index and the field.
+    Source: gABI chapter 5 "Program Header" (PT_LOAD entries ascend by p_vaddr, p_filesz is at most p_memsz).
+    """
+    end = 0
+    tls_seen = False
+    for index, phdr in enumerate(phdrs):
+        where = f"program header {index}"
+        if phdr.type == c.PT_LOAD:
+            _check_load(phdr, where, end, file_size, name)
+            end = phdr.vaddr + phdr.memsz
+        elif phdr.type == c.PT_TLS:
+            if tls_seen:
+                raise ElfError(name, f"{where}: a second PT_TLS")
+            tls_seen = True
+            _check_tls(phdr, where, name)
+    for index, phdr in enumerate(phdrs):
+        if (
+            phdr.type in _MAPPED_TYPES
+            and phdr.filesz
+            and file_backed_end(phdrs, phdr.vaddr) < phdr.vaddr + phdr.filesz
+        ):
+            raise ElfError(
+                name, f"program header {index}: {_MAPPED_TYPES[phdr.type]} is in no PT_LOAD segment"
+            )
+
+
+_MAPPED_TYPES = {
+    c.PT_DYNAMIC: "PT_DYNAMIC",
+    c.PT_TLS: "PT_TLS",
+    c.PT_GNU_EH_FRAME: "PT_GNU_EH_FRAME",
+}
+
+
+def _check_load(phdr: Phdr, where: str, end: int, file_size: int, name: str) -> None:
+    for field in ("offset", "vaddr", "filesz", "memsz", "align"):
+        value = getattr(phdr, field)
+        if value > _ADDRESS_LIMIT:
+            raise ElfError(
+                name, f"failed to map segment from shared object: {where}: p_{field} is {value:#x}"
+            )
+    if (phdr.vaddr - phdr.offset) & _PAGE_MASK:
+        raise ElfError(name, "ELF load command address/offset not page-aligned")
+    if phdr.filesz > phdr.memsz:
+        raise ElfError(name, f"{where}: p_filesz {phdr.filesz:#x} exceeds p_memsz {phdr.memsz:#x}")
+    if phdr.vaddr < end:
+        raise ElfError(
+            name, f"{where}: p_vaddr {phdr.vaddr:#x} is below {end:#x}, the end of the segment before it"
+        )
+    if phdr.offset + phdr.filesz > file_size:
+        raise ElfError(
+            name, f"{where}: segment ends at offset {phdr.offset + phdr.filesz:#x}, past the end of the file"
+        )
+
+
+def _check_tls(phdr: Phdr, where: str, name: str) -> None:
+    for field in ("vaddr", "filesz", "memsz", "align"):
+        value = getattr(phdr, field)
+        if value > _ADDRESS_LIMIT:
+            raise ElfError(name, f"{where}: PT_TLS p_{field} is {value:#x}")
+    if phdr.filesz > phdr.memsz:
+        raise ElfError(name, f"{where}: PT_TLS p_filesz {phdr.filesz:#x} exceeds p_memsz {phdr.memsz:#x}")
+    if phdr.align & (phdr.align - 1):
+        raise ElfError(name, f"{where}: PT_TLS p_align {phdr.align:#x} is not a power of two")
+
+
+def file_backed_end(phdrs: list[Phdr], vaddr: int) -> int:
+    """Return the link-time address where the file-backed part of `vaddr`'s segment ends, `vaddr` itself when it has none.
+
+    No table that a linker wrote passes this address; it bounds every table whose size the format does not say.
+    """
+    for phdr in phdrs:
+        if phdr.type == c.PT_LOAD and phdr.vaddr <= vaddr < phdr.vaddr + phdr.filesz:
+            return phdr.vaddr + phdr.filesz
+    return vaddr
+
+
+def check_executable(data: Data, name: str) -> tuple[Ehdr, list[Phdr], bytes | None]:
+    """Judge a whole file as Linux's execve judges a 64-bit program; return its headers and its PT_INTERP path, if it has one.
+
+    Fewer fields count than for ld.so: neither e_version nor the OS ABI matter, and no dynamic section is needed. A script
+    (`#!`) is not an ELF program and is refused like any other file.
+
+    Raises `NotExecutableError` (ENOEXEC), or `ElfError` for segments with which the kernel would kill the process.
+    Source: Linux fs/binfmt_elf.c:load_elf_binary, load_elf_phdrs; execve(2).
+    Differs: programs of another class or byte order are refused, where Linux looks at e_machine only.
+    """
+    if len(data) < c.EHDR_SIZE or data[:4] != c.ELFMAG:
+        raise NotExecutableError(name, "not an ELF file")
+    ehdr = Ehdr._make(_EHDR.unpack_from(data))
+    if ehdr.ident[c.EI_CLASS] != c.ELFCLASS64:
+        raise NotExecutableError(name, "not a 64-bit ELF file")
+    if ehdr.ident[c.EI_DATA] != c.ELFDATA2LSB:
+        raise NotExecutableError(name, "not a little-endian ELF file")
+    if ehdr.type not in (c.ET_EXEC, c.ET_DYN):
+        raise NotExecutableError(name, f"e_type {ehdr.type} is neither ET_EXEC nor ET_DYN")
+    if ehdr.machine != c.EM_X86_64:
+        raise NotExecutableError(name, f"e_machine {ehdr.machine} is not EM_X86_64")
+    if ehdr.phentsize != c.PHDR_SIZE:
+        raise NotExecutableError(name, f"e_phentsize is {ehdr.phentsize}, not {c.PHDR_SIZE}")
+    size = ehdr.phnum * c.PHDR_SIZE
+    if not 0 < size <= _KERNEL_PHDRS_LIMIT:
+        raise NotExecutableError(name, f"e_phnum is {ehdr.phnum}")
+    if ehdr.phoff + size > len(data):
+        raise NotExecutableError(name, "the program headers pass the end of the file")
+    phdrs = parse_phdrs(data, ehdr, name)
+    interpreter = _interpreter(data, phdrs, name)
+    if not any(phdr.type == c.PT_LOAD for phdr in phdrs):
+        raise ElfError(name, "object file has no loadable segments")
+    check_segments(phdrs, len(data), name)
+    return ehdr, phdrs, interpreter
+
+
+def _interpreter(data: Data, phdrs: list[Phdr], name: str) -> bytes | None:
+    for phdr in phdrs:
+        if phdr.type != c.PT_INTERP:
+            continue
+        if not 2 <= phdr.filesz <= _PATH_MAX:
+            raise NotExecutableError(name, f"PT_INTERP p_filesz is {phdr.filesz}")
+        path = bytes(data[phdr.offset : phdr.offset + phdr.filesz])
+        if len(path) != phdr.filesz or path[-1]:
+            raise NotExecutableError(name, "PT_INTERP is not a NUL-terminated path")
+        return path[: path.index(0)]
+    return None

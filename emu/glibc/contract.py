@@ -1,0 +1,377 @@
+"""The contract with one libc: plants the hosted entries, fills `_rtld_global_ro` and the TCB, and starts a program as ld.so does.
+
+Source: glibc elf/rtld.c:dl_main, sysdeps/nptl/dl-tls_init_tp.c:__tls_init_tp, sysdeps/unix/sysv/linux/dl-sysdep.c.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.core.effects import CallGuest, Effect, Hosted, Jump, SystemCall
+from emu.core.errors import LoaderError, UnsupportedError
+from emu.core.events import Initializer
+from emu.elf import constants as c
+from emu.glibc import hosted
+from emu.glibc.cxa_thread_atexit_impl import ThreadAtexit
+from emu.glibc.hosted import Call, Handler
+from emu.glibc.layout import Layout, load_layout
+from emu.glibc.mirror import Mirror
+from emu.glibc.stubs import Stubs, build_stubs
+from emu.machine.arena import Arena
+from emu.rtld.init import init
+from emu.rtld.link_map import LinkMap
+from emu.rtld.relocate import relocate_object
+from emu.rtld.rtld import Entries, MappedObject, Rtld
+from emu.rtld.scope import Scope
+
+if TYPE_CHECKING:
+    from emu.machine.address_space import AddressSpace
+
+_AT_RANDOM, _AT_PLATFORM, _AT_CLKTCK, _AT_PAGESZ, _AT_MINSIGSTKSZ, _AT_HWCAP2 = 25, 15, 17, 6, 51, 26
+_SYS_ARCH_PRCTL, _SYS_SET_TID_ADDRESS, _SYS_SET_ROBUST_LIST, _SYS_RSEQ = 158, 218, 273, 334
+_ARCH_SET_FS = 0x1002
+_RSEQ_SIG = 0x53053053
+_ROBUST_LIST_HEAD_SIZE = 24
+_POINTERS_FOUND = {"_dl_catch_error": b"_dl_catch_error", "_dl_mcount": b"_dl_mcount"}
+
+
+class StartInfo(NamedTuple):
+    """What the kernel left for ld.so: the stack pointer at argc, and the auxiliary vector."""
+
+    stack_pointer: int
+    auxv: dict[int, int]
+    auxv_address: int
+    argc: int
+    argv: int
+    envp: int
+
+
+class Contract:
+    """One libc's view of the loader. `traps` maps the guest address of each planted trap to its handler.
+
+    `preserving` are the traps whose callers expect every register kept (lazy binding, TLS descriptors).
+    """
+
+    def __init__(
+        self, rtld: Rtld, arena: Arena, space: AddressSpace, thread_pointer: Callable[[], int], model_dtors: bool
+    ) -> None:
+        self.rtld, self.arena, self.space, self.thread_pointer = rtld, arena, space, thread_pointer
+        self.model_dtors = model_dtors
+        self.traps: dict[int, Handler] = {}
+        self.preserving: set[int] = set()
+        self.layout: Layout
+        self.mirror: Mirror
+        self.stubs: Stubs
+        self.atexit: ThreadAtexit | None = None
+        self.source: Callable[[int], str] = lambda address: ""
+        self.patched: Callable[[int, int], None] = lambda address, size: None
+        self._pointer_stubs: dict[str, int] = {}
+        self.start_stub = self.fini_stub = 0
+
+    # -- set-up -----------------------------------------------------------------------------------------------------
+
+    def prepare(self, interpreter: MappedObject) -> int:
+        """Choose the layout for the libc that `interpreter` (its ld.so) belongs to and plant the stubs.
+
+        Returns where ld.so keeps its own link map. Raises UnsupportedError for a version without a layout table.
+        """
+        probe = LinkMap(interpreter.path, interpreter.path, 1, 0, None)
+        probe.addr, probe.phdrs = interpreter.bias, interpreter.phdrs
+        probe.read_dynamic(self.arena)
+        self.layout = load_layout(_glibc_version(probe, self.arena), interpreter.path)
+        self.mirror = Mirror(self.layout, self.arena, self.rtld.heap, self.rtld)
+        self.mirror.rtld_global = self._data(probe, b"_rtld_global", self.layout.size("rtld_global"))
+        self.mirror.rtld_global_ro = self._data(probe, b"_rtld_global_ro", self.layout.size("rtld_global_ro"))
+        self.mirror.r_debug = self._data(probe, b"_r_debug", 0)
+        self.rtld.debug_break = self._data(probe, b"_dl_debug_state", 0)
+        self.rtld.mirror = self.mirror
+        self._plant_stubs()
+        return self.mirror.global_address("_dl_rtld_map")
+
+    def _data(self, map_: LinkMap, name: bytes, size: int) -> int:
+        symbol = _find(map_, name)
+        if symbol is None:
+            raise UnsupportedError(f"ld.so without {name.decode()}", map_.display_name)
+        if size and symbol[5] != size:
+            raise UnsupportedError(
+                f"build of glibc {self.layout.version}: {name.decode()} has {symbol[5]} bytes, the table says {size}",
+                map_.display_name,
+                "make a table for it with tools/gen_layout.py",
+            )
+        return map_.addr + symbol[4]
+
+    def _plant_stubs(self) -> None:
+        handlers: list[tuple[str, Handler]] = [
+            ("start", lambda contract, call: contract.start(call)),
+            ("fini", hosted.run_fini),
+            ("resolve", hosted.runtime_resolve),
+            *hosted.HOSTED_POINTERS.items(),
+        ]
+        generation = self.mirror.global_address("_dl_tls_generation")
+        image, _ = build_stubs(0, len(handlers), generation)
+        base = self.space.mmap(0, len(image), 5, name="[emu]")
+        image, self.stubs = build_stubs(base, len(handlers), generation)
+        self.arena.write(base, image)
+        for address, (name, handler) in zip(self.stubs.traps, handlers, strict=True):
+            self.traps[address] = handler
+            self._pointer_stubs[name] = address
+        self.traps[self.stubs.tls_get_addr_slow] = hosted.tls_get_addr_slow
+        self.traps[self.stubs.tlsdesc_slow] = hosted.tlsdesc_slow
+        self.preserving = {self._pointer_stubs["resolve"], self.stubs.tlsdesc_slow}
+        self.start_stub, self.fini_stub = self._pointer_stubs["start"], self._pointer_stubs["fini"]
+        self.rtld.entries = Entries(
+            self._pointer_stubs["resolve"], self.stubs.tlsdesc_return, self.stubs.tlsdesc_undefweak,
+            self.stubs.tlsdesc_dynamic,
+        )  # fmt: skip
+
+    def _plant(self, address: int, handler: Handler) -> None:
+        """Replace the function at `address` by a trap: `syscall; ret`."""
+        self.arena.write(address, b"\x0f\x05\xc3")
+        self.traps[address] = handler
+        self.patched(address, 3)
+
+    def plant_entries(self) -> None:
+        """Host ld.so's functions at their own addresses, and libc's two for thread_local destructors where they are modelled."""
+        ld_so = self.rtld.ld_so
+        assert ld_so is not None
+        for name, handler in hosted.HOSTED_SYMBOLS.items():
+            symbol = _find(ld_so, name)
+            if symbol is not None:
+                self._plant(ld_so.addr + symbol[4], handler)
+        tls_get_addr = _find(ld_so, b"__tls_get_addr")
+        if tls_get_addr is not None:
+            jump = b"\xff\x25\0\0\0\0" + struct.pack("<Q", self.stubs.tls_get_addr)  # jmp *0(%rip)
+            self.arena.write(ld_so.addr + tls_get_addr[4], jump)
+
+    def plant_dtors(self) -> None:
+        """Take over `__cxa_thread_atexit_impl` and `__call_tls_dtors`, once libc is relocated."""
+        libc = self.rtld.namespaces[0].libc_map
+        if libc is None:
+            return
+        offset = self.layout.offset("link_map", "l_tls_dtor_count")
+        self.atexit = atexit = ThreadAtexit(self.rtld, self.arena, libc, offset, self.thread_pointer, self.source)
+        if self.model_dtors:
+            self._plant(atexit.register_at[0], lambda contract, call: atexit.register(*call.args[:3]))
+            self._plant(atexit.run_at[0], lambda contract, call: atexit.run())
+
+    # -- start-up ---------------------------------------------------------------------------------------------------
+
+    def lay_out_tls(self) -> None:
+        """Fix the static TLS layout (the wall after mapping)."""
+        self.rtld.tls.determine_offsets(self.layout.size("pthread"))
+        self.mirror.namespace(self.rtld.namespaces[0])
+        if self.rtld.ld_so is not None:
+            self.mirror.sync(self.rtld.ld_so)
+        self.mirror.tls()
+
+    def start(self, call: Call) -> Hosted:
+        """Everything between the kernel and the program's entry point: a hosted function at ld.so's place."""
+        yield from self.link()
+        yield from self.initialise()
+        main = self.rtld.namespaces[0].maps[0]
+        # The ABI wants rdx to hold a function for atexit; the other argument registers are unspecified.
+        yield Jump(main.entry, (0, 0, self.fini_stub))
+        return 0
+
+    def link(self) -> Generator[Effect, int, None]:
+        """Set up the thread, relocate everything, copy the TLS images. Raises LoaderError."""
+        rtld, mirror, info = self.rtld, self.mirror, self.info
+        ld_so = rtld.ld_so
+        assert ld_so is not None
+        yield from relocate_object(rtld, ld_so, False)
+        self._fill_ro(info)
+        self._lists()
+        yield from self._first_thread(info)
+        mirror.debug_state(1)
+        for map_ in reversed(rtld.namespaces[0].maps):
+            if map_ is not ld_so:
+                yield from relocate_object(rtld, map_, not rtld.bind_now)
+        self.rtld.tls.initialise_thread(self.thread_pointer())
+        self.plant_dtors()
+        mirror.namespace(rtld.namespaces[0])
+        mirror.tls()
+        mirror.debug_state(0)
+
+    def initialise(self) -> Generator[Effect, int, None]:
+        """Call libc's early initialisation and the constructors of the libraries."""
+        rtld, info = self.rtld, self.info
+        libc = rtld.namespaces[0].libc_map
+        if libc is not None:
+            early = rtld.lookup(b"__libc_early_init", libc)
+            if early is not None:
+                if rtld.bus.init:
+                    rtld.bus.emit(Initializer(libc.display_name, "early_init", early, rtld.describe(early)))
+                yield CallGuest(early, (1,))
+        main = rtld.namespaces[0].maps[0]
+        yield from init(rtld, main, (info.argc, info.argv, info.envp))
+
+    def _fill_ro(self, info: StartInfo) -> None:
+        mirror, rtld = self.mirror, self.rtld
+        ro = mirror.set_ro
+        ro("_dl_pagesize", info.auxv.get(_AT_PAGESZ, 4096))
+        ro("_dl_clktck", info.auxv.get(_AT_CLKTCK, 100), 4)
+        ro("_dl_minsigstacksize", info.auxv.get(_AT_MINSIGSTKSZ, 2048))
+        ro("_dl_hwcap2", info.auxv.get(_AT_HWCAP2, 0))
+        ro("_dl_auxv", info.auxv_address)
+        ro("_dl_lazy", 0 if rtld.bind_now else 1, 4)
+        ro("_dl_tls_static_size", rtld.tls.static_size)
+        ro("_dl_tls_static_align", rtld.tls.static_align)
+        ro("_dl_tls_static_surplus", 1664)
+        ro("_dl_dso_sort_algo", rtld.sort_algorithm, 4)
+        ro("_dl_debug_fd", 2, 4)
+        main = rtld.namespaces[0].maps[0]
+        ro("_dl_initial_searchlist.r_list", self.mirror._array(id(main.searchlist), [m.address for m in main.searchlist]))
+        ro("_dl_initial_searchlist.r_nlist", len(main.searchlist), 4)
+        if rtld.vdso is not None:
+            ro("_dl_sysinfo_dso", rtld.vdso.map_start)
+            ro("_dl_sysinfo_map", rtld.vdso.address)
+            for member, name in (
+                ("_dl_vdso_clock_gettime64", b"__vdso_clock_gettime"),
+                ("_dl_vdso_gettimeofday", b"__vdso_gettimeofday"),
+                ("_dl_vdso_time", b"__vdso_time"),
+                ("_dl_vdso_getcpu", b"__vdso_getcpu"),
+                ("_dl_vdso_clock_getres_time64", b"__vdso_clock_getres"),
+            ):
+                symbol = _find(rtld.vdso, name)
+                ro(member, rtld.vdso.addr + symbol[4] if symbol is not None else 0)
+        for member in hosted.HOSTED_POINTERS:
+            ro(member, self._pointer_stubs[member])
+        for member, symbol_name in _POINTERS_FOUND.items():
+            ro(member, rtld.lookup(symbol_name) or 0)
+        ld_so = rtld.ld_so
+        assert ld_so is not None
+        for name, value, size in (
+            (b"__libc_stack_end", info.stack_pointer, 8),
+            (b"_dl_argv", info.argv, 8),
+            (b"__libc_enable_secure", 0, 4),
+        ):
+            symbol = _find(ld_so, name)
+            if symbol is not None:
+                self.arena.write(ld_so.addr + symbol[4], value.to_bytes(size, "little"))
+
+    def _lists(self) -> None:
+        """The lists of thread stacks must be circular before the first thread enters one."""
+        for name in ("_dl_stack_used", "_dl_stack_user", "_dl_stack_cache"):
+            head = self.mirror.global_address(name)
+            self.arena.write(head, struct.pack("<QQ", head, head))
+        main = self.rtld.namespaces[0].maps[0]
+        flags = next((p.flags for p in main.phdrs if p.type == c.PT_GNU_STACK), 7)
+        self.mirror.set_global("_dl_stack_flags", flags, 4)
+        self.mirror.set_global("_dl_nns", 1)
+        self.mirror.set_global("_dl_load_adds", len(self.rtld.namespaces[0].maps))
+
+    def _first_thread(self, info: StartInfo) -> Generator[Effect, int, None]:
+        """Make the TCB of the main thread and tell the kernel of it, as `__tls_init_tp` does."""
+        arena, rtld = self.arena, self.rtld
+        thread = rtld.tls.allocate_thread()
+        at = self.layout.offsets("pthread")
+        arena.write_u64(thread, thread)
+        arena.write_u64(thread + 16, thread)
+        random = arena.read(info.auxv[_AT_RANDOM], 16)
+        arena.write(thread + at["header.stack_guard"], b"\0" + random[1:8])
+        arena.write(thread + at["header.pointer_guard"], random[8:16])
+        self.mirror.set_global("_dl_initial_dtv", arena.read_u64(thread + 8))
+        yield SystemCall(_SYS_ARCH_PRCTL, (_ARCH_SET_FS, thread))
+        tid = yield SystemCall(_SYS_SET_TID_ADDRESS, (thread + at["tid"],))
+        arena.write_u32(thread + at["tid"], tid)
+        arena.write_u64(thread + at["specific[]"], thread + at["specific_1stblock"])
+        arena.write(thread + at["user_stack"], b"\1")
+        users = self.mirror.global_address("_dl_stack_user")
+        node = thread + at["list"]
+        arena.write(node, struct.pack("<QQ", users, users))
+        arena.write(users, struct.pack("<QQ", node, node))
+        robust = thread + at["robust_head"]
+        arena.write_u64(thread + at["robust_prev"], robust)
+        futex_offset = 0xFFFFFFE0  # offsetof (pthread_mutex_t, __lock) minus that of its list node: -32
+        arena.write(robust, struct.pack("<QqQ", robust, futex_offset - (1 << 32), 0))
+        yield SystemCall(_SYS_SET_ROBUST_LIST, (robust, _ROBUST_LIST_HEAD_SIZE))
+        arena.write_u64(thread + at["stackblock_size"], info.stack_pointer)
+        yield from self._rseq(thread)
+
+    def _rseq(self, thread: int) -> Generator[Effect, int, None]:
+        """Register the restartable-sequences area and publish where it is. Source: sysdeps/unix/sysv/linux/rseq-internal.h."""
+        at = self.layout.offsets("pthread").get("rseq_area")
+        ld_so = self.rtld.ld_so
+        assert ld_so is not None
+        size = _find(ld_so, b"__rseq_size")
+        offset = _find(ld_so, b"__rseq_offset")
+        if at is None or size is None or offset is None:
+            return
+        disabled = "glibc.pthread.rseq=0" in self.rtld.env.get("GLIBC_TUNABLES", "").split(":")
+        result = -1 if disabled else (yield SystemCall(_SYS_RSEQ, (thread + at, 32, 0, _RSEQ_SIG)))
+        if result == 0:
+            self.arena.write_u32(ld_so.addr + size[4], 32)
+        else:
+            self.arena.write_u32(thread + at + 4, (-2 if disabled else -1) & 0xFFFFFFFF)
+        self.arena.write_u64(ld_so.addr + offset[4], at)
+
+    info: StartInfo
+
+    # -- services for the handlers ------------------------------------------------------------------------------------
+
+    def scope_at(self, address: int) -> Scope:
+        """Return the scope that a guest `struct r_scope_elem` mirrors."""
+        listed, count = struct.unpack("<QI", self.arena.read(address, 12))
+        words = struct.unpack(f"<{count}Q", self.arena.read(listed, 8 * count))
+        return Scope([self.rtld.by_address[word] for word in words])
+
+    def signal_error(self, error: LoaderError) -> Hosted:
+        """Leave by libc's `_dl_signal_error(errno, objname, occasion, text)`, so that dlerror is right by construction."""
+        target = self.rtld.lookup(b"_dl_signal_error")
+        assert target is not None
+        heap = self.rtld.heap
+        occasion = heap.string(error.occasion.encode()) if error.occasion else 0
+        name = heap.string(error.object_name.encode(errors="surrogateescape"))
+        text = heap.string(error.text.encode(errors="surrogateescape"))
+        yield Jump(target, (error.errno, name, occasion, text))
+        return 0
+
+    def guest_function(self, name: bytes) -> int:
+        """Return what `name` binds to in the program's scope. Raises UnsupportedError."""
+        address = self.rtld.lookup(name)
+        if address is None:
+            raise UnsupportedError(f"program without {name.decode()}", self.rtld.program)
+        return address
+
+    def fill_exception(self, exception: int, objname: bytes, text: bytes) -> Hosted:
+        """Fill a `struct dl_exception` with copies of both strings in one block of the guest's malloc."""
+        block = yield CallGuest(self.guest_function(b"malloc"), (len(text) + len(objname) + 2,))
+        self.arena.write(block, text + b"\0" + objname + b"\0")
+        self.arena.write(exception, struct.pack("<QQQ", block + len(text) + 1, block, block))
+        return 0
+
+    def free_exception(self, exception: int) -> Hosted:
+        """Free what `fill_exception` made."""
+        yield CallGuest(self.guest_function(b"free"), (self.arena.read_u64(exception + 16),))
+        self.arena.write(exception, bytes(24))
+        return 0
+
+    def allocate_tls(self, tcb: int, *, initialise: bool) -> int:
+        """Give a new thread its TLS; `tcb` is where its TCB must be, 0 for anywhere."""
+        raise UnsupportedError("_dl_allocate_tls (threads)", self.rtld.program)
+
+    def deallocate_tls(self, tcb: int, free_tcb: bool) -> None:
+        """Take a thread's TLS back."""
+        raise UnsupportedError("_dl_deallocate_tls (threads)", self.rtld.program)
+
+
+def _find(map_: LinkMap, name: bytes) -> tuple[int, int, int, int, int, int] | None:
+    table = map_.symtab.gnu_hash or map_.symtab.sysv_hash
+    for index in table.candidates(name) if table is not None else ():
+        if map_.symtab.symbol_name(index) == name:
+            return map_.symtab.fields(index)
+    return None
+
+
+def _glibc_version(ld_so: LinkMap, arena: Arena) -> str:
+    """Return the newest GLIBC_2.x that ld.so's sibling libc defines, as ld.so's read-only data name it."""
+    for phdr in ld_so.phdrs:
+        if phdr.type == c.PT_LOAD:
+            data = arena.read(ld_so.addr + phdr.vaddr, phdr.filesz)
+            at = data.find(b"stable release version 2.")
+            if at >= 0:
+                text = data[at + 23 : at + 32]
+                return text[: next(i for i, b in enumerate(text) if b not in b"0123456789.")].rstrip(b".").decode()
+    raise UnsupportedError("interpreter: not glibc's ld.so", ld_so.display_name)

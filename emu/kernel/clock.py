@@ -1,0 +1,39 @@
+"""Virtual time: the guest's clocks do not know the host's.
+
+Time stands still while the guest computes, except where the runner accounts for executed work; each system
+call moves it by a microsecond, so that a loop that waits for the clock ends, and a sleep moves it by exactly
+its length.
+"""
+
+from __future__ import annotations
+
+EPOCH_NS = 1_704_067_200 * 1_000_000_000
+"""CLOCK_REALTIME at start: 2024-01-01T00:00:00Z."""
+BOOT_NS = 1000 * 1_000_000_000
+"""CLOCK_MONOTONIC at start."""
+TICK_NS = 1000
+"""What a system call costs."""
+
+
+class Clock:
+    """Nanoseconds since the program started, in `now`. `realtime_offset` is added for CLOCK_REALTIME."""
+
+    __slots__ = ("now", "realtime_offset")
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.realtime_offset = EPOCH_NS
+
+    @property
+    def realtime(self) -> int:
+        """Nanoseconds since 1970-01-01T00:00:00Z."""
+        return self.now + self.realtime_offset
+
+    @property
+    def monotonic(self) -> int:
+        """Nanoseconds since the machine is said to have booted."""
+        return self.now + BOOT_NS
+
+    def advance(self, nanoseconds: int) -> None:
+        """Let `nanoseconds` pass."""
+        self.now += nanoseconds

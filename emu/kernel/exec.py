@@ -1,0 +1,290 @@
+"""execve for the first program: find the file, map it and its interpreter, build the stack.
+
+Source: execve(2); Linux fs/exec.c, fs/binfmt_elf.c:load_elf_binary, fs/binfmt_script.c; psABI 3.4.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap as mmap_module
+import os
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.core.errors import EXIT_LOADER, EXIT_NOT_EXECUTABLE, ElfError, ProgramError
+from emu.elf import constants as c
+from emu.elf.header import Ehdr, NotExecutableError, Phdr, check_executable
+from emu.kernel import abi
+from emu.kernel.kernel import Program
+from emu.kernel.stack import STACK_SIZE, STACK_TOP, ImageFacts, build_stack
+
+if TYPE_CHECKING:
+    from emu.core.files import Backing
+    from emu.kernel.kernel import Kernel
+    from emu.kernel.openfile import RegularFile
+
+PIE_BASE = 0x5555_5555_4000
+_SCRIPT_DEPTH = 4
+_SCRIPT_LINE = 256
+_ARGUMENT_LIMIT = STACK_SIZE // 4
+_MACHINES = {
+    3: "Intel 80386",
+    8: "MIPS",
+    20: "PowerPC",
+    21: "PowerPC64",
+    22: "S/390",
+    40: "ARM",
+    183: "AArch64",
+    243: "RISC-V",
+}
+
+
+class MappedImage(NamedTuple):
+    """An ELF file in guest memory. `bias` is what was added to the addresses as linked; `end` is the end of
+    its last segment.
+
+    `phdr` is the guest address of its program headers (0 if no segment holds them).
+    """
+
+    path: str
+    bias: int
+    start: int
+    end: int
+    entry: int
+    phdr: int
+    ehdr: Ehdr
+    phdrs: tuple[Phdr, ...]
+    file: Backing
+
+
+class Loaded(NamedTuple):
+    """A program ready to start: where to go on (`start`: the interpreter's entry if there is one), and
+    everything on the way.
+
+    `argv` differs from what was asked when the program is a script. `auxv` are the (type, value) pairs on the
+    stack.
+    """
+
+    start: int
+    stack_pointer: int
+    program: MappedImage
+    interpreter: MappedImage | None
+    vdso: int
+    argv: tuple[bytes, ...]
+    envp: tuple[bytes, ...]
+    auxv: tuple[tuple[int, int], ...]
+    brk: int
+    executable_stack: bool
+
+
+def load_program(
+    kernel: Kernel, path: str, argv: list[bytes], envp: list[bytes], vdso: bytes = b""
+) -> Loaded:
+    """Map the program at the guest path `path` and make its stack; `vdso` is an ELF image to be shown as
+    [vdso].
+
+    Raises ProgramError with the shell's exit code: 127 for a missing file, 126 for one that cannot be
+    executed.
+    """
+    name = path
+    file, argv, path = _resolve_scripts(kernel, path, list(argv))
+    if sum(map(len, argv)) + sum(map(len, envp)) + 9 * (len(argv) + len(envp)) > _ARGUMENT_LIMIT:
+        raise ProgramError(f"{path}: Argument list too long", EXIT_NOT_EXECUTABLE)
+    ehdr, phdrs, interp_path = _judge(file, path)
+    bias = _program_bias(ehdr, phdrs)
+    program = _map_or_die(kernel, file, path, ehdr, phdrs, bias)
+    kernel.brk_start = kernel.brk = _page_up(program.end)
+    executable_stack = next((bool(p.flags & c.PF_X) for p in phdrs if p.type == c.PT_GNU_STACK), True)
+    prot = abi.PROT_READ | abi.PROT_WRITE | (abi.PROT_EXEC if executable_stack else 0)
+    kernel.space.mmap(
+        STACK_TOP - STACK_SIZE, STACK_SIZE, prot, fixed=True, noreplace=True, name="[stack]", grows_down=True
+    )
+    interpreter = None
+    if interp_path is not None:
+        interpreter = _map_interpreter(kernel, os.fsdecode(interp_path), path)
+    vdso_base = _map_vdso(kernel, vdso) if vdso else 0
+    facts = ImageFacts(
+        program.phdr,
+        ehdr.phentsize,
+        ehdr.phnum,
+        interpreter.bias if interpreter else 0,
+        program.entry,
+        vdso_base,
+    )
+    stack = build_stack(kernel, facts, os.fsencode(name), argv, envp)
+    auxv = b"".join(struct.pack("<QQ", *pair) for pair in stack.auxv)
+    exe = kernel.fs.realpath(path)
+    kernel.program = Program(exe, file.inode, tuple(argv), tuple(envp), auxv, stack.pointer)
+    return Loaded(
+        interpreter.entry if interpreter else program.entry, stack.pointer, program, interpreter, vdso_base,
+        tuple(argv), tuple(envp), stack.auxv, kernel.brk, executable_stack,
+    )  # fmt: skip
+
+
+def _open_executable(kernel: Kernel, path: str) -> RegularFile:
+    try:
+        inode = kernel.fs.find(path)
+        if inode.fmt == abi.S_IFDIR:
+            raise ProgramError(f"{path}: Is a directory", EXIT_NOT_EXECUTABLE)
+        if inode.fmt != abi.S_IFREG:
+            raise ProgramError(f"{path}: Permission denied (not a regular file)", EXIT_NOT_EXECUTABLE)
+        kernel.fs.allow(inode, abi.X_OK)
+        if not inode.stat().mode & 0o111:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return kernel.fs.open_for_loading(path)
+    except OSError as error:
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        code = EXIT_LOADER if missing else EXIT_NOT_EXECUTABLE
+        raise ProgramError(f"{path}: {error.strerror}", code) from None
+
+
+def _resolve_scripts(kernel: Kernel, path: str, argv: list[bytes]) -> tuple[RegularFile, list[bytes], str]:
+    """Follow `#!` lines to an ELF file; return it, the arguments that it gets, and its path."""
+    first = path
+    for _ in range(_SCRIPT_DEPTH + 1):
+        file = _open_executable(kernel, path)
+        head = file.pread(_SCRIPT_LINE, 0)
+        if head[:2] != b"#!":
+            return file, argv, path
+        line = head[2:].split(b"\n", 1)[0].strip(b" \t")
+        interpreter, _, argument = line.replace(b"\t", b" ", 1).partition(b" ")
+        if not interpreter:
+            raise ProgramError(
+                f"{path}: Exec format error (its #! line names no interpreter)", EXIT_NOT_EXECUTABLE
+            )
+        extra = [argument.strip(b" \t")] if argument.strip(b" \t") else []
+        argv = [interpreter, *extra, os.fsencode(path), *argv[1:]]
+        script, path = path, os.fsdecode(interpreter)
+        if not _exists(kernel, path):
+            raise ProgramError(
+                f"{script}: {path}: bad interpreter: No such file or directory", EXIT_NOT_EXECUTABLE
+            )
+    raise ProgramError(f"{first}: Too many levels of #! interpreters", EXIT_NOT_EXECUTABLE)
+
+
+def _exists(kernel: Kernel, path: str) -> bool:
+    try:
+        kernel.fs.find(path)
+    except OSError:
+        return False
+    return True
+
+
+def _judge(file: RegularFile, path: str) -> tuple[Ehdr, list[Phdr], bytes | None]:
+    """Read the headers as execve does, and name what is wrong in the user's words."""
+    data = _map_for_reading(file)
+    try:
+        return check_executable(data, path)
+    except NotExecutableError as error:
+        raise ProgramError(f"{path}: {_explain(bytes(data[:20]), error)}", EXIT_NOT_EXECUTABLE) from None
+    except ElfError as error:
+        raise ProgramError(str(error), EXIT_NOT_EXECUTABLE) from None
+
+
+def _map_for_reading(file: RegularFile) -> bytes | mmap_module.mmap:
+    host, size = file.host_fd(), file.size()
+    if host is None or size == 0:
+        return file.pread(size, 0)
+    return mmap_module.mmap(host, 0, prot=mmap_module.PROT_READ)
+
+
+def _explain(head: bytes, error: NotExecutableError) -> str:
+    if head[:4] == c.ELFMAG and len(head) == 20:
+        machine = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
+        if machine in _MACHINES:
+            bits = {1: "32-bit", 2: "64-bit"}.get(head[4], "unknown-class")
+            return f"Exec format error (a {bits} program for {_MACHINES[machine]}; only 64-bit x86-64 programs run)"
+        if machine == c.EM_X86_64 and head[4] == 1:
+            return "Exec format error (an x32 program; only 64-bit x86-64 programs run)"
+    return error.reason
+
+
+def _program_bias(ehdr: Ehdr, phdrs: list[Phdr]) -> int:
+    if ehdr.type != c.ET_DYN:
+        return 0
+    loads = [p for p in phdrs if p.type == c.PT_LOAD]
+    align = max((p.align for p in loads if p.align and not p.align & (p.align - 1)), default=abi.PAGE_SIZE)
+    base = PIE_BASE & -max(align, abi.PAGE_SIZE)
+    return base - (loads[0].vaddr & -abi.PAGE_SIZE)
+
+
+def _map_or_die(
+    kernel: Kernel, file: RegularFile, path: str, ehdr: Ehdr, phdrs: list[Phdr], bias: int
+) -> MappedImage:
+    try:
+        return map_image(kernel, file, path, ehdr, phdrs, bias)
+    except OSError as error:
+        raise ProgramError(f"{path}: cannot be mapped: {error.strerror}", EXIT_NOT_EXECUTABLE) from None
+
+
+def _map_interpreter(kernel: Kernel, path: str, program: str) -> MappedImage:
+    """Map ld.so as one block at the top of the mapping area."""
+    try:
+        file = _open_executable(kernel, path)
+    except ProgramError as error:
+        if error.exit_code != EXIT_LOADER:
+            raise
+        raise ProgramError(
+            f"{program}: cannot execute: required file not found: its interpreter {path} is missing",
+            EXIT_LOADER,
+        ) from None
+    ehdr, phdrs, _ = _judge(file, path)
+    loads = [p for p in phdrs if p.type == c.PT_LOAD]
+    low = loads[0].vaddr & -abi.PAGE_SIZE
+    bias = 0
+    if ehdr.type == c.ET_DYN:
+        bias = kernel.space.find_gap(_page_up(loads[-1].vaddr + loads[-1].memsz) - low) - low
+    return _map_or_die(kernel, file, path, ehdr, phdrs, bias)
+
+
+def map_image(
+    kernel: Kernel, file: RegularFile, path: str, ehdr: Ehdr, phdrs: list[Phdr], bias: int
+) -> MappedImage:
+    """Map every PT_LOAD of a checked file at `bias`: file pages private, the rest of the last page and the
+    bss zero.
+
+    Raises OSError when there is no room.
+    """
+    loads = [p for p in phdrs if p.type == c.PT_LOAD]
+    phdr_address = 0
+    for load in loads:
+        _map_segment(kernel, file, path, load, bias)
+        if load.offset <= ehdr.phoff < load.offset + load.filesz:
+            phdr_address = ehdr.phoff - load.offset + load.vaddr + bias
+    start = (loads[0].vaddr & -abi.PAGE_SIZE) + bias
+    end = max(load.vaddr + load.memsz for load in loads) + bias
+    return MappedImage(path, bias, start, end, ehdr.entry + bias, phdr_address, ehdr, tuple(phdrs), file)
+
+
+def _map_segment(kernel: Kernel, file: RegularFile, path: str, load: Phdr, bias: int) -> None:
+    space = kernel.space
+    prot = (
+        (abi.PROT_READ if load.flags & c.PF_R else 0)
+        | (abi.PROT_WRITE if load.flags & c.PF_W else 0)
+        | (abi.PROT_EXEC if load.flags & c.PF_X else 0)
+    )
+    start = load.vaddr + bias
+    page = start & -abi.PAGE_SIZE
+    file_end, memory_end = start + load.filesz, start + load.memsz
+    mapped_end = page
+    if load.filesz:
+        mapped_end = _page_up(file_end)
+        space.mmap(
+            page, mapped_end - page, prot, fixed=True, noreplace=True, backing=file,
+            offset=load.offset - (start - page), name=path,
+        )  # fmt: skip
+    if memory_end > file_end and load.filesz and load.flags & c.PF_W:
+        kernel.arena.write(file_end, bytes(mapped_end - file_end))
+    if _page_up(memory_end) > mapped_end:
+        space.mmap(mapped_end, _page_up(memory_end) - mapped_end, prot, fixed=True, noreplace=True)
+
+
+def _map_vdso(kernel: Kernel, image: bytes) -> int:
+    """Put the vDSO just below what was mapped last."""
+    base = kernel.space.mmap(0, len(image), abi.PROT_READ | abi.PROT_EXEC, name="[vdso]")
+    kernel.arena.write(base, image)
+    return base
+
+
+def _page_up(value: int) -> int:
+    return (value + abi.PAGE_SIZE - 1) & -abi.PAGE_SIZE

@@ -1,0 +1,233 @@
+"""The texts of /proc, in exactly Linux's formats. Source: proc(5); Linux fs/proc/array.c, task_mmu.c, base.c."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from emu.kernel import abi
+
+if TYPE_CHECKING:
+    from emu.kernel.kernel import Kernel
+
+_NAME_COLUMN = 73
+_LIMIT_ROWS = tuple(
+    row.split("/")
+    for row in (
+        "cpu time/seconds|file size/bytes|data size/bytes|stack size/bytes|core file size/bytes|resident set/bytes"
+        "|processes/processes|open files/files|locked memory/bytes|address space/bytes|file locks/locks"
+        "|pending signals/signals|msgqueue size/bytes|nice priority/|realtime priority/|realtime timeout/us"
+    ).split("|")
+)
+
+
+def _device(dev: int) -> str:
+    major = dev >> 8 & 0xFFF | dev >> 32 & ~0xFFF
+    minor = dev & 0xFF | dev >> 12 & ~0xFF
+    return f"{major:02x}:{minor:02x}"
+
+
+def maps_text(k: Kernel) -> bytes:
+    """One line per area: range, permissions, offset, device, inode, and from column 73 the name."""
+    lines = []
+    for area in k.space:
+        perms = "".join(c if area.prot & b else "-" for c, b in (("r", 1), ("w", 2), ("x", 4)))
+        backing = area.backing
+        dev, ino = (_device(backing.dev), backing.ino) if backing is not None else ("00:00", 0)
+        line = f"{area.start:08x}-{area.end:08x} {perms}{'s' if area.shared else 'p'} {area.offset:08x} {dev} {ino} "
+        lines.append((line.ljust(_NAME_COLUMN) + area.name if area.name else line) + "\n")
+    return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _writable(k: Kernel) -> int:
+    return sum(area.end - area.start for area in k.space if area.prot & abi.PROT_WRITE)
+
+
+def cmdline_text(k: Kernel) -> bytes:
+    """The arguments, each with its NUL."""
+    return b"".join(argument + b"\0" for argument in k.program.argv)
+
+
+def environ_text(k: Kernel) -> bytes:
+    """The environment at the start, each string with its NUL."""
+    return b"".join(text + b"\0" for text in k.program.envp)
+
+
+def auxv_text(k: Kernel) -> bytes:
+    """The auxiliary vector as on the stack."""
+    return k.program.auxv
+
+
+def _comm(k: Kernel) -> str:
+    task = k.tasks.get(abi.PID)
+    return task.name if task is not None else ""
+
+
+def comm_text(k: Kernel) -> bytes:
+    """The name of the main task."""
+    return f"{_comm(k)}\n".encode("utf-8", "surrogateescape")
+
+
+def limits_text(k: Kernel) -> bytes:
+    """The table of resource limits."""
+
+    def show(value: int) -> str:
+        return "unlimited" if value == abi.RLIM_INFINITY else str(value)
+
+    lines = [f"{'Limit':<25} {'Soft Limit':<20} {'Hard Limit':<20} {'Units':<10}\n"]
+    for (name, unit), (soft, hard) in zip(_LIMIT_ROWS, k.rlimits, strict=True):
+        lines.append(f"{'Max ' + name:<25} {show(soft):<20} {show(hard):<20} {unit:<10}\n")
+    return "".join(lines).encode()
+
+
+def statm_text(k: Kernel) -> bytes:
+    """Sizes in pages; all that is mapped counts as resident."""
+    pages = k.space.total // abi.PAGE_SIZE
+    shared = sum(a.end - a.start for a in k.space if a.backing is not None) // abi.PAGE_SIZE
+    text = sum(a.end - a.start for a in k.space if a.prot & abi.PROT_EXEC) // abi.PAGE_SIZE
+    return f"{pages} {pages} {shared} {text} 0 {_writable(k) // abi.PAGE_SIZE} 0\n".encode()
+
+
+def smaps_rollup_text(k: Kernel) -> bytes:
+    """The sums that matter; all that is mapped counts as resident."""
+    first, last = 0, 0
+    for area in k.space:
+        first, last = first or area.start, area.end
+    size = k.space.total // 1024
+    return (
+        f"{first:08x}-{last:08x} ---p 00000000 00:00 0 ".ljust(_NAME_COLUMN) + "[rollup]\n"
+        + f"Rss:            {size:8d} kB\nPss:            {size:8d} kB\n"
+    ).encode()  # fmt: skip
+
+
+def stat_text(k: Kernel) -> bytes:
+    """The 52 numbers of /proc/PID/stat; what is not modelled is 0."""
+    ticks = k.clock.now // 10_000_000
+    start = 100_000
+    pages = k.space.total // abi.PAGE_SIZE
+    threads = max(len(k.tasks), 1)
+    fields = [abi.PPID, abi.PGID, abi.SID, 0, abi.PGID, 0x400000]
+    fields += [0, 0, 0, 0, ticks, 0, 0, 0, 20, 0, threads, 0, start]
+    fields += [k.space.total, pages, abi.RLIM_INFINITY, 0, 0, k.program.stack_top]
+    fields += [0] * 9 + [17] + [0] * 8 + [k.brk_start] + [0] * 5
+    return f"{abi.PID} ({_comm(k)}) R {' '.join(map(str, fields))}\n".encode("utf-8", "surrogateescape")
+
+
+def _mask(signals: int) -> str:
+    return f"{signals:016x}"
+
+
+def status_text(k: Kernel) -> bytes:
+    """Names and values for people."""
+    task = k.tasks.get(abi.PID)
+    blocked = task.mask if task is not None else 0
+    ignored = caught = 0
+    for signo, action in enumerate(k.signals.actions):
+        if action.handler == abi.SIG_IGN:
+            ignored |= 1 << (signo - 1)
+        elif action.handler != abi.SIG_DFL:
+            caught |= 1 << (signo - 1)
+    size = k.space.total // 1024
+    stack = next(((a.end - a.start) // 1024 for a in k.space if a.name == "[stack]"), 0)
+    rows: list[tuple[str, object]] = [
+        ("Name", _comm(k)),
+        ("Umask", f"{k.fs.umask:04o}"),
+        ("State", "R (running)"),
+        ("Tgid", abi.PID),
+        ("Ngid", 0),
+        ("Pid", abi.PID),
+        ("PPid", abi.PPID),
+        ("TracerPid", 0),
+        ("Uid", "\t".join([str(k.fs.uid)] * 4)),
+        ("Gid", "\t".join([str(k.fs.gid)] * 4)),
+        ("FDSize", 64),
+        ("Groups", " ".join(map(str, k.fs.groups)) + " "),
+        *((name, f"{size:8d} kB") for name in ("VmPeak", "VmSize", "VmHWM", "VmRSS")),
+        ("VmData", f"{_writable(k) // 1024:8d} kB"),
+        ("VmStk", f"{stack:8d} kB"),
+        ("Threads", max(len(k.tasks), 1)),
+        *((name, _mask(0)) for name in ("SigPnd", "ShdPnd")),
+        ("SigBlk", _mask(blocked)),
+        ("SigIgn", _mask(ignored)),
+        ("SigCgt", _mask(caught)),
+        ("NoNewPrivs", k.no_new_privs),
+        ("Seccomp", 0),
+        ("Cpus_allowed", 1),
+        ("Cpus_allowed_list", 0),
+        ("voluntary_ctxt_switches", 0),
+        ("nonvoluntary_ctxt_switches", 0),
+    ]
+    return "".join(f"{name}:\t{value}\n" for name, value in rows).encode("utf-8", "surrogateescape")
+
+
+def _version(k: Kernel) -> bytes:
+    from emu.kernel.syscalls.identity import UNAME
+
+    return f"{UNAME[0]} version {UNAME[2]} (emu@emu) {UNAME[3]}\n".encode()
+
+
+def _meminfo(k: Kernel) -> bytes:
+    total = 4 << 20
+    free = max(total - k.space.total // 1024, 0)
+    rows = (("MemTotal:", total), ("MemFree:", free), ("MemAvailable:", free))
+    return "".join(f"{name:<15} {value:8d} kB\n" for name, value in rows).encode()
+
+
+def _uptime(k: Kernel) -> bytes:
+    seconds = k.clock.monotonic / 1e9
+    return f"{seconds:.2f} {seconds:.2f}\n".encode()
+
+
+def _stat(k: Kernel) -> bytes:
+    ticks = k.clock.monotonic // 10_000_000
+    cpu = f"{ticks} 0 0 0 0 0 0 0 0 0"
+    boot = (k.clock.realtime - k.clock.monotonic) // abi.NSEC_PER_SEC
+    return f"cpu  {cpu}\ncpu0 {cpu}\nctxt 0\nbtime {boot}\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n".encode()
+
+
+def _cpuinfo(k: Kernel) -> bytes:
+    rows = (
+        ("processor\t", "0"),
+        ("vendor_id\t", "GenuineIntel"),
+        ("model name\t", "emu"),
+        ("cpu cores\t", "1"),
+        (
+            "flags\t\t",
+            "fpu tsc cx8 sep cmov mmx fxsr sse sse2 syscall nx lm pni ssse3 cx16 sse4_1 sse4_2 popcnt",
+        ),
+    )
+    return ("".join(f"{name}: {value}\n" for name, value in rows) + "\n").encode()
+
+
+def _constant(text: str) -> Callable[[Kernel], bytes]:
+    return lambda k: (text + "\n").encode()
+
+
+def _uuid(k: Kernel) -> bytes:
+    digits = k.entropy.take(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-8{digits[17:20]}-{digits[20:]}\n".encode()
+
+
+MACHINE_TEXTS: dict[str, Callable[[Kernel], bytes]] = {
+    "version": _version,
+    "meminfo": _meminfo,
+    "uptime": _uptime,
+    "stat": _stat,
+    "cpuinfo": _cpuinfo,
+    "loadavg": _constant("0.00 0.00 0.00 1/1 1000"),
+    "filesystems": _constant("nodev\tproc\nnodev\toverlay"),
+    "sys/kernel/osrelease": _constant("6.1.0"),
+    "sys/kernel/ostype": _constant("Linux"),
+    "sys/kernel/hostname": _constant("emu"),
+    "sys/kernel/pid_max": _constant("4194304"),
+    "sys/kernel/randomize_va_space": _constant("0"),
+    "sys/kernel/ngroups_max": _constant("65536"),
+    "sys/kernel/cap_last_cap": _constant("40"),
+    "sys/kernel/random/uuid": _uuid,
+    "sys/vm/overcommit_memory": _constant("0"),
+    "sys/vm/max_map_count": _constant("65530"),
+    "sys/vm/mmap_min_addr": _constant("65536"),
+    "sys/fs/pipe-max-size": _constant("1048576"),
+    "sys/fs/file-max": _constant("1048576"),
+}
+"""Files about the machine, by path under /proc."""

@@ -1,0 +1,23 @@
+"""The handlers of system calls, a file per subject. Importing this package fills the table."""
+
+from __future__ import annotations
+
+from emu.kernel.syscalls import (
+    attributes,
+    descriptors,
+    identity,
+    io,
+    memory,
+    names,
+    polling,
+    scheduling,
+    signal,
+    stat,
+    time,
+)
+from emu.kernel.table import TABLE
+
+__all__ = [
+    "TABLE", "attributes", "descriptors", "identity", "io", "memory", "names", "polling", "scheduling",
+    "signal", "stat", "time",
+]  # fmt: skip

@@ -1,0 +1,289 @@
+"""Attributes changed: mode, owner, times, length; extended attributes.
+
+Source: chmod(2), chown(2), utimensat(2), truncate(2), getxattr(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING
+
+from emu.kernel import abi
+from emu.kernel.directory import Directory
+from emu.kernel.inodes import Inode, Regular, Stat, fail
+from emu.kernel.openfile import RegularFile
+from emu.kernel.syscalls.stat import inode_at
+from emu.kernel.table import syscall
+
+if TYPE_CHECKING:
+    from emu.kernel.kernel import Kernel
+    from emu.kernel.openfile import OpenFile
+    from emu.kernel.task import Task
+
+_UTIME_NOW, _UTIME_OMIT = 0x3FFF_FFFF, 0x3FFF_FFFE
+_FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE, _FALLOC_ZERO_RANGE = 1, 2, 0x10
+
+
+def _inode(found: Inode | Stat) -> Inode:
+    if isinstance(found, Stat):
+        raise fail(errno.EPERM)  # the host's descriptors keep their attributes
+    return found
+
+
+def _open_inode(file: OpenFile) -> Inode:
+    if file.inode is None:
+        raise fail(errno.EPERM)
+    return file.inode
+
+
+def _owner_only(k: Kernel, inode: Inode) -> None:
+    if k.fs.uid and inode.stat().uid != k.fs.uid:
+        raise fail(errno.EPERM)
+
+
+def _chmod(k: Kernel, inode: Inode, mode: int) -> int:
+    if inode.fmt == abi.S_IFLNK:
+        raise fail(errno.EOPNOTSUPP)
+    _owner_only(k, inode)
+    inode.set_mode(mode & 0o7777)
+    return 0
+
+
+@syscall(90, "chmod", "path", "mode")
+def _sys_chmod(k: Kernel, t: Task, path: int, mode: int) -> int:
+    return _chmod(k, k.fs.find(k.path(path)), mode)
+
+
+@syscall(91, "fchmod", "fd", "mode")
+def _sys_fchmod(k: Kernel, t: Task, fd: int, mode: int) -> int:
+    return _chmod(k, _open_inode(k.file(fd)), mode)
+
+
+@syscall(268, "fchmodat", "dirfd", "path", "mode")
+def _sys_fchmodat(k: Kernel, t: Task, dirfd: int, path: int, mode: int) -> int:
+    return _chmod(k, _inode(inode_at(k, dirfd, path, 0)), mode)
+
+
+def _chown(k: Kernel, inode: Inode, uid: int, gid: int) -> int:
+    if k.fs.uid:
+        _owner_only(k, inode)
+        if uid not in (-1, k.fs.uid) or gid not in (-1, k.fs.gid, *k.fs.groups):
+            raise fail(errno.EPERM)
+    inode.set_owner(uid, gid)
+    return 0
+
+
+@syscall(92, "chown", "path", "int", "int")
+def _sys_chown(k: Kernel, t: Task, path: int, uid: int, gid: int) -> int:
+    return _chown(k, k.fs.find(k.path(path)), uid, gid)
+
+
+@syscall(94, "lchown", "path", "int", "int")
+def _sys_lchown(k: Kernel, t: Task, path: int, uid: int, gid: int) -> int:
+    return _chown(k, k.fs.find(k.path(path), follow=False), uid, gid)
+
+
+@syscall(93, "fchown", "fd", "int", "int")
+def _sys_fchown(k: Kernel, t: Task, fd: int, uid: int, gid: int) -> int:
+    return _chown(k, _open_inode(k.file(fd)), uid, gid)
+
+
+@syscall(260, "fchownat", "dirfd", "path", "int", "int", "flags:at")
+def _sys_fchownat(k: Kernel, t: Task, dirfd: int, path: int, uid: int, gid: int, flags: int) -> int:
+    if flags & ~(abi.AT_SYMLINK_NOFOLLOW | abi.AT_EMPTY_PATH):
+        raise fail(errno.EINVAL)
+    return _chown(k, _inode(inode_at(k, dirfd, path, flags)), uid, gid)
+
+
+def _set_times(k: Kernel, inode: Inode, times: list[tuple[int, int]] | None) -> int:
+    """Set access and modification time from two (seconds, nanoseconds), None: both to now."""
+    now = k.clock.realtime
+    values: list[int | None] = [now, now]
+    explicit = False
+    if times is not None:
+        for index, (seconds, nanoseconds) in enumerate(times):
+            if nanoseconds == _UTIME_OMIT:
+                values[index] = None
+            elif nanoseconds != _UTIME_NOW:
+                if not 0 <= nanoseconds < abi.NSEC_PER_SEC:
+                    raise fail(errno.EINVAL)
+                values[index] = seconds * abi.NSEC_PER_SEC + nanoseconds
+                explicit = True
+    if values == [None, None]:
+        return 0
+    if explicit:
+        _owner_only(k, inode)
+    elif k.fs.uid and inode.stat().uid != k.fs.uid:
+        k.fs.allow(inode, abi.W_OK)
+    inode.set_times(values[0], values[1])
+    return 0
+
+
+@syscall(280, "utimensat", "dirfd", "path", "ptr", "flags:at")
+def _sys_utimensat(k: Kernel, t: Task, dirfd: int, path: int, times: int, flags: int) -> int:
+    if flags & ~(abi.AT_SYMLINK_NOFOLLOW | abi.AT_EMPTY_PATH):
+        raise fail(errno.EINVAL)
+    pairs = None
+    if times:
+        words = struct.unpack("<4q", k.arena.copy_in(times, 32))
+        pairs = [(words[0], words[1]), (words[2], words[3])]
+    inode = _open_inode(k.file(dirfd)) if path == 0 else _inode(inode_at(k, dirfd, path, flags))
+    return _set_times(k, inode, pairs)
+
+
+def _microseconds(k: Kernel, times: int) -> list[tuple[int, int]] | None:
+    if not times:
+        return None
+    words = struct.unpack("<4q", k.arena.copy_in(times, 32))
+    if not (0 <= words[1] < 1_000_000 and 0 <= words[3] < 1_000_000):
+        raise fail(errno.EINVAL)
+    return [(words[0], words[1] * 1000), (words[2], words[3] * 1000)]
+
+
+@syscall(235, "utimes", "path", "ptr")
+def _sys_utimes(k: Kernel, t: Task, path: int, times: int) -> int:
+    return _set_times(k, k.fs.find(k.path(path)), _microseconds(k, times))
+
+
+@syscall(261, "futimesat", "dirfd", "path", "ptr")
+def _sys_futimesat(k: Kernel, t: Task, dirfd: int, path: int, times: int) -> int:
+    inode = _open_inode(k.file(dirfd)) if path == 0 else _inode(inode_at(k, dirfd, path, 0))
+    return _set_times(k, inode, _microseconds(k, times))
+
+
+@syscall(132, "utime", "path", "ptr")
+def _sys_utime(k: Kernel, t: Task, path: int, times: int) -> int:
+    pairs = None
+    if times:
+        access, modification = struct.unpack("<2q", k.arena.copy_in(times, 16))
+        pairs = [(access, 0), (modification, 0)]
+    return _set_times(k, k.fs.find(k.path(path)), pairs)
+
+
+@syscall(76, "truncate", "path", "long")
+def _sys_truncate(k: Kernel, t: Task, path: int, size: int) -> int:
+    if size < 0:
+        raise fail(errno.EINVAL)
+    inode = k.fs.find(k.path(path))
+    if isinstance(inode, Directory):
+        raise fail(errno.EISDIR)
+    if not isinstance(inode, Regular):
+        raise fail(errno.EINVAL)
+    k.fs.allow(inode, abi.W_OK)
+    inode.truncate(size)
+    return 0
+
+
+@syscall(77, "ftruncate", "fd", "long")
+def _sys_ftruncate(k: Kernel, t: Task, fd: int, size: int) -> int:
+    file = k.file(fd)
+    if size < 0 or not file.writable:
+        raise fail(errno.EINVAL)
+    file.truncate(size)
+    return 0
+
+
+@syscall(285, "fallocate", "fd", "int", "offset", "offset")
+def _sys_fallocate(k: Kernel, t: Task, fd: int, mode: int, offset: int, length: int) -> int:
+    file = k.file(fd)
+    if offset < 0 or length <= 0:
+        raise fail(errno.EINVAL)
+    if not file.writable:
+        raise fail(errno.EBADF)
+    if not isinstance(file, RegularFile):
+        raise fail(errno.ESPIPE if not file.seekable else errno.ENODEV)
+    end, size = offset + length, file.size()
+    if mode & (_FALLOC_PUNCH_HOLE | _FALLOC_ZERO_RANGE):
+        if mode & _FALLOC_PUNCH_HOLE and not mode & _FALLOC_KEEP_SIZE:
+            raise fail(errno.EOPNOTSUPP)
+        zeroed = max(min(end, size) - offset, 0)
+        if zeroed:
+            file.pwrite(bytes(zeroed), offset)
+    elif mode & ~_FALLOC_KEEP_SIZE:
+        raise fail(errno.EOPNOTSUPP)
+    if end > size and not mode & _FALLOC_KEEP_SIZE:
+        file.truncate(end)
+    return 0
+
+
+@syscall(95, "umask", "mode")
+def _sys_umask(k: Kernel, t: Task, mask: int) -> int:
+    old, k.fs.umask = k.fs.umask, mask & 0o777
+    return old
+
+
+def _no_attribute(k: Kernel, path: int, follow: bool) -> int:
+    k.fs.find(k.path(path), follow=follow)
+    raise fail(errno.ENODATA)
+
+
+@syscall(191, "getxattr", "path", "path", "ptr", "size")
+def _sys_getxattr(k: Kernel, t: Task, path: int, name: int, value: int, size: int) -> int:
+    return _no_attribute(k, path, True)
+
+
+@syscall(192, "lgetxattr", "path", "path", "ptr", "size")
+def _sys_lgetxattr(k: Kernel, t: Task, path: int, name: int, value: int, size: int) -> int:
+    return _no_attribute(k, path, False)
+
+
+@syscall(193, "fgetxattr", "fd", "path", "ptr", "size")
+def _sys_fgetxattr(k: Kernel, t: Task, fd: int, name: int, value: int, size: int) -> int:
+    k.file(fd)
+    raise fail(errno.ENODATA)
+
+
+@syscall(194, "listxattr", "path", "ptr", "size")
+def _sys_listxattr(k: Kernel, t: Task, path: int, names: int, size: int) -> int:
+    k.fs.find(k.path(path))
+    return 0
+
+
+@syscall(195, "llistxattr", "path", "ptr", "size")
+def _sys_llistxattr(k: Kernel, t: Task, path: int, names: int, size: int) -> int:
+    k.fs.find(k.path(path), follow=False)
+    return 0
+
+
+@syscall(196, "flistxattr", "fd", "ptr", "size")
+def _sys_flistxattr(k: Kernel, t: Task, fd: int, names: int, size: int) -> int:
+    k.file(fd)
+    return 0
+
+
+def _no_xattrs(k: Kernel, path: int, follow: bool) -> int:
+    k.fs.find(k.path(path), follow=follow)
+    raise fail(errno.EOPNOTSUPP)
+
+
+@syscall(188, "setxattr", "path", "path", "ptr", "size", "int")
+def _sys_setxattr(k: Kernel, t: Task, path: int, name: int, value: int, size: int, flags: int) -> int:
+    return _no_xattrs(k, path, True)
+
+
+@syscall(189, "lsetxattr", "path", "path", "ptr", "size", "int")
+def _sys_lsetxattr(k: Kernel, t: Task, path: int, name: int, value: int, size: int, flags: int) -> int:
+    return _no_xattrs(k, path, False)
+
+
+@syscall(190, "fsetxattr", "fd", "path", "ptr", "size", "int")
+def _sys_fsetxattr(k: Kernel, t: Task, fd: int, name: int, value: int, size: int, flags: int) -> int:
+    k.file(fd)
+    raise fail(errno.EOPNOTSUPP)
+
+
+@syscall(197, "removexattr", "path", "path")
+def _sys_removexattr(k: Kernel, t: Task, path: int, name: int) -> int:
+    return _no_xattrs(k, path, True)
+
+
+@syscall(198, "lremovexattr", "path", "path")
+def _sys_lremovexattr(k: Kernel, t: Task, path: int, name: int) -> int:
+    return _no_xattrs(k, path, False)
+
+
+@syscall(199, "fremovexattr", "fd", "path")
+def _sys_fremovexattr(k: Kernel, t: Task, fd: int, name: int) -> int:
+    k.file(fd)
+    raise fail(errno.EOPNOTSUPP)

@@ -1,0 +1,340 @@
+"""Who and where the process is: ids, uname, limits, usage, prctl, arch_prctl, randomness.
+
+Source: the man page of each call.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING
+
+from emu.kernel import abi
+from emu.kernel.inodes import fail
+from emu.kernel.syscalls.time import pack_timeval
+from emu.kernel.table import syscall
+from emu.machine import regs
+
+if TYPE_CHECKING:
+    from emu.kernel.kernel import Kernel
+    from emu.kernel.task import Task
+
+UNAME = ("Linux", "emu", "6.1.0", "#1 SMP PREEMPT_DYNAMIC emu", "x86_64", "(none)")
+_ARCH_SET_GS, _ARCH_SET_FS, _ARCH_GET_FS, _ARCH_GET_GS = 0x1001, 0x1002, 0x1003, 0x1004
+_USER_END = 0x7FFF_FFFF_F000
+_GRND_NONBLOCK, _GRND_RANDOM, _GRND_INSECURE = 1, 2, 4
+_RANDOM_LIMIT = 1 << 25
+"""The most that one getrandom call gives (32 MiB: Linux gives 33554431)."""
+_PIECE = 1 << 16
+_MEM_TOTAL = 4 << 30
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 1, 2, 3, 4
+_PR_GET_KEEPCAPS, _PR_SET_KEEPCAPS, _PR_GET_TIMING, _PR_SET_NAME, _PR_GET_NAME = 7, 8, 13, 15, 16
+_PR_GET_SECCOMP, _PR_CAPBSET_READ, _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 21, 23, 29, 30
+_PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_GET_TID_ADDRESS = 38, 39, 40
+_PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
+_CAPABILITY_V3, _CAPABILITIES, _LAST_CAPABILITY = 0x20080522, (1 << 41) - 1, 40
+
+
+@syscall(39, "getpid")
+def _sys_getpid(k: Kernel, t: Task) -> int:
+    return abi.PID
+
+
+@syscall(186, "gettid")
+def _sys_gettid(k: Kernel, t: Task) -> int:
+    return t.tid
+
+
+@syscall(110, "getppid")
+def _sys_getppid(k: Kernel, t: Task) -> int:
+    return abi.PPID
+
+
+@syscall(111, "getpgrp")
+def _sys_getpgrp(k: Kernel, t: Task) -> int:
+    return abi.PGID
+
+
+def _self(pid: int) -> None:
+    if pid not in (0, abi.PID):
+        raise fail(errno.ESRCH)
+
+
+@syscall(121, "getpgid", "pid")
+def _sys_getpgid(k: Kernel, t: Task, pid: int) -> int:
+    _self(pid)
+    return abi.PGID
+
+
+@syscall(109, "setpgid", "pid", "pid")
+def _sys_setpgid(k: Kernel, t: Task, pid: int, group: int) -> int:
+    if group < 0:
+        raise fail(errno.EINVAL)
+    _self(pid)
+    if group not in (0, abi.PGID):
+        raise fail(errno.EPERM)
+    return 0
+
+
+@syscall(124, "getsid", "pid")
+def _sys_getsid(k: Kernel, t: Task, pid: int) -> int:
+    _self(pid)
+    return abi.SID
+
+
+@syscall(112, "setsid")
+def _sys_setsid(k: Kernel, t: Task) -> int:
+    raise fail(errno.EPERM)  # the process leads its group
+
+
+@syscall(102, "getuid")
+def _sys_getuid(k: Kernel, t: Task) -> int:
+    return k.fs.uid
+
+
+@syscall(107, "geteuid")
+def _sys_geteuid(k: Kernel, t: Task) -> int:
+    return k.fs.uid
+
+
+@syscall(104, "getgid")
+def _sys_getgid(k: Kernel, t: Task) -> int:
+    return k.fs.gid
+
+
+@syscall(108, "getegid")
+def _sys_getegid(k: Kernel, t: Task) -> int:
+    return k.fs.gid
+
+
+def _three(k: Kernel, value: int, *addresses: int) -> int:
+    for address in addresses:
+        k.arena.copy_out(address, value.to_bytes(4, "little"))
+    return 0
+
+
+@syscall(118, "getresuid", "ptr", "ptr", "ptr")
+def _sys_getresuid(k: Kernel, t: Task, real: int, effective: int, saved: int) -> int:
+    return _three(k, k.fs.uid, real, effective, saved)
+
+
+@syscall(120, "getresgid", "ptr", "ptr", "ptr")
+def _sys_getresgid(k: Kernel, t: Task, real: int, effective: int, saved: int) -> int:
+    return _three(k, k.fs.gid, real, effective, saved)
+
+
+def _keep_id(current: int, *wanted: int) -> int:
+    """Accept a change of ids that changes nothing; another user is not to be had here."""
+    if any(value not in (-1, current) for value in wanted):
+        raise fail(errno.EPERM)
+    return 0
+
+
+@syscall(105, "setuid", "int")
+def _sys_setuid(k: Kernel, t: Task, uid: int) -> int:
+    return _keep_id(k.fs.uid, uid)
+
+
+@syscall(106, "setgid", "int")
+def _sys_setgid(k: Kernel, t: Task, gid: int) -> int:
+    return _keep_id(k.fs.gid, gid)
+
+
+@syscall(113, "setreuid", "int", "int")
+def _sys_setreuid(k: Kernel, t: Task, real: int, effective: int) -> int:
+    return _keep_id(k.fs.uid, real, effective)
+
+
+@syscall(114, "setregid", "int", "int")
+def _sys_setregid(k: Kernel, t: Task, real: int, effective: int) -> int:
+    return _keep_id(k.fs.gid, real, effective)
+
+
+@syscall(117, "setresuid", "int", "int", "int")
+def _sys_setresuid(k: Kernel, t: Task, real: int, effective: int, saved: int) -> int:
+    return _keep_id(k.fs.uid, real, effective, saved)
+
+
+@syscall(119, "setresgid", "int", "int", "int")
+def _sys_setresgid(k: Kernel, t: Task, real: int, effective: int, saved: int) -> int:
+    return _keep_id(k.fs.gid, real, effective, saved)
+
+
+@syscall(122, "setfsuid", "int")
+def _sys_setfsuid(k: Kernel, t: Task, uid: int) -> int:
+    return k.fs.uid
+
+
+@syscall(123, "setfsgid", "int")
+def _sys_setfsgid(k: Kernel, t: Task, gid: int) -> int:
+    return k.fs.gid
+
+
+@syscall(115, "getgroups", "int", "ptr")
+def _sys_getgroups(k: Kernel, t: Task, size: int, address: int) -> int:
+    groups = k.fs.groups
+    if size < 0 or 0 < size < len(groups):
+        raise fail(errno.EINVAL)
+    if size:
+        k.arena.copy_out(address, struct.pack(f"<{len(groups)}I", *groups))
+    return len(groups)
+
+
+@syscall(116, "setgroups", "int", "ptr")
+def _sys_setgroups(k: Kernel, t: Task, size: int, address: int) -> int:
+    raise fail(errno.EPERM)
+
+
+@syscall(125, "capget", "ptr", "ptr")
+def _sys_capget(k: Kernel, t: Task, header: int, data: int) -> int:
+    version, pid = struct.unpack("<Ii", k.arena.copy_in(header, 8))
+    if version != _CAPABILITY_V3:
+        k.arena.copy_out(header, _CAPABILITY_V3.to_bytes(4, "little"))
+        if data:
+            raise fail(errno.EINVAL)
+        return 0
+    _self(pid)
+    held = _CAPABILITIES if k.fs.uid == 0 else 0
+    low, high = held & abi.U32, held >> 32
+    if data:
+        k.arena.copy_out(data, struct.pack("<6I", low, low, 0, high, high, 0))
+    return 0
+
+
+@syscall(126, "capset", "ptr", "ptr")
+def _sys_capset(k: Kernel, t: Task, header: int, data: int) -> int:
+    raise fail(errno.EPERM)
+
+
+@syscall(63, "uname", "ptr")
+def _sys_uname(k: Kernel, t: Task, address: int) -> int:
+    k.arena.copy_out(address, b"".join(text.encode().ljust(65, b"\0") for text in UNAME))
+    return 0
+
+
+@syscall(99, "sysinfo", "ptr")
+def _sys_sysinfo(k: Kernel, t: Task, address: int) -> int:
+    free = max(_MEM_TOTAL - k.space.total - k.overlay_bytes, 0)
+    uptime = k.clock.monotonic // abi.NSEC_PER_SEC
+    k.arena.copy_out(
+        address, struct.pack("<q3Q6QHH4xQQI4x", uptime, 0, 0, 0, _MEM_TOTAL, free, 0, 0, 0, 0, 1, 0, 0, 0, 1)
+    )
+    return 0
+
+
+@syscall(98, "getrusage", "int", "ptr")
+def _sys_getrusage(k: Kernel, t: Task, who: int, address: int) -> int:
+    if who not in (0, 1, -1):
+        raise fail(errno.EINVAL)
+    used = k.clock.now if who != -1 else 0
+    resident = 0 if who == -1 else k.space.total // 1024
+    k.arena.copy_out(address, pack_timeval(used) + bytes(16) + resident.to_bytes(8, "little") + bytes(104))
+    return 0
+
+
+def _limit(k: Kernel, resource: int, new: int, old: int) -> int:
+    if not 0 <= resource < abi.RLIMIT_COUNT:
+        raise fail(errno.EINVAL)
+    before = k.rlimits[resource]
+    if new:
+        soft, hard = struct.unpack("<QQ", k.arena.copy_in(new, 16))
+        if soft > hard:
+            raise fail(errno.EINVAL)
+        if hard > before[1] and (k.fs.uid or resource == abi.RLIMIT_NOFILE):
+            raise fail(errno.EPERM)
+        k.rlimits[resource] = (soft, hard)
+        if resource == abi.RLIMIT_NOFILE:
+            k.fds.limit = soft
+    if old:
+        k.arena.copy_out(old, struct.pack("<QQ", *before))
+    return 0
+
+
+@syscall(97, "getrlimit", "int", "ptr")
+def _sys_getrlimit(k: Kernel, t: Task, resource: int, old: int) -> int:
+    return _limit(k, resource, 0, old)
+
+
+@syscall(160, "setrlimit", "int", "ptr")
+def _sys_setrlimit(k: Kernel, t: Task, resource: int, new: int) -> int:
+    return _limit(k, resource, new, 0)
+
+
+@syscall(302, "prlimit64", "pid", "int", "ptr", "ptr")
+def _sys_prlimit64(k: Kernel, t: Task, pid: int, resource: int, new: int, old: int) -> int:
+    _self(pid)
+    return _limit(k, resource, new, old)
+
+
+@syscall(158, "arch_prctl", "hex", "ptr")
+def _sys_arch_prctl(k: Kernel, t: Task, code: int, address: int) -> int:
+    match code:
+        case 0x1002 | 0x1001:
+            if address >= _USER_END:
+                raise fail(errno.EPERM)
+            k.cpu.set(regs.FS_BASE if code == _ARCH_SET_FS else regs.GS_BASE, address)
+        case 0x1003 | 0x1004:
+            value = k.cpu.get(regs.FS_BASE if code == _ARCH_GET_FS else regs.GS_BASE)
+            k.arena.copy_out(address, value.to_bytes(8, "little"))
+        case _:
+            raise fail(errno.EINVAL)
+    return 0
+
+
+@syscall(157, "prctl", "option", "hex", "hex", "hex", "hex")
+def _sys_prctl(k: Kernel, t: Task, option: int, second: int, third: int, fourth: int, fifth: int) -> int:
+    value = second & abi.U32
+    if option == _PR_SET_NAME:
+        t.name = k.arena.read_cstr(second, 15).decode("utf-8", "surrogateescape")
+    elif option == _PR_GET_NAME:
+        k.arena.copy_out(second, t.name.encode("utf-8", "surrogateescape")[:15].ljust(16, b"\0"))
+    elif option == _PR_SET_PDEATHSIG:
+        if value > abi.NSIG:
+            raise fail(errno.EINVAL)
+        k.death_signal = value
+    elif option == _PR_GET_PDEATHSIG:
+        k.arena.copy_out(second, k.death_signal.to_bytes(4, "little"))
+    elif option == _PR_SET_DUMPABLE:
+        if value > 1:
+            raise fail(errno.EINVAL)
+        k.dumpable = value
+    elif option == _PR_GET_DUMPABLE:
+        return k.dumpable
+    elif option == _PR_SET_NO_NEW_PRIVS:
+        if second != 1 or third or fourth or fifth:
+            raise fail(errno.EINVAL)
+        k.no_new_privs = 1
+    elif option == _PR_GET_NO_NEW_PRIVS:
+        return k.no_new_privs
+    elif option == _PR_CAPBSET_READ:
+        if second > _LAST_CAPABILITY:
+            raise fail(errno.EINVAL)
+        return 1
+    elif option == _PR_GET_TIMERSLACK:
+        return 50_000
+    elif option == _PR_GET_TID_ADDRESS:
+        k.arena.copy_out(second, t.clear_child_tid.to_bytes(8, "little"))
+    elif option in (_PR_GET_KEEPCAPS, _PR_GET_TIMING, _PR_GET_SECCOMP, _PR_GET_THP_DISABLE):
+        return 0
+    elif option not in (_PR_SET_KEEPCAPS, _PR_SET_TIMERSLACK, _PR_SET_THP_DISABLE):
+        raise fail(errno.EINVAL)
+    return 0
+
+
+@syscall(135, "personality", "hex")
+def _sys_personality(k: Kernel, t: Task, value: int) -> int:
+    old = k.personality
+    if value & abi.U32 != abi.U32:
+        k.personality = value & abi.U32
+    return old
+
+
+@syscall(318, "getrandom", "out", "size", "uint")
+def _sys_getrandom(k: Kernel, t: Task, address: int, size: int, flags: int) -> int:
+    both = _GRND_RANDOM | _GRND_INSECURE
+    if flags & ~(both | _GRND_NONBLOCK) or flags & both == both:
+        raise fail(errno.EINVAL)
+    size = min(size, _RANDOM_LIMIT - 1)
+    for done in range(0, size, _PIECE):
+        k.arena.copy_out(address + done, k.entropy.take(min(size - done, _PIECE)))
+    return size

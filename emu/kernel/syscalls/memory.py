@@ -1,0 +1,239 @@
+"""Memory: mmap and its kin, brk, madvise.
+
+Source: mmap(2), mremap(2), brk(2), madvise(2), mincore(2), membarrier(2).
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from emu.kernel import abi
+from emu.kernel.inodes import fail
+from emu.kernel.openfile import DirectoryFile, RegularFile
+from emu.kernel.table import syscall
+
+if TYPE_CHECKING:
+    from emu.kernel.kernel import Kernel
+    from emu.kernel.task import Task
+
+_PAGE = abi.PAGE_SIZE
+_PROT_ALL = abi.PROT_READ | abi.PROT_WRITE | abi.PROT_EXEC
+_MS_ASYNC, _MS_INVALIDATE, _MS_SYNC = 1, 2, 4
+_MADV_DONTNEED, _MADV_FREE, _MADV_REMOVE = 4, 8, 9
+_MADV_ACCEPTED = frozenset((0, 1, 2, 3, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 25))
+_MEMBARRIER_QUERY = 0
+_MEMBARRIER_SUPPORTED = 0x1FF
+
+
+def _page_up(value: int) -> int:
+    return (value + _PAGE - 1) & -_PAGE
+
+
+@syscall(9, "mmap", "ptr", "size", "flags:prot", "flags:map", "fd", "hex")
+def _sys_mmap(
+    k: Kernel, t: Task, address: int, length: int, prot: int, flags: int, fd: int, offset: int
+) -> int:
+    if offset & (_PAGE - 1) or length == 0 or prot & ~(_PROT_ALL | 8):
+        raise fail(errno.EINVAL)
+    if length > 1 << 47:
+        raise fail(errno.ENOMEM)
+    kind = flags & abi.MAP_TYPE
+    if kind not in (abi.MAP_SHARED, abi.MAP_PRIVATE, abi.MAP_SHARED_VALIDATE):
+        raise fail(errno.EINVAL)
+    if flags & abi.MAP_HUGETLB:
+        raise fail(errno.ENOMEM)  # no huge pages are set aside
+    noreplace = bool(flags & abi.MAP_FIXED_NOREPLACE)
+    fixed = noreplace or bool(flags & abi.MAP_FIXED)
+    if fixed and address & (_PAGE - 1):
+        raise fail(errno.EINVAL)
+    shared = kind != abi.MAP_PRIVATE
+    backing = None
+    if not flags & abi.MAP_ANONYMOUS:
+        file = k.file(fd)
+        if not file.readable:
+            raise fail(errno.EACCES)
+        if shared and prot & abi.PROT_WRITE and not file.writable:
+            raise fail(errno.EACCES)
+        if isinstance(file, RegularFile):
+            backing = file
+        elif not _is_zero_device(file.path):
+            raise fail(
+                errno.ENODEV
+                if isinstance(file, DirectoryFile)
+                else errno.EACCES
+                if file.seekable
+                else errno.ENODEV
+            )
+    if flags & abi.MAP_32BIT and not fixed:
+        address = _low_gap(k, length)
+        fixed = noreplace = True
+    return k.space.mmap(
+        address, length, prot & _PROT_ALL, fixed=fixed, noreplace=noreplace, shared=shared, backing=backing,
+        offset=offset if backing is not None else 0, grows_down=bool(flags & abi.MAP_GROWSDOWN),
+    )  # fmt: skip
+
+
+def _is_zero_device(path: str) -> bool:
+    return path == "/dev/zero"
+
+
+def _low_gap(k: Kernel, length: int) -> int:
+    """Return the lowest free place from 1 GiB to 2 GiB (MAP_32BIT)."""
+    length = _page_up(length)
+    place, end = 0x4000_0000, 0x8000_0000
+    for area in k.space.overlapping(place, end):
+        if place + length <= area.start:
+            break
+        place = area.end
+    if place + length > end:
+        raise fail(errno.ENOMEM)
+    return place
+
+
+@syscall(11, "munmap", "ptr", "size")
+def _sys_munmap(k: Kernel, t: Task, address: int, length: int) -> int:
+    if address & (_PAGE - 1) or not 0 < length <= 1 << 47 or address + length > 1 << 47:
+        raise fail(errno.EINVAL)
+    k.space.munmap(address, length)
+    return 0
+
+
+@syscall(10, "mprotect", "ptr", "size", "flags:prot")
+def _sys_mprotect(k: Kernel, t: Task, address: int, length: int, prot: int) -> int:
+    if address & (_PAGE - 1) or prot & ~(_PROT_ALL | 8 | abi.PROT_GROWSDOWN | abi.PROT_GROWSUP):
+        raise fail(errno.EINVAL)
+    if length == 0:
+        return 0
+    if length > 1 << 47:
+        raise fail(errno.ENOMEM)
+    if prot & abi.PROT_GROWSDOWN:
+        area = k.space.find(address)
+        if area is None or area.name != "[stack]":
+            raise fail(errno.EINVAL)
+        length, address = address + length - area.start, area.start
+    k.space.mprotect(address, length, prot & _PROT_ALL)
+    return 0
+
+
+@syscall(329, "pkey_mprotect", "ptr", "size", "flags:prot", "int")
+def _sys_pkey_mprotect(k: Kernel, t: Task, address: int, length: int, prot: int, key: int) -> int:
+    if key != -1:
+        raise fail(errno.EINVAL)
+    return _sys_mprotect(k, t, address, length, prot)
+
+
+@syscall(25, "mremap", "ptr", "size", "size", "hex", "ptr")
+def _sys_mremap(k: Kernel, t: Task, old: int, old_size: int, new_size: int, flags: int, new: int) -> int:
+    if old_size > 1 << 47 or not 0 < new_size <= 1 << 47:
+        raise fail(errno.EINVAL)
+    return k.space.mremap(old, old_size, new_size, flags, new)
+
+
+@syscall(12, "brk", "ptr")
+def _sys_brk(k: Kernel, t: Task, wanted: int) -> int:
+    if wanted < k.brk_start or wanted > 1 << 47:
+        return k.brk
+    old_end, new_end = _page_up(k.brk), _page_up(wanted)
+    try:
+        if new_end > old_end:
+            k.space.mmap(
+                old_end,
+                new_end - old_end,
+                abi.PROT_READ | abi.PROT_WRITE,
+                fixed=True,
+                noreplace=True,
+                name="[heap]",
+            )
+        elif new_end < old_end:
+            k.space.munmap(new_end, old_end - new_end)
+    except OSError:
+        return k.brk
+    k.brk = wanted
+    return wanted
+
+
+@syscall(28, "madvise", "ptr", "size", "int")
+def _sys_madvise(k: Kernel, t: Task, address: int, length: int, advice: int) -> int:
+    if address & (_PAGE - 1) or length > 1 << 47:
+        raise fail(errno.EINVAL)
+    if advice not in _MADV_ACCEPTED and advice != _MADV_DONTNEED:
+        raise fail(errno.EINVAL)
+    if length == 0:
+        return 0
+    _require_mapped(k, address, length)
+    if advice == _MADV_DONTNEED:
+        k.space.discard(address, length)
+    return 0
+
+
+def _require_mapped(k: Kernel, address: int, length: int) -> None:
+    at, end = address, address + _page_up(length)
+    for area in k.space.overlapping(address, end):
+        if area.start > at:
+            break
+        at = area.end
+    if at < end:
+        raise fail(errno.ENOMEM)
+
+
+@syscall(26, "msync", "ptr", "size", "int")
+def _sys_msync(k: Kernel, t: Task, address: int, length: int, flags: int) -> int:
+    if address & (_PAGE - 1) or flags & ~7 or flags & _MS_ASYNC and flags & _MS_SYNC:
+        raise fail(errno.EINVAL)
+    if length:
+        _require_mapped(k, address, length)
+        k.space.sync(address, length)
+    return 0
+
+
+@syscall(27, "mincore", "ptr", "size", "ptr")
+def _sys_mincore(k: Kernel, t: Task, address: int, length: int, vector: int) -> int:
+    if address & (_PAGE - 1):
+        raise fail(errno.EINVAL)
+    _require_mapped(k, address, length)
+    k.arena.copy_out(vector, b"\1" * (_page_up(length) // _PAGE))
+    return 0
+
+
+@syscall(149, "mlock", "ptr", "size")
+def _sys_mlock(k: Kernel, t: Task, address: int, length: int) -> int:
+    if length:
+        start = address & -_PAGE
+        _require_mapped(k, start, address + length - start)
+    return 0
+
+
+@syscall(150, "munlock", "ptr", "size")
+def _sys_munlock(k: Kernel, t: Task, address: int, length: int) -> int:
+    return _sys_mlock(k, t, address, length)
+
+
+@syscall(325, "mlock2", "ptr", "size", "int")
+def _sys_mlock2(k: Kernel, t: Task, address: int, length: int, flags: int) -> int:
+    if flags & ~1:
+        raise fail(errno.EINVAL)
+    return _sys_mlock(k, t, address, length)
+
+
+@syscall(151, "mlockall", "int")
+def _sys_mlockall(k: Kernel, t: Task, flags: int) -> int:
+    if not flags or flags & ~7 or flags == 4:
+        raise fail(errno.EINVAL)
+    return 0
+
+
+@syscall(152, "munlockall")
+def _sys_munlockall(k: Kernel, t: Task) -> int:
+    return 0
+
+
+@syscall(324, "membarrier", "int", "uint", "int")
+def _sys_membarrier(k: Kernel, t: Task, command: int, flags: int, cpu: int) -> int:
+    if flags:
+        raise fail(errno.EINVAL)
+    if command == _MEMBARRIER_QUERY:
+        return _MEMBARRIER_SUPPORTED
+    if command & ~_MEMBARRIER_SUPPORTED or command & (command - 1):
+        raise fail(errno.EINVAL)
+    return 0  # one CPU: every access is in order

@@ -1,0 +1,175 @@
+"""Names: directories and their entries.
+
+Source: mkdir(2), rename(2), link(2), symlink(2), unlink(2), getdents64(2), chdir(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from typing import TYPE_CHECKING
+
+from emu.kernel import abi
+from emu.kernel.inodes import fail
+from emu.kernel.syscalls.stat import base_of
+from emu.kernel.table import syscall
+
+if TYPE_CHECKING:
+    from emu.kernel.kernel import Kernel
+    from emu.kernel.task import Task
+
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
+
+
+@syscall(83, "mkdir", "path", "mode")
+def _sys_mkdir(k: Kernel, t: Task, path: int, mode: int) -> int:
+    k.fs.mkdir(k.path(path), mode)
+    return 0
+
+
+@syscall(258, "mkdirat", "dirfd", "path", "mode")
+def _sys_mkdirat(k: Kernel, t: Task, dirfd: int, path: int, mode: int) -> int:
+    name = k.path(path)
+    k.fs.mkdir(name, mode, base_of(k, dirfd, name))
+    return 0
+
+
+@syscall(84, "rmdir", "path")
+def _sys_rmdir(k: Kernel, t: Task, path: int) -> int:
+    k.fs.rmdir(k.path(path))
+    return 0
+
+
+@syscall(87, "unlink", "path")
+def _sys_unlink(k: Kernel, t: Task, path: int) -> int:
+    k.fs.unlink(k.path(path))
+    return 0
+
+
+@syscall(263, "unlinkat", "dirfd", "path", "flags:at")
+def _sys_unlinkat(k: Kernel, t: Task, dirfd: int, path: int, flags: int) -> int:
+    if flags & ~abi.AT_REMOVEDIR:
+        raise fail(errno.EINVAL)
+    name = k.path(path)
+    base = base_of(k, dirfd, name)
+    if flags & abi.AT_REMOVEDIR:
+        k.fs.rmdir(name, base)
+    else:
+        k.fs.unlink(name, base)
+    return 0
+
+
+def _rename(k: Kernel, olddir: int, old: int, newdir: int, new: int, flags: int) -> int:
+    if flags & ~(_RENAME_NOREPLACE | _RENAME_EXCHANGE) or flags == _RENAME_NOREPLACE | _RENAME_EXCHANGE:
+        raise fail(errno.EINVAL)
+    source, target = k.path(old), k.path(new)
+    k.fs.rename(
+        k.fs.walk(source, base_of(k, olddir, source), follow=False),
+        k.fs.walk(target, base_of(k, newdir, target), follow=False),
+        noreplace=bool(flags & _RENAME_NOREPLACE),
+        exchange=bool(flags & _RENAME_EXCHANGE),
+    )
+    return 0
+
+
+@syscall(82, "rename", "path", "path")
+def _sys_rename(k: Kernel, t: Task, old: int, new: int) -> int:
+    return _rename(k, abi.AT_FDCWD, old, abi.AT_FDCWD, new, 0)
+
+
+@syscall(264, "renameat", "dirfd", "path", "dirfd", "path")
+def _sys_renameat(k: Kernel, t: Task, olddir: int, old: int, newdir: int, new: int) -> int:
+    return _rename(k, olddir, old, newdir, new, 0)
+
+
+@syscall(316, "renameat2", "dirfd", "path", "dirfd", "path", "uint")
+def _sys_renameat2(k: Kernel, t: Task, olddir: int, old: int, newdir: int, new: int, flags: int) -> int:
+    return _rename(k, olddir, old, newdir, new, flags)
+
+
+def _link(k: Kernel, olddir: int, old: int, newdir: int, new: int, flags: int) -> int:
+    if flags & ~(abi.AT_SYMLINK_FOLLOW | abi.AT_EMPTY_PATH):
+        raise fail(errno.EINVAL)
+    source, target = k.path(old), k.path(new)
+    if not source and flags & abi.AT_EMPTY_PATH:
+        inode = k.fds.get(olddir).inode
+        if inode is None:
+            raise fail(errno.EXDEV)
+    else:
+        inode = k.fs.find(source, base_of(k, olddir, source), follow=bool(flags & abi.AT_SYMLINK_FOLLOW))
+    k.fs.link(inode, target, base_of(k, newdir, target))
+    return 0
+
+
+@syscall(86, "link", "path", "path")
+def _sys_link(k: Kernel, t: Task, old: int, new: int) -> int:
+    return _link(k, abi.AT_FDCWD, old, abi.AT_FDCWD, new, 0)
+
+
+@syscall(265, "linkat", "dirfd", "path", "dirfd", "path", "flags:at")
+def _sys_linkat(k: Kernel, t: Task, olddir: int, old: int, newdir: int, new: int, flags: int) -> int:
+    return _link(k, olddir, old, newdir, new, flags)
+
+
+@syscall(88, "symlink", "path", "path")
+def _sys_symlink(k: Kernel, t: Task, text: int, path: int) -> int:
+    k.fs.symlink(k.path(text), k.path(path))
+    return 0
+
+
+@syscall(266, "symlinkat", "path", "dirfd", "path")
+def _sys_symlinkat(k: Kernel, t: Task, text: int, dirfd: int, path: int) -> int:
+    name = k.path(path)
+    k.fs.symlink(k.path(text), name, base_of(k, dirfd, name))
+    return 0
+
+
+@syscall(80, "chdir", "path")
+def _sys_chdir(k: Kernel, t: Task, path: int) -> int:
+    k.fs.chdir(k.fs.find(k.path(path)))
+    return 0
+
+
+@syscall(81, "fchdir", "fd")
+def _sys_fchdir(k: Kernel, t: Task, fd: int) -> int:
+    inode = k.fds.get(fd).inode
+    if inode is None:
+        raise fail(errno.ENOTDIR)
+    k.fs.chdir(inode)
+    return 0
+
+
+@syscall(79, "getcwd", "ptr", "size")
+def _sys_getcwd(k: Kernel, t: Task, buffer: int, size: int) -> int:
+    if k.fs.cwd.stat().nlink == 0:
+        raise fail(errno.ENOENT)
+    path = os.fsencode(k.fs.cwd.path()) + b"\0"
+    if len(path) > size:
+        raise fail(errno.ERANGE)
+    k.arena.copy_out(buffer, path)
+    return len(path)
+
+
+@syscall(217, "getdents64", "fd", "ptr", "uint")
+def _sys_getdents64(k: Kernel, t: Task, fd: int, buffer: int, size: int) -> int:
+    file = k.file(fd)
+    entries = file.entries()
+    records = []
+    room = size
+    position = file.offset
+    while position < len(entries):
+        name, ino, fmt = entries[position]
+        raw = os.fsencode(name)
+        length = (19 + len(raw) + 1 + 7) & ~7
+        if length > room:
+            break
+        position += 1
+        records.append(struct.pack("<QqHB", ino, position, length, fmt >> 12) + raw.ljust(length - 19, b"\0"))
+        room -= length
+    if not records and position < len(entries):
+        raise fail(errno.EINVAL)
+    data = b"".join(records)
+    k.arena.copy_out(buffer, data)
+    file.offset = position
+    return len(data)

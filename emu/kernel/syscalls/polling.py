@@ -1,0 +1,346 @@
+"""Waiting for several files: poll, select, epoll. Source: poll(2), select(2), epoll(7)."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from emu.kernel import abi
+from emu.kernel.inodes import Stat, fail
+from emu.kernel.openfile import OpenFile, RegularFile
+from emu.kernel.pipe import anonymous_stat
+from emu.kernel.signals import Interrupted
+from emu.kernel.syscalls.signal import read_mask
+from emu.kernel.syscalls.time import pack_timespec, read_timespec
+from emu.kernel.table import syscall
+from emu.kernel.waiting import wait
+
+if TYPE_CHECKING:
+    from emu.kernel.kernel import Kernel
+    from emu.kernel.task import Task
+
+_ALWAYS = abi.POLLERR | abi.POLLHUP | abi.POLLNVAL
+_IN_SET = abi.POLLRDNORM | abi.POLLRDBAND | abi.POLLIN | abi.POLLHUP | abi.POLLERR
+_OUT_SET = abi.POLLWRBAND | abi.POLLWRNORM | abi.POLLOUT | abi.POLLERR
+_EXCEPT_SET = abi.POLLPRI
+_EPOLL_CTL_ADD, _EPOLL_CTL_DEL, _EPOLL_CTL_MOD = 1, 2, 3
+_EPOLLET, _EPOLLONESHOT = 1 << 31, 1 << 30
+_EPOLL_NESTING = 5
+_FD_SETSIZE_LIMIT = 1 << 20
+_MS = 1_000_000
+
+Watched = list[tuple[OpenFile, int]]
+"""Files and the POLL* events of interest."""
+
+
+def _wait_until(
+    k: Kernel,
+    t: Task,
+    check: Callable[[], int],
+    watched: Watched,
+    deadline: int | None,
+    what: str,
+    restart: bool,
+) -> int:
+    """Return what `check` gives as soon as it is not 0, 0 after `deadline` (virtual time; None: never)."""
+    while True:
+        found = check()
+        if found or deadline is not None and deadline <= k.clock.now:
+            return found
+        hosts = tuple(
+            (host, events & (abi.POLLIN | abi.POLLOUT | abi.POLLPRI))
+            for file, events in watched
+            if (host := file.host_wait()) is not None
+        )
+        earliest = [at for file, _ in watched if (at := file.deadline()) is not None]
+        until = min([*earliest, *([] if deadline is None else [deadline])], default=None)
+        wait(k, t, what, hosts=hosts, deadline=until, restart=restart, for_signal=not watched)
+
+
+def _with_mask(k: Kernel, t: Task, mask: int, size: int, call: Callable[[], int]) -> int:
+    """Run `call` under the signal mask at `mask` (0: as it is); a handler that ends it runs under that
+    mask too.
+    """
+    if not mask:
+        return call()
+    if size != 8:
+        raise fail(errno.EINVAL)
+    new, old = read_mask(k, mask), t.mask
+    k.signals.set_mask(t, new)
+    try:
+        result = call()
+    except Interrupted:
+        t.saved_mask = old
+        k.signals.wake = True
+        raise
+    except BaseException:
+        k.signals.set_mask(t, old)
+        raise
+    k.signals.set_mask(t, old)
+    return result
+
+
+def _deadline(k: Kernel, nanoseconds: int | None) -> int | None:
+    return None if nanoseconds is None else k.clock.now + nanoseconds
+
+
+def _poll(k: Kernel, t: Task, address: int, count: int, deadline: int | None, restart: bool) -> int:
+    if count > k.fds.limit:
+        raise fail(errno.EINVAL)
+    entries = list(struct.iter_unpack("<ihH", k.arena.copy_in(address, 8 * count)))
+    watched = [(k.fds.files[fd], events) for fd, events, _ in entries if fd in k.fds.files]
+    results = [0] * count
+
+    def check() -> int:
+        for index, (fd, events, _) in enumerate(entries):
+            if fd < 0:
+                continue
+            file = k.fds.files.get(fd)
+            results[index] = abi.POLLNVAL if file is None else file.poll() & (events & 0xFFFF | _ALWAYS)
+        return sum(1 for value in results if value)
+
+    found = _wait_until(k, t, check, watched, deadline, "in poll", restart)
+    packed = b"".join(
+        struct.pack("<ihH", fd, events, value)
+        for (fd, events, _), value in zip(entries, results, strict=True)
+    )
+    k.arena.copy_out(address, packed)
+    return found
+
+
+@syscall(7, "poll", "ptr", "uint", "int")
+def _sys_poll(k: Kernel, t: Task, address: int, count: int, timeout: int) -> int:
+    return _poll(k, t, address, count, _deadline(k, None if timeout < 0 else timeout * _MS), restart=True)
+
+
+@syscall(271, "ppoll", "ptr", "uint", "ptr", "ptr", "size")
+def _sys_ppoll(k: Kernel, t: Task, address: int, count: int, timeout: int, mask: int, size: int) -> int:
+    deadline = _deadline(k, read_timespec(k, timeout) if timeout else None)
+    result = _with_mask(k, t, mask, size, lambda: _poll(k, t, address, count, deadline, restart=False))
+    _store_left(k, timeout, deadline)
+    return result
+
+
+def _store_left(k: Kernel, address: int, deadline: int | None) -> None:
+    if address and deadline is not None:
+        k.arena.copy_out(address, pack_timespec(max(deadline - k.clock.now, 0)))
+
+
+def _read_set(k: Kernel, address: int, count: int) -> set[int]:
+    if not address:
+        return set()
+    words = k.arena.copy_in(address, (count + 63) // 64 * 8)
+    bits = int.from_bytes(words, "little")
+    return {fd for fd in range(count) if bits >> fd & 1}
+
+
+def _select(k: Kernel, t: Task, count: int, addresses: tuple[int, int, int], deadline: int | None) -> int:
+    if count < 0:
+        raise fail(errno.EINVAL)
+    count = min(count, k.fds.limit)
+    wanted = [_read_set(k, address, count) for address in addresses]
+    masks = (_IN_SET, _OUT_SET, _EXCEPT_SET)
+    watched = []
+    for fds, mask in zip(wanted, masks, strict=True):
+        watched += [(k.file(fd), mask) for fd in fds]
+    found: list[set[int]] = []
+
+    def check() -> int:
+        found[:] = [
+            {fd for fd in fds if k.file(fd).poll() & mask} for fds, mask in zip(wanted, masks, strict=True)
+        ]
+        return sum(map(len, found))
+
+    total = _wait_until(k, t, check, watched, deadline, "in select", restart=False)
+    for address, ready in zip(addresses, found, strict=True):
+        if address:
+            bits = sum(1 << fd for fd in ready)
+            k.arena.copy_out(address, bits.to_bytes((count + 63) // 64 * 8, "little"))
+    return total
+
+
+@syscall(23, "select", "int", "ptr", "ptr", "ptr", "ptr")
+def _sys_select(
+    k: Kernel, t: Task, count: int, readers: int, writers: int, exceptions: int, timeout: int
+) -> int:
+    deadline = None
+    if timeout:
+        seconds, microseconds = struct.unpack("<qq", k.arena.copy_in(timeout, 16))
+        if seconds < 0 or microseconds < 0:
+            raise fail(errno.EINVAL)
+        deadline = k.clock.now + min(seconds * abi.NSEC_PER_SEC + microseconds * 1000, 1 << 62)
+    result = _select(k, t, count, (readers, writers, exceptions), deadline)
+    if deadline is not None:
+        seconds, rest = divmod(max(deadline - k.clock.now, 0), abi.NSEC_PER_SEC)
+        k.arena.copy_out(timeout, struct.pack("<qq", seconds, rest // 1000))
+    return result
+
+
+@syscall(270, "pselect6", "int", "ptr", "ptr", "ptr", "ptr", "ptr")
+def _sys_pselect6(
+    k: Kernel, t: Task, count: int, readers: int, writers: int, exceptions: int, timeout: int, mask: int
+) -> int:
+    deadline = _deadline(k, read_timespec(k, timeout) if timeout else None)
+    address, size = struct.unpack("<QQ", k.arena.copy_in(mask, 16)) if mask else (0, 0)
+    sets = (readers, writers, exceptions)
+    result = _with_mask(k, t, address, size, lambda: _select(k, t, count, sets, deadline))
+    _store_left(k, timeout, deadline)
+    return result
+
+
+# -- epoll ---------------------------------------------------------------------------------------------------
+
+
+class Interest:
+    """One file that an epoll instance watches. `armed` goes with EPOLLONESHOT, `reported` with EPOLLET."""
+
+    __slots__ = ("file", "events", "data", "armed", "reported")
+
+    def __init__(self, file: OpenFile, events: int, data: int) -> None:
+        self.file, self.events, self.data = file, events, data
+        self.armed = True
+        self.reported = 0
+
+    def ready(self) -> int:
+        """Return the conditions that hold and were asked for."""
+        if not self.armed or not self.file.references:
+            return 0
+        found = self.file.poll() & (self.events & 0xFFFF | _ALWAYS & ~abi.POLLNVAL)
+        if self.events & _EPOLLET:
+            new = found & ~self.reported
+            self.reported = found
+            return found if new else 0
+        return found
+
+
+class EpollFile(OpenFile):
+    """An epoll instance."""
+
+    __slots__ = ("interests", "_stat")
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__("anon_inode:[eventpoll]", abi.O_RDWR)
+        self.interests: dict[tuple[int, OpenFile], Interest] = {}
+        self._stat = anonymous_stat(kernel, 0o600)
+
+    def stat(self) -> Stat:
+        """Return the attributes of an anonymous inode."""
+        return self._stat
+
+    def watched(self) -> Watched:
+        """Return what it waits for; files that were closed fall out."""
+        for key in [key for key, interest in self.interests.items() if not interest.file.references]:
+            del self.interests[key]
+        return [(i.file, i.events & 0xFFFF) for i in self.interests.values() if i.armed]
+
+    def depth(self) -> int:
+        """Return how many epoll instances are nested in this one."""
+        inner = [f.depth() for f, _ in self.watched() if isinstance(f, EpollFile)]
+        return 1 + max(inner, default=0)
+
+    def poll(self) -> int:
+        """Readable when a watched file is ready."""
+        ready = any(file.poll() & (events | abi.POLLERR | abi.POLLHUP) for file, events in self.watched())
+        return abi.POLLIN | abi.POLLRDNORM if ready else 0
+
+
+def _epoll(k: Kernel, fd: int) -> EpollFile:
+    file = k.file(fd)
+    if not isinstance(file, EpollFile):
+        raise fail(errno.EINVAL)
+    return file
+
+
+@syscall(213, "epoll_create", "int")
+def _sys_epoll_create(k: Kernel, t: Task, size: int) -> int:
+    if size <= 0:
+        raise fail(errno.EINVAL)
+    return k.fds.install(EpollFile(k))
+
+
+@syscall(291, "epoll_create1", "flags:open")
+def _sys_epoll_create1(k: Kernel, t: Task, flags: int) -> int:
+    if flags & ~abi.O_CLOEXEC:
+        raise fail(errno.EINVAL)
+    return k.fds.install(EpollFile(k), bool(flags & abi.O_CLOEXEC))
+
+
+@syscall(233, "epoll_ctl", "fd", "int", "fd", "ptr")
+def _sys_epoll_ctl(k: Kernel, t: Task, epfd: int, operation: int, fd: int, event: int) -> int:
+    epoll, file = k.file(epfd), k.file(fd)
+    if (
+        isinstance(file, RegularFile)
+        or file.stat().mode & abi.S_IFMT in (abi.S_IFREG, abi.S_IFDIR)
+        and file.seekable
+    ):
+        raise fail(errno.EPERM)
+    if not isinstance(epoll, EpollFile) or file is epoll:
+        raise fail(errno.EINVAL)
+    key = (fd, file)
+    epoll.watched()
+    if operation == _EPOLL_CTL_DEL:
+        if epoll.interests.pop(key, None) is None:
+            raise fail(errno.ENOENT)
+        return 0
+    events, data = struct.unpack("<IQ", k.arena.copy_in(event, 12))
+    if operation == _EPOLL_CTL_ADD:
+        if key in epoll.interests:
+            raise fail(errno.EEXIST)
+        if isinstance(file, EpollFile) and (_reaches(file, epoll) or file.depth() >= _EPOLL_NESTING):
+            raise fail(errno.ELOOP)
+    elif operation != _EPOLL_CTL_MOD:
+        raise fail(errno.EINVAL)
+    elif key not in epoll.interests:
+        raise fail(errno.ENOENT)
+    epoll.interests[key] = Interest(file, events, data)
+    return 0
+
+
+def _reaches(start: EpollFile, wanted: EpollFile) -> bool:
+    return start is wanted or any(_reaches(f, wanted) for f, _ in start.watched() if isinstance(f, EpollFile))
+
+
+def _epoll_wait(k: Kernel, t: Task, epfd: int, address: int, count: int, deadline: int | None) -> int:
+    if not 0 < count <= _FD_SETSIZE_LIMIT:
+        raise fail(errno.EINVAL)
+    epoll = _epoll(k, epfd)
+    found: list[tuple[int, Interest]] = []
+
+    def check() -> int:
+        epoll.watched()
+        for interest in epoll.interests.values():
+            if len(found) == count:
+                break
+            if ready := interest.ready():
+                found.append((ready, interest))
+        return len(found)
+
+    _wait_until(k, t, check, epoll.watched(), deadline, "in epoll_wait", restart=False)
+    k.arena.copy_out(address, b"".join(struct.pack("<IQ", ready, interest.data) for ready, interest in found))
+    for _, interest in found:
+        if interest.events & _EPOLLONESHOT:
+            interest.armed = False
+    return len(found)
+
+
+@syscall(232, "epoll_wait", "fd", "ptr", "int", "int")
+def _sys_epoll_wait(k: Kernel, t: Task, epfd: int, address: int, count: int, timeout: int) -> int:
+    return _epoll_wait(k, t, epfd, address, count, _deadline(k, None if timeout < 0 else timeout * _MS))
+
+
+@syscall(281, "epoll_pwait", "fd", "ptr", "int", "int", "ptr", "size")
+def _sys_epoll_pwait(
+    k: Kernel, t: Task, epfd: int, address: int, count: int, timeout: int, mask: int, size: int
+) -> int:
+    deadline = _deadline(k, None if timeout < 0 else timeout * _MS)
+    return _with_mask(k, t, mask, size, lambda: _epoll_wait(k, t, epfd, address, count, deadline))
+
+
+@syscall(441, "epoll_pwait2", "fd", "ptr", "int", "ptr", "ptr", "size")
+def _sys_epoll_pwait2(
+    k: Kernel, t: Task, epfd: int, address: int, count: int, timeout: int, mask: int, size: int
+) -> int:
+    deadline = _deadline(k, read_timespec(k, timeout) if timeout else None)
+    return _with_mask(k, t, mask, size, lambda: _epoll_wait(k, t, epfd, address, count, deadline))

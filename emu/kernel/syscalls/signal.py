@@ -1,0 +1,236 @@
+"""Signals.
+
+Source: sigaction(2), sigprocmask(2), sigsuspend(2), sigwaitinfo(2), sigaltstack(2), sigreturn(2), kill(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING
+
+from emu.core.effects import REGISTERS_SET, RegistersSet
+from emu.core.errors import MemoryFault
+from emu.kernel import abi, sigframe
+from emu.kernel.inodes import fail
+from emu.kernel.signals import Action, Interrupted, SignalInfo, bit, clean_mask
+from emu.kernel.syscalls.time import read_timespec
+from emu.kernel.table import syscall
+from emu.kernel.task import AltStack
+from emu.kernel.waiting import wait
+from emu.machine import regs
+
+if TYPE_CHECKING:
+    from emu.kernel.kernel import Kernel
+    from emu.kernel.task import Task
+
+_ACTION = struct.Struct("<QQQQ")
+_STACK = struct.Struct("<QiiQ")
+_INFO = struct.Struct("<iiiiIIQ")
+_SET_SIZE = 8
+
+
+def _check_set_size(size: int) -> None:
+    if size != _SET_SIZE:
+        raise fail(errno.EINVAL)
+
+
+def read_mask(k: Kernel, address: int) -> int:
+    """Return a signal set."""
+    return int.from_bytes(k.arena.copy_in(address, _SET_SIZE), "little")
+
+
+@syscall(13, "rt_sigaction", "signal", "ptr", "ptr", "size")
+def _sys_rt_sigaction(k: Kernel, t: Task, signo: int, new: int, old: int, size: int) -> int:
+    _check_set_size(size)
+    if not 0 < signo <= abi.NSIG or new and signo in (abi.SIGKILL, abi.SIGSTOP):
+        raise fail(errno.EINVAL)
+    fields = _ACTION.unpack(k.arena.copy_in(new, 32)) if new else None
+    before = k.signals.actions[signo]
+    if old:
+        k.arena.copy_out(old, _ACTION.pack(before.handler, before.flags, before.restorer, before.mask))
+    if fields is not None:
+        handler, flags, restorer, mask = fields
+        k.signals.set_action(signo, Action(handler, flags, restorer, clean_mask(mask)))
+    return 0
+
+
+@syscall(14, "rt_sigprocmask", "int", "ptr", "ptr", "size")
+def _sys_rt_sigprocmask(k: Kernel, t: Task, how: int, new: int, old: int, size: int) -> int:
+    _check_set_size(size)
+    before = t.mask
+    if new:
+        mask = read_mask(k, new)
+        match how:
+            case abi.SIG_BLOCK:
+                mask |= before
+            case abi.SIG_UNBLOCK:
+                mask = before & ~mask
+            case abi.SIG_SETMASK:
+                pass
+            case _:
+                raise fail(errno.EINVAL)
+        k.signals.set_mask(t, mask)
+    if old:
+        k.arena.copy_out(old, before.to_bytes(8, "little"))
+    return 0
+
+
+@syscall(127, "rt_sigpending", "ptr", "size")
+def _sys_rt_sigpending(k: Kernel, t: Task, address: int, size: int) -> int:
+    if size > _SET_SIZE:
+        raise fail(errno.EINVAL)
+    k.arena.copy_out(address, (k.signals.pending_set(t) & t.mask).to_bytes(8, "little")[:size])
+    return 0
+
+
+@syscall(34, "pause")
+def _sys_pause(k: Kernel, t: Task) -> int:
+    wait(k, t, "for a signal (pause)", restart=False, for_signal=True)
+    raise Interrupted(False)
+
+
+@syscall(130, "rt_sigsuspend", "ptr", "size")
+def _sys_rt_sigsuspend(k: Kernel, t: Task, address: int, size: int) -> int:
+    _check_set_size(size)
+    mask = read_mask(k, address)
+    t.saved_mask = t.mask
+    k.signals.set_mask(t, mask)
+    k.signals.wake = True  # the mask comes back when the signals are dealt with
+    wait(k, t, "for a signal (sigsuspend)", restart=False, for_signal=True)
+    raise Interrupted(False)
+
+
+@syscall(128, "rt_sigtimedwait", "ptr", "ptr", "ptr", "size")
+def _sys_rt_sigtimedwait(k: Kernel, t: Task, wanted: int, info: int, timeout: int, size: int) -> int:
+    _check_set_size(size)
+    mask = clean_mask(read_mask(k, wanted))
+    deadline = k.clock.now + read_timespec(k, timeout) if timeout else None
+    found = k.signals.take(t, mask)
+    if found is None:
+        old = t.mask
+        t.mask &= ~mask  # so that their arrival ends the wait
+        try:
+            wait(
+                k, t, "for a signal (sigwait)", deadline=deadline, restart=False, for_signal=deadline is None
+            )
+        except Interrupted:
+            found = k.signals.take(t, mask)
+            if found is None:
+                raise
+        finally:
+            k.signals.set_mask(t, old)
+    if found is None:
+        raise fail(errno.EAGAIN)
+    if info:
+        k.arena.copy_out(info, sigframe.pack_siginfo(found))
+    return found.signo
+
+
+@syscall(131, "sigaltstack", "ptr", "ptr")
+def _sys_sigaltstack(k: Kernel, t: Task, new: int, old: int) -> int:
+    before = t.altstack
+    on_it = sigframe.on_altstack(before, k.cpu.get(regs.RSP))
+    fields = _STACK.unpack(k.arena.copy_in(new, 24)) if new else None
+    if fields is not None:
+        sp, flags, _, size = fields
+        flags &= abi.U32
+        if on_it:
+            raise fail(errno.EPERM)
+        if flags & ~abi.SS_AUTODISARM not in (0, abi.SS_ONSTACK, abi.SS_DISABLE):
+            raise fail(errno.EINVAL)
+        if flags & abi.SS_DISABLE:
+            t.altstack = AltStack()
+        elif size < abi.MINSIGSTKSZ:
+            raise fail(errno.ENOMEM)
+        else:
+            t.altstack = AltStack(sp, flags & abi.SS_AUTODISARM, size)
+    if old:
+        state = abi.SS_DISABLE if not before.size else abi.SS_ONSTACK if on_it else 0
+        flags = state | before.flags & abi.SS_AUTODISARM
+        k.arena.copy_out(old, struct.pack("<QIIQ", before.sp, flags, 0, before.size))
+    return 0
+
+
+@syscall(15, "rt_sigreturn")
+def _sys_rt_sigreturn(k: Kernel, t: Task) -> RegistersSet | int:
+    try:
+        mask = sigframe.pop(k.arena, k.cpu, t)
+    except MemoryFault:
+        k.signals.actions[abi.SIGSEGV] = Action()  # Linux forces SIGSEGV for a frame that is not there
+        k.signals.set_mask(t, t.mask & ~bit(abi.SIGSEGV))
+        k.signals.send(SignalInfo(abi.SIGSEGV, abi.SI_KERNEL), t)
+        return 0
+    k.signals.set_mask(t, mask)
+    return REGISTERS_SET
+
+
+def _target(pid: int) -> None:
+    """Check that a kill goes to this process: there is no other. Raises OSError(ESRCH)."""
+    if pid not in (abi.PID, 0, -1, -abi.PGID):
+        raise fail(errno.ESRCH)
+
+
+def _send(k: Kernel, t: Task | None, signo: int, code: int) -> int:
+    if not 0 <= signo <= abi.NSIG:
+        raise fail(errno.EINVAL)
+    if signo:
+        k.signals.send(SignalInfo(signo, code, abi.PID, k.config.uid), t)
+    return 0
+
+
+@syscall(62, "kill", "pid", "signal")
+def _sys_kill(k: Kernel, t: Task, pid: int, signo: int) -> int:
+    if not 0 <= signo <= abi.NSIG:
+        raise fail(errno.EINVAL)
+    if pid == -1:
+        raise fail(errno.ESRCH)  # "every other process": there is none
+    _target(pid)
+    return _send(k, None, signo, abi.SI_USER)
+
+
+def _task(k: Kernel, tid: int) -> Task:
+    if tid <= 0:
+        raise fail(errno.EINVAL)
+    task = k.tasks.get(tid)
+    if task is None:
+        raise fail(errno.ESRCH)
+    return task
+
+
+@syscall(200, "tkill", "pid", "signal")
+def _sys_tkill(k: Kernel, t: Task, tid: int, signo: int) -> int:
+    return _send(k, _task(k, tid), signo, abi.SI_TKILL)
+
+
+@syscall(234, "tgkill", "pid", "pid", "signal")
+def _sys_tgkill(k: Kernel, t: Task, pid: int, tid: int, signo: int) -> int:
+    if pid <= 0:
+        raise fail(errno.EINVAL)
+    task = _task(k, tid)
+    if pid != abi.PID:
+        raise fail(errno.ESRCH)
+    return _send(k, task, signo, abi.SI_TKILL)
+
+
+def _queue(k: Kernel, t: Task | None, signo: int, address: int) -> int:
+    _, _, code, _, pid, uid, value = _INFO.unpack(k.arena.copy_in(address, _INFO.size))
+    if not 0 <= signo <= abi.NSIG:
+        raise fail(errno.EINVAL)
+    if signo:
+        k.signals.send(SignalInfo(signo, code, pid, uid, value=value), t)
+    return 0
+
+
+@syscall(129, "rt_sigqueueinfo", "pid", "signal", "ptr")
+def _sys_rt_sigqueueinfo(k: Kernel, t: Task, pid: int, signo: int, address: int) -> int:
+    if pid != abi.PID:
+        raise fail(errno.ESRCH)
+    return _queue(k, None, signo, address)
+
+
+@syscall(297, "rt_tgsigqueueinfo", "pid", "pid", "signal", "ptr")
+def _sys_rt_tgsigqueueinfo(k: Kernel, t: Task, pid: int, tid: int, signo: int, address: int) -> int:
+    if pid != abi.PID:
+        raise fail(errno.ESRCH)
+    return _queue(k, _task(k, tid), signo, address)

@@ -1,0 +1,1 @@
+"""What executes: the CPU, the guest's memory and its page permissions, traps. May import `core` and `elf` only."""

@@ -1,0 +1,388 @@
+"""The guest's mappings: Linux's virtual memory areas over the arena.
+
+Keeps what /proc/self/maps shows, answers mmap, munmap, mprotect and mremap with Linux's rules (top-down placement below
+`mmap_base`, merging of alike neighbours, splitting at edges), and keeps the arena's page permissions equal to them.
+
+Source: mmap(2), mremap(2); Linux mm/mmap.c for placement and merging.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap as host_mmap
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+
+from emu.core.files import Backing
+from emu.machine import host
+from emu.machine.arena import BUS, HIGH_START, MAPPED, PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE, Arena, physical
+
+MMAP_BASE = 0x7FFF_F7FF_F000
+"""Where Linux puts the first mapping without randomisation and with the default stack limit."""
+MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
+
+
+def page_up(value: int) -> int:
+    """Round up to a whole page."""
+    return (value + PAGE_SIZE - 1) & -PAGE_SIZE
+
+
+class Vma:
+    """One area [start, end) with equal protection and one origin. `offset` is the file offset of `start`, in bytes.
+
+    `host_mapped` tells that host file pages lie under it, which must be replaced when it goes.
+    """
+
+    __slots__ = ("start", "end", "prot", "shared", "name", "offset", "backing", "host_mapped")
+
+    def __init__(
+        self,
+        start: int,
+        end: int,
+        prot: int,
+        *,
+        shared: bool = False,
+        name: str = "",
+        offset: int = 0,
+        backing: Backing | None = None,
+        host_mapped: bool = False,
+    ) -> None:
+        self.start, self.end, self.prot, self.shared = start, end, prot, shared
+        self.name, self.offset, self.backing, self.host_mapped = name, offset, backing, host_mapped
+
+    def part(self, start: int, end: int) -> Vma:
+        """Return a copy that covers [start, end) of this area."""
+        offset = self.offset + start - self.start if self.backing is not None else 0
+        return Vma(
+            start, end, self.prot, shared=self.shared, name=self.name, offset=offset, backing=self.backing,
+            host_mapped=self.host_mapped,
+        )  # fmt: skip
+
+    def joins(self, other: Vma) -> bool:
+        """Whether `other`, which starts where this one ends, can be one area with it."""
+        return (
+            self.end == other.start
+            and self.prot == other.prot
+            and self.shared == other.shared
+            and self.name == other.name
+            and self.backing is other.backing
+            and self.host_mapped == other.host_mapped
+            and (self.backing is None or self.offset + self.end - self.start == other.offset)
+        )
+
+    def __repr__(self) -> str:
+        flags = "".join(c if self.prot & bit else "-" for c, bit in (("r", 1), ("w", 2), ("x", 4)))
+        return f"<Vma {self.start:#x}-{self.end:#x} {flags} {self.name}>"
+
+
+class AddressSpace:
+    """All areas of one process. Methods raise OSError with Linux's errno; lengths and addresses are in bytes.
+
+    `on_change(start, end, had_exec)` is called before an existing range changes, so that the CPU drops what
+    it keeps of it.
+    """
+
+    def __init__(self, arena: Arena, max_memory: int = 1 << 62) -> None:
+        self.arena = arena
+        self.max_memory = max_memory
+        self.total = 0
+        self._starts: list[int] = []
+        self._areas: list[Vma] = []
+        self.on_change: Callable[[int, int, bool], None] = lambda start, end, had_exec: None
+
+    def __iter__(self) -> Iterator[Vma]:
+        return iter(self._areas)
+
+    def find(self, address: int) -> Vma | None:
+        """Return the area that holds `address`."""
+        index = bisect_right(self._starts, address) - 1
+        if index >= 0 and address < self._areas[index].end:
+            return self._areas[index]
+        return None
+
+    def overlapping(self, start: int, end: int) -> list[Vma]:
+        """Return the areas that share a byte with [start, end), in order."""
+        index = max(bisect_right(self._starts, start) - 1, 0)
+        found = []
+        while index < len(self._areas) and self._areas[index].start < end:
+            if self._areas[index].end > start:
+                found.append(self._areas[index])
+            index += 1
+        return found
+
+    def find_gap(self, length: int, *, below: int = MMAP_BASE, align: int = PAGE_SIZE) -> int:
+        """Return the highest free address for `length` bytes under `below`. Raises OSError(ENOMEM)."""
+        end = below
+        index = bisect_right(self._starts, below) - 1
+        while end - length >= HIGH_START:
+            area = self._areas[index] if index >= 0 else None
+            floor = area.end if area is not None else HIGH_START
+            place = (end - length) & -align
+            if place >= max(floor, HIGH_START):
+                return place
+            if area is None:
+                break
+            end = min(end, area.start)
+            index -= 1
+        raise OSError(errno.ENOMEM, "no room in the address space")
+
+    def mmap(
+        self,
+        address: int,
+        length: int,
+        prot: int,
+        *,
+        fixed: bool = False,
+        noreplace: bool = False,
+        shared: bool = False,
+        backing: Backing | None = None,
+        offset: int = 0,
+        name: str = "",
+        grows_down: bool = False,
+    ) -> int:
+        """Map `length` bytes, anonymous zeroes or the bytes of `backing` from `offset`; return the address.
+
+        Without `fixed`, `address` is a hint. `grows_down` is accepted: the caller maps the whole of such an area.
+        """
+        if length <= 0 or address & (PAGE_SIZE - 1) and fixed or offset & (PAGE_SIZE - 1):
+            raise OSError(errno.EINVAL, "mmap: bad length, address or offset")
+        length = page_up(length)
+        self._charge(length)
+        address &= -PAGE_SIZE
+        if fixed:
+            if physical(address) < 0 or physical(address + length - 1) != physical(address) + length - 1:
+                raise OSError(errno.ENOMEM, "address outside the guest's windows")
+            if self.overlapping(address, address + length):
+                if noreplace:
+                    raise OSError(errno.EEXIST, "range is in use")
+                self.munmap(address, length)
+        elif not address or not self._is_free(address, length):
+            address = self.find_gap(length)
+        area = Vma(
+            address, address + length, prot, shared=shared, offset=offset if backing else 0, backing=backing,
+            name=name or (backing.path if backing else ""),
+        )  # fmt: skip
+        valid = self._fill(area) if backing is not None else length
+        self._insert(area)
+        self.total += length
+        self._set_perms(address, length, prot)
+        if valid < length:
+            self.arena.set_perms(address + valid, length - valid, MAPPED | BUS | _normal(prot))
+        return address
+
+    def munmap(self, address: int, length: int) -> None:
+        """Remove every mapping in the range; pages outside any mapping are no error."""
+        if length <= 0 or address & (PAGE_SIZE - 1):
+            raise OSError(errno.EINVAL, "munmap: bad range")
+        end = address + page_up(length)
+        for area in self.overlapping(address, end):
+            start, stop = max(area.start, address), min(area.end, end)
+            self.on_change(start, stop, bool(area.prot & PROT_EXEC))
+            self._write_back(area, start, stop)
+            self._cut(area, start, stop)
+            self._release(start, stop, area.host_mapped)
+            self.total -= stop - start
+
+    def mprotect(self, address: int, length: int, prot: int) -> None:
+        """Change the protection of a range that must be mapped throughout."""
+        if address & (PAGE_SIZE - 1):
+            raise OSError(errno.EINVAL, "mprotect: address not page-aligned")
+        end = address + page_up(length)
+        at = address
+        areas = self.overlapping(address, end)
+        for area in areas:
+            if area.start > at:
+                break
+            at = area.end
+        if at < end:
+            raise OSError(errno.ENOMEM, "range not mapped")
+        for area in areas:
+            start, stop = max(area.start, address), min(area.end, end)
+            if area.prot == prot:
+                continue
+            self.on_change(start, stop, bool(area.prot & PROT_EXEC))
+            middle = self._cut(area, start, stop)
+            middle.prot = prot
+            self._insert(middle)
+            bus = self._bus_start(middle)
+            self._set_perms(start, bus - start, prot)
+            if bus < stop:
+                self.arena.set_perms(bus, stop - bus, MAPPED | BUS | _normal(prot))
+
+    def mremap(self, old: int, old_size: int, new_size: int, flags: int = 0, new_address: int = 0) -> int:
+        """Resize or move a mapping; return its address. `flags` are MREMAP_*."""
+        if old & (PAGE_SIZE - 1) or new_size <= 0 or flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED):
+            raise OSError(errno.EINVAL, "mremap: bad arguments")
+        old_size, new_size = page_up(old_size), page_up(new_size)
+        area = self.find(old)
+        if area is None or old_size == 0 or old + old_size > area.end:
+            raise OSError(errno.EFAULT, "mremap: range is not one mapping")
+        if flags & MREMAP_FIXED:
+            if not flags & MREMAP_MAYMOVE or new_address & (PAGE_SIZE - 1) or physical(new_address) < 0:
+                raise OSError(errno.EINVAL, "mremap: bad new address")
+            if new_address < old + old_size and old < new_address + new_size:
+                raise OSError(errno.EINVAL, "mremap: ranges overlap")
+            return self._move(area, old, old_size, new_size, new_address)
+        if new_size <= old_size:
+            if new_size < old_size:
+                self.munmap(old + new_size, old_size - new_size)
+            return old
+        if old + old_size == area.end and self._is_free(area.end, new_size - old_size):
+            self._extend(area, old + old_size, new_size - old_size)
+            return old
+        if not flags & MREMAP_MAYMOVE:
+            raise OSError(errno.ENOMEM, "mremap: no room to grow")
+        return self._move(area, old, old_size, new_size, self.find_gap(new_size))
+
+    def discard(self, address: int, length: int) -> None:
+        """Give the pages their first content again (MADV_DONTNEED): zeroes, or the file's bytes."""
+        end = address + page_up(length)
+        for area in self.overlapping(address, end):
+            start, stop = max(area.start, address), min(area.end, end)
+            self.on_change(start, stop, bool(area.prot & PROT_EXEC))
+            if area.shared:
+                continue
+            self._zero(start, stop, area.host_mapped)
+            if area.backing is not None:
+                self._fill(area.part(start, stop))
+
+    def sync(self, address: int, length: int) -> None:
+        """Write shared file mappings of the range back to their files (msync)."""
+        for area in self.overlapping(address, address + page_up(length)):
+            self._write_back(area, area.start, area.end)
+
+    def sync_all(self) -> None:
+        """Write every shared file mapping back (at exit)."""
+        for area in self._areas:
+            self._write_back(area, area.start, area.end)
+
+    def _is_free(self, address: int, length: int) -> bool:
+        last = physical(address + length - 1)
+        return physical(address) >= 0 and last >= 0 and not self.overlapping(address, address + length)
+
+    def _charge(self, length: int) -> None:
+        if length > 1 << 46:
+            raise OSError(errno.ENOMEM, "absurd length")
+        if self.total + length > self.max_memory:
+            raise OSError(errno.ENOMEM, "--max-memory reached")
+
+    def _set_perms(self, address: int, length: int, prot: int) -> None:
+        self.arena.set_perms(address, length, MAPPED | _normal(prot))
+
+    def _bus_start(self, area: Vma) -> int:
+        """Return the first address of `area` past the end of its file (`area.end` if there is none)."""
+        if area.backing is None:
+            return area.end
+        return min(max(area.start + page_up(max(area.backing.size() - area.offset, 0)), area.start), area.end)
+
+    def _fill(self, area: Vma) -> int:
+        """Put the bytes of the file under `area`; return how many of its bytes (whole pages) the file reaches."""
+        backing = area.backing
+        assert backing is not None
+        length = self._bus_start(area) - area.start
+        if not length:
+            return 0
+        start = physical(area.start)
+        host_fd = None if area.shared and area.prot & PROT_WRITE else backing.host_fd()
+        if host_fd is not None:
+            host.map_file(self.arena.host_base + start, length, host_fd, area.offset)
+            area.host_mapped = True
+        else:
+            at = 0
+            while at < length:
+                data = backing.pread(min(length - at, 1 << 20), area.offset + at)
+                if not data:
+                    break
+                self.arena.bytes[start + at : start + at + len(data)] = data
+                at += len(data)
+        return length
+
+    def _write_back(self, area: Vma, start: int, stop: int) -> None:
+        if not area.shared or area.backing is None or not area.prot & PROT_WRITE:
+            return
+        offset = area.offset + start - area.start
+        size = min(stop - start, area.backing.size() - offset)
+        if size > 0:
+            at = physical(start)
+            area.backing.pwrite(bytes(self.arena.bytes[at : at + size]), offset)
+
+    def _zero(self, start: int, stop: int, host_mapped: bool) -> None:
+        at = physical(start)
+        if host_mapped:
+            host.map_anonymous(self.arena.host_base + at, stop - start)
+        else:
+            self.arena.mapping.madvise(host_mmap.MADV_DONTNEED, at, stop - start)
+
+    def _release(self, start: int, stop: int, host_mapped: bool) -> None:
+        self._zero(start, stop, host_mapped)
+        self.arena.set_perms(start, stop - start, 0)
+
+    def _insert(self, area: Vma) -> None:
+        index = bisect_right(self._starts, area.start)
+        if index > 0 and self._areas[index - 1].joins(area):
+            index -= 1
+            area.start, area.offset = self._areas[index].start, self._areas[index].offset
+            del self._starts[index], self._areas[index]
+        if index < len(self._areas) and area.joins(self._areas[index]):
+            area.end = self._areas[index].end
+            del self._starts[index], self._areas[index]
+        self._starts.insert(index, area.start)
+        self._areas.insert(index, area)
+
+    def _cut(self, area: Vma, start: int, stop: int) -> Vma:
+        """Take [start, stop) out of `area`, keep what is left on both sides, return the piece."""
+        index = bisect_right(self._starts, area.start) - 1
+        pieces = []
+        if area.start < start:
+            pieces.append(area.part(area.start, start))
+        if stop < area.end:
+            pieces.append(area.part(stop, area.end))
+        self._areas[index : index + 1] = pieces
+        self._starts[index : index + 1] = [piece.start for piece in pieces]
+        return area.part(start, stop)
+
+    def _extend(self, area: Vma, start: int, length: int) -> None:
+        self._charge(length)
+        offset = area.offset + start - area.start if area.backing is not None else 0
+        extra = Vma(
+            start, start + length, area.prot, shared=area.shared, name=area.name, offset=offset, backing=area.backing
+        )
+        valid = self._fill(extra) if extra.backing is not None else length
+        prot = extra.prot
+        self._insert(extra)
+        self.total += length
+        self._set_perms(start, length, prot)
+        if valid < length:
+            self.arena.set_perms(start + valid, length - valid, MAPPED | BUS | _normal(prot))
+
+    def _move(self, area: Vma, old: int, old_size: int, new_size: int, new: int) -> int:
+        self._charge(new_size)
+        if self.overlapping(new, new + new_size):
+            self.munmap(new, new_size)
+        kept = min(old_size, new_size)
+        if old_size > kept:
+            self.munmap(old + kept, old_size - kept)
+            area = self.find(old) or area
+        self.on_change(old, old + kept, bool(area.prot & PROT_EXEC))
+        piece = self._cut(area, old, old + kept)
+        base = self.arena.host_base
+        host.move_pages(base + physical(old), kept, base + physical(new))
+        host.map_anonymous(base + physical(old), kept)
+        self.arena.set_perms(old, kept, 0)
+        piece.start, piece.end = new, new + kept
+        bus = self._bus_start(piece)
+        prot = piece.prot
+        self._set_perms(new, bus - new, prot)
+        if bus < new + kept:
+            self.arena.set_perms(bus, new + kept - bus, MAPPED | BUS | _normal(prot))
+        template = piece.part(new, new + kept)
+        self._insert(piece)
+        if new_size > kept:
+            self._extend(template, new + kept, new_size - kept)
+        return new
+
+
+def _normal(prot: int) -> int:
+    """Return the permissions that x86 really gives: writable and executable pages can be read too."""
+    return prot | PROT_READ if prot & (PROT_WRITE | PROT_EXEC) else prot
+

@@ -1,0 +1,351 @@
+"""The CPU: Unicorn behind a small face. Runs the guest from trap to trap and answers its TLB misses.
+
+A trap is a `syscall` instruction. The handler given to `run` is called inside Unicorn's hook with the registers read in one batch; what
+it does to the registers is what the guest goes on with, so most traps never leave Unicorn. Nothing ever runs guest code from inside a hook.
+
+Unicorn executes at ring 0 and knows VEX.128 only as its destructive SSE form: each newly translated block is scanned (once, not each
+time that it runs) for instructions that would run wrong, see `emu.machine.scan`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from emu.machine import binding, regs
+from emu.machine.arena import BUS, PROT_EXEC, PROT_READ, PROT_WRITE, Arena, physical
+from emu.machine.binding import RegisterBatch, TlbEntry, Unicorn
+from emu.machine.scan import BadInstruction, find_bad_instruction
+from emu.machine.xstate import load_fxsave, store_fxsave
+
+_FETCH, _WRITE = binding.UC_MEM_FETCH, binding.UC_MEM_WRITE
+_FIRST_FLUSH = 2000
+_CPUID_1 = (0x306C4, 0x800, 0x8ED82203, 0x78BFBFD)
+"""CPUID leaf 1 of Unicorn's Haswell (no AVX, FMA or F16C), less RDRAND, whose numbers would be the host's."""
+
+
+class PageFault(NamedTuple):
+    """The guest touched a page that it may not. `page` is the page's address, `access` is read, write or execute.
+
+    `mapped` tells a protection fault from an unmapped page, `bus` an access past the end of a mapped file.
+    """
+
+    page: int
+    access: str
+    mapped: bool
+    bus: bool
+
+
+class CpuException(NamedTuple):
+    """The guest raised exception `vector` (0 divide error, 3 breakpoint, 4 overflow, 6 invalid opcode, 13 protection, 16/19 floating point)."""
+
+    vector: int
+
+
+class Stopped(NamedTuple):
+    """The run ended because `Cpu.stop` was called."""
+
+
+Outcome = PageFault | CpuException | Stopped
+TrapHandler = Callable[[], None]
+
+
+class Context:
+    """All registers of a guest thread, as Unicorn saves them."""
+
+    __slots__ = ("handle", "_engine")
+
+    def __init__(self, engine: Unicorn) -> None:
+        self._engine = engine
+        self.handle = engine.context_alloc()
+
+    def __del__(self) -> None:
+        self._engine.context_free(self.handle)
+
+
+class Cpu:
+    """One CPU over an arena.
+
+    `trap` holds the registers at a trap in the order of `regs.GPRS`; `get` and `set` read and write single ones. In a
+    trap RIP is already the instruction after the `syscall`.
+    """
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        self.engine = Unicorn()
+        self.engine.map_host_memory(0, len(arena.mapping), arena.host_base)
+        self.engine.use_virtual_tlb()
+        self._all = RegisterBatch(self.engine, regs.GPRS)
+        self.trap = self._all.values
+        self._one: dict[int, RegisterBatch] = {}
+        self.in_trap = False
+        self.on_trap: TrapHandler = self._no_handler
+        self.read_tsc: Callable[[], int] = lambda: 0
+        self.pending: BaseException | None = None
+        self._fault: tuple[int, int] | None = None
+        self._vector: int | None = None
+        self._stop = False
+        self._force_fetch = False
+        self.tlb_misses = 0
+        self._flush_at = _FIRST_FLUSH
+        self._want_flush = False
+        self.blocks = 0
+        self._install_hooks()
+        self.reset_fpu()
+
+    def _no_handler(self) -> None:
+        raise RuntimeError("no trap handler")
+
+    # -- registers ------------------------------------------------------------------------------------------------
+
+    def get(self, register: int) -> int:
+        """Return a 64-bit register."""
+        batch = self._batch(register)
+        batch.read()
+        value = batch.values[0]
+        return value + 2 if self.in_trap and register == regs.RIP else value
+
+    def set(self, register: int, value: int) -> None:
+        """Store a 64-bit register. Setting RIP in a trap makes the guest go on there."""
+        if self.in_trap and register == regs.RIP:
+            value -= 2  # Unicorn adds the length of `syscall` after the hook
+        batch = self._batch(register)
+        batch.values[0] = value & 0xFFFF_FFFF_FFFF_FFFF
+        batch.write()
+
+    def _batch(self, register: int) -> RegisterBatch:
+        batch = self._one.get(register)
+        if batch is None:
+            batch = self._one[register] = RegisterBatch(self.engine, (register,))
+        return batch
+
+    def batch(self, registers: tuple[int, ...]) -> RegisterBatch:
+        """Return a batch over `registers` for repeated use."""
+        return RegisterBatch(self.engine, registers)
+
+    def gprs(self) -> list[int]:
+        """Return the registers in the order of `regs.GPRS`."""
+        self._all.read()
+        values = list(self.trap)
+        if self.in_trap:
+            values[16] += 2
+        return values
+
+    def set_gprs(self, values: list[int]) -> None:
+        """Load the registers in the order of `regs.GPRS`."""
+        for index, value in enumerate(values):
+            self.trap[index] = value & 0xFFFF_FFFF_FFFF_FFFF
+        if self.in_trap:
+            self.trap[16] = (values[16] - 2) & 0xFFFF_FFFF_FFFF_FFFF
+        self._all.write()
+
+    def reset_fpu(self) -> None:
+        """Give x87 and SSE the state in which Linux starts a program (Unicorn's reset values are the kernel's)."""
+        self.set(regs.MXCSR, 0x1F80)
+        self.set(regs.FPCW, 0x37F)
+        self.set(regs.FPSW, 0)
+        self.set(regs.FPTAG, 0xFFFF)
+
+    def fxsave(self) -> bytes:
+        """Return the x87 and SSE state as a 512-byte FXSAVE64 image."""
+        return store_fxsave(self.engine)
+
+    def fxrstor(self, image: bytes) -> None:
+        """Load the x87 and SSE state from a 512-byte FXSAVE64 image."""
+        load_fxsave(self.engine, image)
+
+    def save(self) -> Context:
+        """Return a copy of all registers."""
+        context = Context(self.engine)
+        self.engine.context_save(context.handle)
+        return context
+
+    def restore(self, context: Context) -> None:
+        """Load all registers from `context`."""
+        self.engine.context_restore(context.handle)
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    def run(self, address: int) -> Outcome:
+        """Run from `address` until a fault, an exception or `stop`; errors raised by handlers come out here.
+
+        On return RIP is where the guest would go on. Raises UnsupportedError for an instruction that cannot run right.
+        """
+        while True:
+            self._fault = self._vector = None
+            self._stop = False
+            error = self.engine.emu_start(self.engine.handle, address, 0, 0, 0)
+            self.in_trap = False
+            if self.pending is not None:
+                pending, self.pending = self.pending, None
+                raise pending
+            if self._vector is not None:
+                return CpuException(self._vector)
+            if error == binding.UC_ERR_INSN_INVALID:
+                return CpuException(6)
+            if error and self._fault is not None:
+                page, kind = self._fault
+                at = physical(page)
+                perms = self.arena.perms[at >> 12] if at >= 0 else 0
+                access = "execute" if kind == _FETCH else "write" if kind == _WRITE else "read"
+                return PageFault(page, access, bool(perms), bool(perms & BUS))
+            if error:
+                raise RuntimeError(f"unicorn stopped at {self.get(regs.RIP):#x}: {self.engine.strerror(error)}")
+            if self._want_flush:
+                self._want_flush = False
+                self.engine.flush_tlb()  # the TLB grows only when it is flushed
+                if not self._stop:
+                    address = self.get(regs.RIP)
+                    continue
+            if self._stop:
+                return Stopped()
+            return CpuException(13)  # hlt: a privileged instruction, where user code gets #GP
+
+    def stop(self) -> None:
+        """Make `run` return as soon as possible; may be called from another host thread."""
+        self._stop = True
+        self.engine.stop()
+
+    def range_changes(self, start: int, end: int, had_exec: bool) -> None:
+        """Drop translations (of addresses, and of code where it was executable) before a range changes."""
+        if had_exec:
+            self.flush_code(start, end - start)
+        self.engine.flush_tlb()
+
+    def flush_code(self, address: int, size: int) -> None:
+        """Forget translated code in the range, after the host has written over it or before it goes."""
+        self._force_fetch = True  # Unicorn looks the address up as a fetch
+        self.engine.remove_blocks(address, address + size)
+        self._force_fetch = False
+
+    def watch(self, address: int, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever the instruction at `address` is about to run; other code pays nothing.
+
+        Must be set before that code first runs. The callback may read registers and memory, not change them.
+        """
+
+        def hook(_uc: int, _address: int, _size: int, _data: int) -> None:
+            try:
+                callback()
+            except BaseException as error:
+                self._abandon(error)
+
+        self.engine.hook(binding.UC_HOOK_CODE, binding.CODE(hook), address, address)
+
+    # -- hooks ----------------------------------------------------------------------------------------------------
+
+    def _install_hooks(self) -> None:
+        engine = self.engine
+        engine.hook(binding.UC_HOOK_TLB_FILL, binding.TLB_FILL(self._on_tlb_fill()))
+        engine.hook(binding.UC_HOOK_INSN, binding.INSN_SYSCALL(self._on_syscall), instruction=binding.INS_SYSCALL)
+        engine.hook(binding.UC_HOOK_INSN, binding.INSN_BOOL(self._on_rdtsc), instruction=binding.INS_RDTSC)
+        engine.hook(binding.UC_HOOK_INSN, binding.INSN_BOOL(self._on_rdtscp), instruction=binding.INS_RDTSCP)
+        engine.hook(binding.UC_HOOK_INSN, binding.INSN_BOOL(self._on_cpuid), instruction=binding.INS_CPUID)
+        engine.hook(binding.UC_HOOK_INSN, binding.INSN_IN(self._on_in), instruction=binding.INS_IN)
+        engine.hook(binding.UC_HOOK_INSN, binding.INSN_OUT(self._on_out), instruction=binding.INS_OUT)
+        engine.hook(binding.UC_HOOK_INTR, binding.INTR(self._on_exception))
+        engine.hook(binding.UC_HOOK_EDGE_GENERATED, binding.EDGE_GENERATED(self._on_block))
+
+    def _on_tlb_fill(self) -> Callable[[Any, int, int, Any, Any], bool]:
+        perms = self.arena.perms
+
+        def fill(_uc: int, page: int, kind: int, result: ctypes._Pointer[TlbEntry], _data: int) -> bool:
+            at = physical(page)
+            allowed = perms[at >> 12] if at >= 0 else 0
+            if kind == _FETCH:
+                granted = PROT_READ | PROT_EXEC
+                wanted = PROT_EXEC
+            else:
+                granted = allowed & (PROT_READ | PROT_WRITE)
+                wanted = PROT_WRITE if kind == _WRITE else PROT_READ
+            if allowed & (wanted | BUS) != wanted and not (kind == _FETCH and self._force_fetch and at >= 0):
+                self._fault = (page, kind)
+                return False
+            entry = result[0]
+            entry.paddr = at
+            entry.perms = granted
+            self.tlb_misses += 1
+            if self.tlb_misses >= self._flush_at:
+                self._flush_at *= 2
+                self._want_flush = True
+                self.engine.stop()
+            return True
+
+        return fill
+
+    def _on_syscall(self, _uc: int, _data: int) -> None:
+        self._all.read()
+        self.in_trap = True
+        try:
+            self.on_trap()
+        except BaseException as error:  # a Python exception cannot cross Unicorn's C frames: `run` raises it
+            self._abandon(error)
+        self.in_trap = False
+
+    def _abandon(self, error: BaseException) -> None:
+        if self.pending is None:
+            self.pending = error
+        self.engine.stop()
+
+    def _on_rdtsc(self, _uc: int, _data: int) -> int:
+        value = self.read_tsc()
+        self._raw_set(regs.RAX, value & 0xFFFFFFFF)
+        self._raw_set(regs.RDX, value >> 32)
+        return 1
+
+    def _on_rdtscp(self, uc: int, data: int) -> int:
+        self._raw_set(regs.RCX, 0)
+        return self._on_rdtsc(uc, data)
+
+    def _peek(self, register: int) -> int:
+        batch = self._batch(register)
+        batch.read()
+        return batch.values[0]
+
+    def _raw_set(self, register: int, value: int) -> None:
+        batch = self._batch(register)
+        batch.values[0] = value
+        batch.write()
+
+    def _on_cpuid(self, _uc: int, _data: int) -> int:
+        if self._peek(regs.RAX) & 0xFFFF_FFFF != 1:
+            return 0
+        for register, value in zip((regs.RAX, regs.RBX, regs.RCX, regs.RDX), _CPUID_1, strict=True):
+            self._raw_set(register, value)
+        return 1
+
+    def _on_in(self, _uc: int, _port: int, _size: int, _data: int) -> int:
+        self._vector = 13
+        self.engine.stop()
+        return 0
+
+    def _on_out(self, _uc: int, _port: int, _size: int, _value: int, _data: int) -> None:
+        self._vector = 13
+        self.engine.stop()
+
+    def _on_exception(self, _uc: int, vector: int, _data: int) -> None:
+        self._vector = vector
+        self.engine.stop()
+
+    def _on_block(self, _uc: int, block: ctypes._Pointer[binding.TranslationBlock], _previous: int, _data: int) -> None:
+        current = block[0]
+        address: int = current.pc
+        start = physical(address)
+        self.blocks += 1
+        bad = find_bad_instruction(self.arena.mapping[start : start + current.size])
+        if bad is not None:
+            self._abandon(bad_instruction(address, bad))
+
+
+def bad_instruction(address: int, bad: BadInstruction) -> BaseException:
+    """Return the error for an instruction that cannot run right, for the runner to complete with object and function."""
+    return InstructionError(address + bad.offset, bad.name, bad.why)
+
+
+class InstructionError(Exception):
+    """An instruction that the machine cannot execute rightly, at `address`."""
+
+    def __init__(self, address: int, name: str, why: str) -> None:
+        super().__init__(f"{name} at {address:#x}: {why}")
+        self.address, self.name, self.why = address, name, why

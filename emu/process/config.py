@@ -1,0 +1,34 @@
+"""What a run is given. Everything that the guest may reach of the host is named here."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+
+class RunConfig(NamedTuple):
+    """One run of one program. Paths of `sysroot` and `writable` are the host's, `program` and `cwd` the guest's.
+
+    `env` is the guest's whole environment. `max_memory` is in bytes, `timeout` in seconds of host time. `tls_dtors` chooses who keeps the
+    thread_local destructors: our model, or libc's own code. With `keep_going` missing objects are recorded, not fatal.
+    """
+
+    program: str
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}  # noqa: RUF012 - never written
+    cwd: str = "/"
+    sysroot: str = "/"
+    seed: int = 0
+    writable: tuple[str, ...] = ()
+    max_memory: int | None = None
+    timeout: float | None = None
+    tls_dtors: Literal["model", "guest"] = "model"
+    keep_going: bool = False
+    argv0: str | None = None
+
+
+class Result(NamedTuple):
+    """How a run ended: the exit code for our own process, the signal that killed the guest (0: none), a line about it."""
+
+    status: int
+    signal: int = 0
+    report: str = ""

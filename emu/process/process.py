@@ -1,0 +1,256 @@
+"""One process from its program file to its end."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from emu.core.effects import Exit
+from emu.core.errors import EXIT_LOADER, EmuError, LoaderError, RunTimeout, UnsupportedError
+from emu.core.events import Fault
+from emu.elf import constants as c
+from emu.glibc.contract import Contract, StartInfo
+from emu.kernel.exec import load_program
+from emu.kernel.kernel import Kernel, KernelConfig
+from emu.kernel.task import Task
+from emu.kernel.vdso import build_vdso
+from emu.machine import regs
+from emu.machine.address_space import AddressSpace
+from emu.machine.arena import Arena
+from emu.machine.cpu import Cpu, CpuException, InstructionError, Outcome, PageFault
+from emu.process.config import Result, RunConfig
+from emu.process.faults import describe_fault, to_signal
+from emu.process.hostsignals import HostSignals
+from emu.process.runner import Runner
+from emu.process.symbols import Symbols
+from emu.rtld.rtld import MappedObject, Rtld, VersionErrors
+
+if TYPE_CHECKING:
+    from emu.core.events import EventBus
+    from emu.kernel.exec import Loaded
+    from emu.kernel.exec import MappedImage as KernelImage
+
+_PID = 1000
+_DEFAULT_MEMORY = 4 << 30
+
+
+class LinkError(EmuError):
+    """ld.so's last words; the text is complete, with the program's name in front."""
+
+    as_ld_so = True
+
+    def __init__(self, text: str, exit_code: int = EXIT_LOADER) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class Process:
+    """A program and everything around it. `load` maps it, `start` links it, `run` runs it; each does what comes before it."""
+
+    def __init__(self, config: RunConfig, bus: EventBus) -> None:
+        self.config, self.bus = config, bus
+        self.arena = Arena()
+        self.cpu = Cpu(self.arena)
+        self.space = AddressSpace(self.arena)
+        self.space.on_change = self.cpu.range_changes
+        kernel_config = KernelConfig(
+            sysroot=config.sysroot,
+            writable=config.writable,
+            cwd=config.cwd,
+            max_memory=config.max_memory or _DEFAULT_MEMORY,
+            seed=config.seed,
+            uid=os.getuid(),
+            gid=os.getgid(),
+            groups=tuple(os.getgroups()),
+        )
+        self.kernel = Kernel(kernel_config, self.space, bus)
+        self.kernel.cpu = self.cpu
+        self.kernel.report = lambda line: os.write(2, f"{line}\n".encode()) and None
+        self.task = Task(_PID, os.path.basename(config.program)[:15])
+        self.kernel.tasks[_PID] = self.task
+        bus.now = lambda: self.kernel.clock.monotonic
+        bus.task = _PID
+        self.cpu.read_tsc = lambda: self.kernel.clock.monotonic * 3
+        self.rtld: Rtld | None = None
+        self.contract: Contract | None = None
+        self.loaded: Loaded | None = None
+        self.symbols = Symbols(self, config.sysroot)
+        self._thread_pointer = self.cpu.batch((regs.FS_BASE,))
+
+    # -- phases -----------------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Map the program and all that it needs; check versions. No guest code runs. Raises EmuError."""
+        if self.loaded is not None:
+            return
+        config = self.config
+        argv = [os.fsencode(config.argv0 or config.program), *map(os.fsencode, config.args)]
+        envp = [os.fsencode(f"{name}={value}") for name, value in config.env.items()]
+        loaded = self.loaded = load_program(self.kernel, config.program, argv, envp, build_vdso())
+        if loaded.interpreter is None:
+            return
+        program = loaded.program
+        name = os.fsdecode(loaded.argv[0])
+        rtld = self.rtld = Rtld(self.arena, self.space, self.kernel.fs, self.bus, config.env, name)
+        rtld.keep_going = config.keep_going
+        rtld.warn = lambda text: os.write(2, os.fsencode(text)) and None
+        rtld.describe = self.symbols.describe
+        contract = self.contract = Contract(
+            rtld, self.arena, self.space, self.thread_pointer, config.tls_dtors == "model"
+        )
+        contract.source = self.symbols.source
+        interpreter = _mapped(loaded.interpreter)
+        try:
+            ld_so_map = contract.prepare(interpreter)
+            vdso = self._vdso(loaded.vdso) if loaded.vdso else None
+            rtld.load(_mapped(program), interpreter, vdso, ld_so_map)
+        except (EmuError, RecursionError) as error:
+            raise self._link_error(error) from None
+        contract.info = _start_info(loaded)
+        contract.plant_entries()
+        contract.lay_out_tls()
+
+    def start(self) -> None:
+        """Link the program: TLS, relocation, IFUNCs. Stops before the first constructor. Raises EmuError."""
+        self.load()
+        if self.contract is None:
+            return
+        contract = self.contract
+
+        def link_only(_contract: Contract, _call: object):  # type: ignore[no-untyped-def]
+            yield from contract.link()
+            self.cpu.stop()
+            return 0
+
+        contract.traps[contract.start_stub] = link_only
+        self._run_from(contract.start_stub, until_stop=True)
+
+    def run(self) -> Result:
+        """Run the program to its end. Raises EmuError for what ends the run without being the guest's doing."""
+        self.load()
+        assert self.loaded is not None
+        if self.contract is not None and self.config.tls_dtors == "guest" and self.bus.dtors:
+            self._observe_guest_dtors(self.contract)
+        start = self.contract.start_stub if self.contract is not None else self.loaded.start
+        return self._run_from(start)
+
+    def _observe_guest_dtors(self, contract: Contract) -> None:
+        from emu.glibc.cxa_thread_atexit_impl import Observer
+
+        plant = contract.plant_dtors
+
+        def plant_and_watch() -> None:
+            plant()
+            if contract.atexit is not None:
+                Observer(contract.atexit, self.cpu.watch, self.cpu.gprs)
+
+        contract.plant_dtors = plant_and_watch  # type: ignore[method-assign]
+
+    def _run_from(self, address: int, *, until_stop: bool = False) -> Result:
+        assert self.loaded is not None
+        runner = Runner(self.cpu, self.kernel, self.task, self.contract)
+        self.cpu.set(regs.RSP, self.loaded.stack_pointer)
+        self.cpu.set(regs.RDX, 0)
+        with HostSignals(self.kernel, self.cpu, self.config.timeout) as host:
+            while True:
+                try:
+                    outcome = self.cpu.run(address)
+                except InstructionError as error:
+                    where = self.symbols.where(error.address)
+                    raise UnsupportedError(error.name, where, error.why) from None
+                except LoaderError as error:
+                    raise self._link_error(error) from None
+                if runner.ended is not None:
+                    break
+                if host.timed_out:
+                    raise RunTimeout(f"{self.config.program}: stopped after {self.config.timeout:g} s (--timeout)")
+                if until_stop and not isinstance(outcome, (PageFault, CpuException)):
+                    return Result(0)
+                self._handle(outcome, runner)
+                if runner.ended is not None:
+                    break
+                address = self.cpu.get(regs.RIP)
+        self.space.sync_all()
+        return self._result(runner)
+
+    def _handle(self, outcome: Outcome, runner: Runner) -> None:
+        """Turn a fault into a signal, or deliver what the host sent."""
+        if isinstance(outcome, (PageFault, CpuException)):
+            signal = to_signal(outcome, self.cpu, self.arena)
+            self._fault_text = describe_fault(signal, outcome, self)
+            killed = self.kernel.fault(
+                self.task, self.cpu, signal.signo, signal.code, signal.address, signal.trapno, signal.error
+            )
+            if self.bus.faults:
+                pc = signal.pc
+                self.bus.emit(
+                    Fault(signal.name, signal.access, signal.address, pc, self.symbols.where(pc), killed is None)
+                )
+        else:
+            killed = self.kernel.deliver_signals(self.task, self.cpu)
+        if killed is not None:
+            runner.ended = killed
+
+    _fault_text = ""
+
+    def _result(self, runner: Runner) -> Result:
+        ended = runner.ended
+        assert ended is not None
+        if isinstance(ended, Exit):
+            return Result(ended.status & 0xFF)
+        from emu.kernel.abi import signal_name
+
+        name = signal_name(ended.signo)
+        detail = self._fault_text or f"sent by the program itself, at {self.symbols.where(self.cpu.get(regs.RIP))}"
+        return Result(128 + ended.signo, ended.signo, f"emu: {self.config.program}: killed by {name}: {detail}")
+
+    # -- details ----------------------------------------------------------------------------------------------------
+
+    def thread_pointer(self) -> int:
+        """Return the running thread's fs base."""
+        self._thread_pointer.read()
+        return self._thread_pointer.values[0]
+
+    def _link_error(self, error: BaseException) -> EmuError:
+        """Return the error as ld.so words it. Source: glibc elf/dl-error-skeleton.c:fatal_error."""
+        from emu.core.errors import ElfError
+
+        name = os.fsdecode(self.loaded.argv[0]) if self.loaded is not None else self.config.program
+        if isinstance(error, VersionErrors):
+            return LinkError("\n".join(f"{name}: {e.object_name}: {e.text}" for e in error.errors), 1)
+        if isinstance(error, ElfError):
+            return LinkError(f"{name}: error while loading shared libraries: {error.object_name}: {error.reason}")
+        if isinstance(error, LoaderError):
+            occasion = error.occasion or "error while loading shared libraries"
+            text = error.text
+            if error.errno and os.strerror(error.errno) not in text:
+                text += f": {os.strerror(error.errno)}"
+            where = f"{error.object_name}: " if error.object_name else ""
+            return LinkError(f"{name}: {occasion}: {where}{text}")
+        assert isinstance(error, EmuError)
+        return error
+
+    def _vdso(self, base: int) -> MappedObject:
+        from emu.elf.header import parse_ehdr, parse_phdrs
+
+        area = self.space.find(base)
+        assert area is not None
+        data = self.arena.read(base, area.end - base)
+        ehdr = parse_ehdr(data, "linux-vdso.so.1")
+        phdrs = parse_phdrs(data, ehdr, "linux-vdso.so.1")
+        low = next(p.vaddr for p in phdrs if p.type == c.PT_LOAD)
+        return MappedObject("linux-vdso.so.1", base - low, base + ehdr.entry, base + ehdr.phoff, phdrs, (0, 0))
+
+
+def _mapped(image: KernelImage) -> MappedObject:
+    return MappedObject(
+        image.path, image.bias, image.entry, image.phdr, list(image.phdrs), (image.file.dev, image.file.ino)
+    )
+
+
+def _start_info(loaded: Loaded) -> StartInfo:
+    argc = len(loaded.argv)
+    argv = loaded.stack_pointer + 8
+    envp = argv + 8 * (argc + 1)
+    auxv = envp + 8 * (len(loaded.envp) + 1)
+    return StartInfo(loaded.stack_pointer, dict(loaded.auxv), auxv, argc, argv, envp)

@@ -1,0 +1,114 @@
+"""Addresses in the user's terms: object and offset, function, source line. DWARF is read only when a line is asked for."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from emu.core.errors import EmuError
+from emu.elf.demangle import demangle
+
+if TYPE_CHECKING:
+    from emu.elf.dwarf import DebugInfo
+    from emu.process.process import Process
+
+
+class Symbols:
+    """Names for guest addresses of one process. Answers are kept: the same address is asked for again and again."""
+
+    def __init__(self, process: Process, sysroot: str) -> None:
+        self._process, self._sysroot = process, sysroot
+        self._debug: dict[str, DebugInfo | None] = {}
+        self._described: dict[int, str] = {}
+        self._sources: dict[int, str] = {}
+
+    def place(self, address: int) -> tuple[str, int, str] | None:
+        """Return (object's name, link-time address, path of its file) for an address in a mapped object."""
+        process = self._process
+        if process.rtld is not None:
+            map_ = process.rtld.find_map(address)
+            if map_ is not None:
+                return map_.display_name, address - map_.addr, map_.path
+        elif process.loaded is not None and process.loaded.program.start <= address < process.loaded.program.end:
+            program = process.loaded.program
+            return program.path, address - program.bias, program.path
+        return None
+
+    def _info(self, path: str) -> DebugInfo | None:
+        if path not in self._debug:
+            from emu.elf.dwarf import DebugInfo
+
+            info = None
+            host = self._process.kernel.fs.host_path(path)
+            if host is not None and os.path.isfile(host):
+                try:
+                    info = DebugInfo(host, root=self._sysroot)
+                except EmuError:
+                    info = None  # a file without usable names still has offsets
+            self._debug[path] = info
+        return self._debug[path]
+
+    def function(self, address: int) -> str:
+        """Return the demangled name of the function at `address`, with the offset into it if any; empty if unknown."""
+        place = self.place(address)
+        info = self._info(place[2]) if place is not None else None
+        if place is None or info is None:
+            return ""
+        try:
+            found = info.function(place[1])
+        except EmuError:
+            return ""
+        if found is None:
+            return ""
+        offset = place[1] - found[1]
+        return demangle(found[0]) + (f"+{offset:#x}" if offset else "")
+
+    def source(self, address: int) -> str:
+        """Return file:line of the code at `address`, empty if unknown."""
+        if address not in self._sources:
+            place = self.place(address)
+            info = self._info(place[2]) if place is not None else None
+            line = None
+            if place is not None and info is not None:
+                try:
+                    line = info.line(place[1])
+                except EmuError:
+                    line = None
+            self._sources[address] = f"{line[0]}:{line[1]}" if line is not None else ""
+        return self._sources[address]
+
+    def describe(self, address: int) -> str:
+        """Return the function at `address`, or object+offset where it has no name."""
+        if address not in self._described:
+            place = self.place(address)
+            plain = f"{place[0]}+{place[1]:#x}" if place is not None else f"{address:#x}"
+            self._described[address] = self.function(address) or plain
+        return self._described[address]
+
+    def where(self, address: int) -> str:
+        """Return object+offset, function and source line, as far as they are known."""
+        place = self.place(address)
+        if place is None:
+            area = self._process.space.find(address)
+            return f"{area.name or 'anonymous memory'} at {address:#x}" if area is not None else f"{address:#x}"
+        text = f"{place[0]}+{place[1]:#x}"
+        if function := self.function(address):
+            text += f" in {function}"
+        if source := self.source(address):
+            text += f" ({source})"
+        return text
+
+    def near_stack(self, address: int) -> bool:
+        """Whether `address` lies in the guard below the main stack."""
+        for area in self._process.space:
+            if area.name == "[stack]":
+                return area.start - (1 << 20) <= address < area.start
+        return False
+
+    def area_name(self, address: int) -> str:
+        """Return what the mapping at `address` belongs to."""
+        place = self.place(address)
+        if place is not None:
+            return f"{place[0]}+{place[1]:#x}"
+        area = self._process.space.find(address)
+        return area.name or "anonymous memory" if area is not None else "nothing"

@@ -1,0 +1,165 @@
+"""The link map: what the dynamic linker knows of one loaded object.
+
+This Python object is the truth; the guest's `struct link_map` is a mirror of it (see `emu.glibc`). The one exception is the count of pending
+thread_local destructors, which lives in guest memory only, because libc's own code may change it too.
+
+Source: glibc include/link.h, elf/dl-object.c:_dl_new_object.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.core.errors import ElfError, MemoryFault
+from emu.elf import constants as c
+from emu.elf.dynamic import Dynamic
+from emu.elf.symtab import SymbolTable
+
+if TYPE_CHECKING:
+    from emu.core.types import Memory
+    from emu.elf.header import Phdr
+    from emu.elf.versions import VersionDef
+    from emu.rtld.scope import Scope
+    from emu.rtld.version import Version
+
+LT_EXECUTABLE, LT_LIBRARY, LT_LOADED = 0, 1, 2
+"""Why an object is here: the program itself, needed at start-up, opened at run time (glibc's `l_type`)."""
+
+NO_TLS_OFFSET = 0
+FORCED_DYNAMIC_TLS_OFFSET = -1
+
+
+class MappedImage:
+    """An object's mapped bytes by link-time address (`emu.elf.image.Image` over guest memory)."""
+
+    __slots__ = ("_bias", "_memory", "_name")
+
+    def __init__(self, memory: Memory, bias: int, name: str) -> None:
+        self._memory, self._bias, self._name = memory, bias, name
+
+    def read(self, vaddr: int, size: int) -> bytes:
+        """Return `size` bytes at the link-time address. Raises ElfError outside the mapped object."""
+        try:
+            return self._memory.read(self._bias + vaddr, size)
+        except MemoryFault:
+            raise ElfError(self._name, f"address range {vaddr:#x}+{size:#x} is not mapped") from None
+
+
+class LinkMap:
+    """One loaded object. Names are glibc's member names without the `l_`; addresses are guest addresses unless they say vaddr.
+
+    `address` is where the guest's `struct link_map` mirror lies, 0 until it has one.
+    """
+
+    __slots__ = (
+        "addr", "address", "contiguous", "direct_opencount", "dynamic", "entry", "faked", "file_id", "found_by", 
+        "global_", "init_called", "initfini", "ld", "lib_names", "loader", "local_scope", "main_map", "map_end", "map_start", "name",
+        "needed_as", "nodelete_active", "nodelete_pending", "ns", "origin", "path", "phdr", "phdrs", "reldeps",
+        "relocated", "relro", "removed", "rpath", "runpath", "scopes", "searchlist", "soname", "symbolic", "symtab", "text_end", "tls_align",
+        "tls_blocksize", "tls_firstbyte_offset", "tls_initimage", "tls_initimage_size", "tls_modid", "tls_offset", "type", "version_definitions", "versions",
+        "lookup_cache", "gnu_property_isa", "serial",
+    )  # fmt: skip
+
+    def __init__(self, name: str, path: str, type_: int, ns: int, loader: LinkMap | None) -> None:
+        self.name, self.path, self.type, self.ns, self.loader = name, path, type_, ns, loader
+        self.addr = self.ld = self.entry = self.phdr = self.address = self.map_start = self.map_end = self.text_end = 0
+        self.serial = 0
+        self.phdrs: list[Phdr] = []
+        self.dynamic: Dynamic
+        self.symtab: SymbolTable
+        self.soname: str | None = None
+        self.lib_names: list[str] = [name]
+        self.file_id: tuple[int, int] = (0, 0)
+        self.origin: str | None = None
+        self.rpath: str | None = None
+        self.runpath: str | None = None
+        self.found_by = self.needed_as = ""
+        self.contiguous = True
+        self.versions: list[Version | None] = []
+        self.searchlist: list[LinkMap] = []
+        self.initfini: list[LinkMap] | None = None
+        self.reldeps: list[LinkMap] = []
+        self.local_scope: Scope
+        self.scopes: list[Scope] = []
+        self.symbolic = self.global_ = self.relocated = self.init_called = self.faked = self.removed = False
+        self.main_map = False
+        self.direct_opencount = 0
+        self.nodelete_active = self.nodelete_pending = False
+        self.relro: tuple[int, int] | None = None
+        self.tls_blocksize = self.tls_initimage = self.tls_initimage_size = self.tls_firstbyte_offset = 0
+        self.tls_align = 1
+        self.tls_modid = 0
+        self.tls_offset = NO_TLS_OFFSET
+        self.lookup_cache: dict[tuple[int, int], tuple[LinkMap, int] | None] = {}
+        self.gnu_property_isa = 0
+        self.version_definitions: list[VersionDef] | None = None
+
+    def __repr__(self) -> str:
+        return f"<LinkMap {self.display_name} at {self.addr:#x}>"
+
+    @property
+    def display_name(self) -> str:
+        """The name for people: the path, or the program's own for the main map, whose `name` is empty."""
+        return self.name or self.path
+
+    def read_dynamic(self, memory: Memory) -> None:
+        """Read the dynamic section and the tables that it leads to from the mapped object. Raises ElfError."""
+        dynamic = next(p for p in self.phdrs if p.type == c.PT_DYNAMIC)
+        self.ld = self.addr + dynamic.vaddr
+        image = MappedImage(memory, self.addr, self.display_name)
+        self.dynamic = Dynamic(image.read(dynamic.vaddr, dynamic.memsz), self.display_name)
+        self.symtab = SymbolTable(image, self.phdrs, self.dynamic, self.display_name)
+        strings = self.symtab.strings
+        if self.dynamic.soname is not None:
+            self.soname = strings.at(self.dynamic.soname).decode(errors="surrogateescape")
+        if self.dynamic.runpath is not None:
+            self.runpath = strings.at(self.dynamic.runpath).decode(errors="surrogateescape")
+        elif self.dynamic.rpath is not None:
+            self.rpath = strings.at(self.dynamic.rpath).decode(errors="surrogateescape")
+        self.symbolic = bool(self.dynamic.flags & c.DF_SYMBOLIC)
+
+    def read_phdrs(self) -> None:
+        """Take TLS, RELRO and the mapped range from the program headers, at the load address already known."""
+        loads = [p for p in self.phdrs if p.type == c.PT_LOAD]
+        if loads:
+            self.map_start = self.addr + (loads[0].vaddr & -4096)
+            self.map_end = self.addr + loads[-1].vaddr + loads[-1].memsz
+            self.text_end = max((self.addr + p.vaddr + p.memsz for p in loads if p.flags & c.PF_X), default=self.map_start)
+        for phdr in self.phdrs:
+            if phdr.type == c.PT_TLS and phdr.memsz:
+                self.tls_blocksize, self.tls_align = phdr.memsz, max(phdr.align, 1)
+                self.tls_firstbyte_offset = phdr.vaddr & (self.tls_align - 1)
+                self.tls_initimage, self.tls_initimage_size = self.addr + phdr.vaddr, phdr.filesz
+            elif phdr.type == c.PT_GNU_RELRO and phdr.memsz:
+                self.relro = (self.addr + phdr.vaddr, phdr.memsz)
+
+    def needed_names(self) -> list[str]:
+        """Return the DT_NEEDED names in file order."""
+        at = self.symtab.strings.at
+        return [at(offset).decode(errors="surrogateescape") for offset in self.dynamic.needed]
+
+    def matches_name(self, name: str) -> bool:
+        """Whether the object is known under `name`; a DT_SONAME that matches becomes a known name.
+
+        Source: glibc elf/dl-load.c:_dl_map_object, elf/dl-misc.c:_dl_name_match_p.
+        """
+        if name in self.lib_names or (self.name and name == self.name):
+            return True
+        if self.faked or self.soname is None or self.soname != name:
+            return False
+        self.lib_names.append(name)
+        return True
+
+    def contains(self, address: int) -> bool:
+        """Whether `address` lies in one of the object's segments."""
+        if not self.map_start <= address < self.map_end:
+            return False
+        if self.contiguous:
+            return True
+        at = address - self.addr
+        return any(p.type == c.PT_LOAD and p.vaddr <= at < p.vaddr + p.memsz for p in self.phdrs)
+
+    def table(self, memory: Memory, tag: int) -> bytes:
+        """Return the bytes of a table of the dynamic section that has its size in a tag of its own (see `Dynamic.table`)."""
+        vaddr, size = self.dynamic.table(tag)
+        return memory.read(self.addr + vaddr, size) if size else b""

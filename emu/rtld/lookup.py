@@ -1,0 +1,188 @@
+"""Symbol look-up: which object's definition a reference binds to.
+
+The first acceptable definition in scope order wins; a strong one does not beat a weak one that comes earlier. What is
+acceptable depends on versions: a reference with version v takes a definition with version name v (an executable that holds a COPY
+defines it under the name of a version it *needs*), or any definition of an object without versions; one without takes the
+base definition or the only default one.
+
+Source: glibc elf/dl-lookup.c:_dl_lookup_symbol_x, do_lookup_x, check_match, do_lookup_unique.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from emu.core.errors import ElfError
+from emu.elf import constants as c
+from emu.elf.hash import gnu_hash, sysv_hash
+
+if TYPE_CHECKING:
+    from emu.rtld.link_map import LinkMap
+    from emu.rtld.scope import Namespace, Scope
+    from emu.rtld.version import Version
+
+CLASS_PLT, CLASS_COPY = 1, 2
+"""Type classes of a reference: a PLT slot or TLS (an undefined symbol with a value does not do), a COPY relocation."""
+
+RETURN_NEWEST = 2
+"""Flag of dlsym: an unversioned reference takes the default version in place of the base one."""
+
+_SYM = struct.Struct("<IBBHQQ").unpack_from
+_TYPES = frozenset((c.STT_NOTYPE, c.STT_OBJECT, c.STT_FUNC, c.STT_COMMON, c.STT_TLS, c.STT_GNU_IFUNC))
+_ANY = 3
+
+Found = tuple["LinkMap", int]
+"""The defining object and the index of the symbol in its table."""
+
+
+def lookup_symbol(
+    name: bytes,
+    undef_map: LinkMap,
+    reference: int,
+    scopes: Iterable[Scope],
+    version: Version | None,
+    type_class: int,
+    namespaces: Sequence[Namespace],
+    *,
+    flags: int = 0,
+    skip_map: LinkMap | None = None,
+) -> Found | None:
+    """Return the definition that `name` binds to, or None.
+
+    `reference` is the index of the symbol in `undef_map`'s own table (0: there is none). With `skip_map` the search begins behind that
+    object in the first scope. Raises ElfError for a broken hash table.
+    """
+    value = gnu_hash(name)
+    terminated = name + b"\0"
+    found = None
+    for scope in scopes:
+        maps: Sequence[LinkMap] = scope.maps
+        if skip_map is not None and skip_map in maps:
+            maps = maps[maps.index(skip_map) :]
+        found = _search(
+            name, terminated, value, maps, version, type_class, flags, skip_map, undef_map, reference, namespaces
+        )
+        if found is not None:
+            break
+    if reference and undef_map.symtab.data[reference * 24 + 5] & 3 == c.STV_PROTECTED and found is not None:
+        return _protected(
+            found, name, terminated, value, undef_map, reference, scopes, version, type_class, flags, namespaces
+        )
+    return found
+
+
+def _protected(
+    found: Found,
+    name: bytes,
+    terminated: bytes,
+    value: int,
+    undef_map: LinkMap,
+    reference: int,
+    scopes: Iterable[Scope],
+    version: Version | None,
+    type_class: int,
+    flags: int,
+    namespaces: Sequence[Namespace],
+) -> Found:
+    """A reference by a protected definition of one's own stays at home; only a COPY elsewhere of one's own data is taken."""
+    if type_class == CLASS_PLT:
+        return (undef_map, reference) if found[0] is not undef_map else found
+    for scope in scopes:
+        other = _search(
+            name, terminated, value, scope.maps, version, CLASS_PLT, flags, None, undef_map, reference, namespaces
+        )
+        if other is not None:
+            return (undef_map, reference) if other[0] is not undef_map else found
+    return found
+
+
+def _search(
+    name: bytes,
+    terminated: bytes,
+    value: int,
+    maps: Sequence[LinkMap],
+    version: Version | None,
+    type_class: int,
+    flags: int,
+    skip_map: LinkMap | None,
+    undef_map: LinkMap,
+    reference: int,
+    namespaces: Sequence[Namespace],
+) -> Found | None:
+    bloom_bit = value >> 6
+    for map_ in maps:
+        table = map_.symtab
+        gnu = table.gnu_hash
+        if gnu is not None:
+            word = gnu.bloom[bloom_bit & gnu.bloom_mask]
+            if not (word >> (value & 63)) & (word >> ((value >> gnu.shift) & 63)) & 1:
+                continue
+            candidates = gnu.candidates(name, value)
+        elif table.sysv_hash is not None:
+            candidates = table.sysv_hash.candidates(name, sysv_hash(name))
+        else:
+            continue
+        if map_ is skip_map or map_.removed or (type_class & CLASS_COPY and map_.type == 0):
+            continue
+        index = _match(map_, candidates, terminated, version, type_class, flags)
+        if index < 0:
+            continue
+        info, other = table.data[index * 24 + 4], table.data[index * 24 + 5]
+        if other & 3 in (c.STV_HIDDEN, c.STV_INTERNAL):
+            continue
+        bind = info >> 4
+        if bind in (c.STB_GLOBAL, c.STB_WEAK):
+            return map_, index
+        if bind == c.STB_GNU_UNIQUE:
+            return _unique(name, map_, index, type_class, undef_map, reference, namespaces[map_.ns])
+    return None
+
+
+def _match(
+    map_: LinkMap, candidates: Iterable[int], terminated: bytes, version: Version | None, type_class: int, flags: int
+) -> int:
+    """Return the index of the acceptable definition of `map_` among the candidates, or -1."""
+    table = map_.symtab
+    data, strings, versym = table.data, table.strings.data, table.versym
+    only_versioned, versioned = -1, 0
+    for index in candidates:
+        if index >= table.count:
+            raise ElfError(map_.display_name, f"hash table leads to symbol {index} of {table.count}")
+        st_name, info, _, shndx, st_value, _ = _SYM(data, index * 24)
+        kind = info & 15
+        if st_value == 0 and shndx != c.SHN_ABS and kind != c.STT_TLS or (type_class & 1 and shndx == c.SHN_UNDEF):
+            continue
+        if kind not in _TYPES or not strings.startswith(terminated, st_name):
+            continue
+        if versym is None:
+            return index
+        number = versym[index]
+        if version is not None:
+            at = number & 0x7FFF
+            mine = map_.versions[at] if at < len(map_.versions) else None
+            if mine is not None:
+                if mine.hash == version.hash and mine.name == version.name:
+                    return index
+            elif not version.hidden and not number & 0x8000:
+                return index
+            continue
+        if number & 0x7FFF < (2 if flags & RETURN_NEWEST else _ANY):
+            return index
+        if not number & 0x8000:
+            versioned += 1
+            if versioned == 1:
+                only_versioned = index
+    return only_versioned if versioned == 1 else -1
+
+
+def _unique(
+    name: bytes, map_: LinkMap, index: int, type_class: int, undef_map: LinkMap, reference: int, namespace: Namespace
+) -> Found:
+    """The first definition of a unique symbol that is found in a namespace becomes everybody's."""
+    known = namespace.unique.get(name)
+    if known is not None:
+        return (map_, index) if type_class & CLASS_COPY else known
+    namespace.unique[name] = (undef_map, reference) if type_class & CLASS_COPY else (map_, index)
+    return map_, index

@@ -1,0 +1,153 @@
+"""Mapping one object: its segments, their protection, the zero-filled tail.
+
+Source: glibc elf/dl-load.c:_dl_map_object_from_fd, elf/dl-map-segments.h:_dl_map_segments.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING
+
+from emu.core.errors import LoaderError, UnsupportedError
+from emu.core.events import LibraryLoad
+from emu.elf import constants as c
+from emu.elf.header import check_loadable, parse_ehdr, parse_phdrs
+from emu.elf.notes import gnu_properties, parse_notes
+from emu.rtld.link_map import LinkMap
+
+if TYPE_CHECKING:
+    from emu.core.files import Backing
+    from emu.elf.header import Phdr
+    from emu.rtld.rtld import Rtld
+
+_PAGE = 4096
+_PROT = (0, 4, 2, 6, 1, 5, 3, 7)
+"""mmap's protection for each value of p_flags: the two number read, write and execute in opposite order."""
+_ISA_LEVELS = {1: "x86-64-baseline", 2: "x86-64-v2", 4: "x86-64-v3", 8: "x86-64-v4"}
+_ISA_SUPPORTED = 1 | 2
+
+
+def map_segments(rtld: Rtld, backing: Backing, phdrs: list[Phdr], name: str) -> int:
+    """Map the PT_LOAD segments of a DSO where there is room; return the load bias. Raises LoaderError."""
+    loads = [p for p in phdrs if p.type == c.PT_LOAD]
+    align = max(_PAGE, *(p.align for p in loads))
+    start = loads[0].vaddr & -_PAGE
+    end = -(-(loads[-1].vaddr + loads[-1].memsz) // _PAGE) * _PAGE
+    mappings = rtld.mappings
+    try:
+        base = mappings.find_gap(end - start, align=align)
+        for index, load in enumerate(loads):
+            first = load.vaddr & -_PAGE
+            file_end = load.vaddr + load.filesz
+            map_end = -(-file_end // _PAGE) * _PAGE
+            prot = _PROT[load.flags & 7]
+            where = base + first - start
+            if map_end > first and load.filesz:
+                mappings.mmap(
+                    where, map_end - first, prot, fixed=True, backing=backing, offset=load.offset & -_PAGE, name=backing.path
+                )
+            else:
+                map_end = first
+            _zero_fill(rtld, base - start, load, map_end, prot)
+            mem_end = -(-(load.vaddr + load.memsz) // _PAGE) * _PAGE
+            if index + 1 < len(loads):
+                hole = loads[index + 1].vaddr & -_PAGE
+                if hole > mem_end:
+                    mappings.mmap(base + mem_end - start, hole - mem_end, 0, fixed=True, name=backing.path)
+    except OSError as error:
+        raise LoaderError(name, "failed to map segment from shared object", error.errno or 0) from None
+    return base - start
+
+
+def _zero_fill(rtld: Rtld, bias: int, load: Phdr, map_end: int, prot: int) -> None:
+    """Clear the rest of the last file page and map zero pages for what follows it."""
+    if load.memsz <= load.filesz:
+        return
+    zero = bias + load.vaddr + load.filesz
+    zero_page = bias + map_end
+    if zero_page > zero:
+        rtld.memory.write(zero, bytes(zero_page - zero))
+    mem_end = -(-(bias + load.vaddr + load.memsz) // _PAGE) * _PAGE
+    if mem_end > zero_page:
+        rtld.mappings.mmap(zero_page, mem_end - zero_page, prot, fixed=True)
+
+
+def map_object(rtld: Rtld, backing: Backing, name: str, loader: LinkMap | None, type_: int, ns: int, rule: str) -> LinkMap:
+    """Map the open file `backing` as a new object of namespace `ns` and enter it there.
+
+    `name` is the path that becomes the object's l_name. Raises ElfError, LoaderError, or UnsupportedError for an object that
+    needs a CPU that is not emulated.
+    """
+    header = backing.pread(4096, 0)
+    ehdr = parse_ehdr(header, name)
+    if ehdr.phoff + ehdr.phnum * c.PHDR_SIZE > len(header):
+        header = backing.pread(ehdr.phoff + ehdr.phnum * c.PHDR_SIZE, 0)
+    phdrs = parse_phdrs(header, ehdr, name)
+    check_loadable(ehdr, phdrs, backing.size(), name)
+    bias = map_segments(rtld, backing, phdrs, name)
+    map_ = LinkMap(name, backing.path, type_, ns, loader)
+    map_.addr = bias
+    map_.phdrs = phdrs
+    map_.entry = bias + ehdr.entry
+    map_.file_id = (backing.dev, backing.ino)
+    map_.found_by = rule
+    map_.origin = posixpath.dirname(rtld.files.realpath(backing.path))
+    place_phdrs(rtld, map_, ehdr.phoff)
+    finish_map(rtld, map_)
+    if map_.dynamic.is_pie:
+        raise LoaderError(name, "cannot dynamically load position-independent executable")
+    return map_
+
+
+def place_phdrs(rtld: Rtld, map_: LinkMap, phoff: int) -> None:
+    """Find the program headers in memory, or put a copy there when no segment holds them."""
+    for phdr in map_.phdrs:
+        if phdr.type == c.PT_PHDR:
+            map_.phdr = map_.addr + phdr.vaddr
+            return
+    size = len(map_.phdrs) * c.PHDR_SIZE
+    for phdr in map_.phdrs:
+        if phdr.type == c.PT_LOAD and phdr.offset <= phoff and phoff + size <= phdr.offset + phdr.filesz:
+            map_.phdr = map_.addr + phdr.vaddr + phoff - phdr.offset
+            return
+    raise UnsupportedError("program headers outside every segment", map_.display_name)
+
+
+def finish_map(rtld: Rtld, map_: LinkMap) -> None:
+    """Read what a mapped object says of itself, check that it can run here, and enter it into its namespace."""
+    map_.read_phdrs()
+    map_.read_dynamic(rtld.memory)
+    _check_isa(rtld, map_)
+    namespace = rtld.namespaces[map_.ns]
+    namespace.maps.append(map_)
+    map_.serial = rtld.next_serial()
+    if map_.soname is not None and map_.soname.startswith("libc.so.") and namespace.libc_map is None:
+        namespace.libc_map = map_
+    if map_.tls_blocksize:
+        rtld.tls.assign_module_id(map_)
+    if rtld.bus.libs:
+        needed_by = map_.loader.display_name if map_.loader is not None else ""
+        rtld.bus.emit(
+            LibraryLoad(
+                map_.name, map_.path, map_.addr, map_.map_start, map_.map_end, needed_by, map_.found_by, map_.ns
+            )
+        )
+
+
+def _check_isa(rtld: Rtld, map_: LinkMap) -> None:
+    """Refuse an object marked as needing an x86-64 level that Unicorn does not execute. Source: dl-prop.h, cpu-features.c."""
+    for phdr in map_.phdrs:
+        if phdr.type == c.PT_GNU_PROPERTY and phdr.filesz:
+            data = rtld.memory.read(map_.addr + phdr.vaddr, phdr.filesz)
+            properties = gnu_properties(parse_notes(data, 8, map_.display_name), map_.display_name)
+            if properties is None or not properties.isa_1_needed:
+                continue
+            map_.gnu_property_isa = properties.isa_1_needed
+            missing = properties.isa_1_needed & ~_ISA_SUPPORTED
+            for bit, level in _ISA_LEVELS.items():
+                if missing & bit:
+                    raise UnsupportedError(
+                        f"CPU: the object needs {level} (GNU_PROPERTY_X86_ISA_1_NEEDED)",
+                        map_.display_name,
+                        "emulated is x86-64-v2: rebuild it with -march=x86-64-v2",
+                    )

@@ -1,0 +1,377 @@
+"""Where a needed object is looked for, and in which order.
+
+A name with a slash is a path. Any other name is tried in the directories of: DT_RPATH of the object that needs it, of that object's loaders
+and of the program (only if the object itself has no DT_RUNPATH); LD_LIBRARY_PATH; DT_RUNPATH of the object; then in ld.so.cache; then in the
+system's directories. In each directory, subdirectories for better CPUs come first.
+
+Source: glibc elf/dl-load.c:_dl_map_object, open_path, fillin_rpath, _dl_init_paths; elf/dl-hwcaps.c; gABI chapter 5 "Shared Object
+Dependencies".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from emu.core.errors import LoaderError
+from emu.core.events import LibrarySearch
+from emu.elf.constants import DF_1_NODEFLIB, EHDR_SIZE
+from emu.elf.header import ForeignObjectError, parse_ehdr
+from emu.rtld.cache import CACHE_PATH, LdSoCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from emu.core.events import EventBus
+    from emu.core.files import Backing, FileSystem
+
+SYSTEM_DIRS = ("/lib/x86_64-linux-gnu/", "/usr/lib/x86_64-linux-gnu/", "/lib/", "/usr/lib/")
+"""The default directories of Debian's ld.so (`ld.so --help` lists them)."""
+DST_LIB = "lib/x86_64-linux-gnu"
+PLATFORM = "x86_64"
+HWCAPS = ("x86-64-v2",)
+"""The glibc-hwcaps subdirectories for the CPU that is emulated."""
+
+_LEGACY_SUBDIRS = (
+    "tls/x86_64/x86_64/", "tls/x86_64/", "tls/x86_64/", "tls/", "x86_64/x86_64/", "x86_64/", "x86_64/", "",
+)  # fmt: skip
+"""All choices from tls, the platform and the hwcap; the last two have one name, so ld.so too tries the same file twice."""
+_UNKNOWN, _EXISTING, _NONEXISTING = range(3)
+_IDENTIFIER = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
+
+
+class DynamicView(Protocol):
+    """What the search looks at in a dynamic section."""
+
+    @property
+    def flags_1(self) -> int:
+        """DT_FLAGS_1, 0 if absent."""
+
+
+class MapView(Protocol):
+    """What the search looks at in a link map.
+
+    `origin` replaces $ORIGIN: the directory of the path that the object was loaded by, without a trailing slash (None: unknown).
+    """
+
+    @property
+    def display_name(self) -> str:
+        """The object's name for people."""
+
+    @property
+    def origin(self) -> str | None:
+        """The directory that $ORIGIN stands for."""
+
+    @property
+    def rpath(self) -> str | None:
+        """DT_RPATH, None if absent or overruled by a DT_RUNPATH."""
+
+    @property
+    def runpath(self) -> str | None:
+        """DT_RUNPATH."""
+
+    @property
+    def loader(self) -> MapView | None:
+        """The object that first needed this one."""
+
+    @property
+    def dynamic(self) -> DynamicView:
+        """The dynamic section."""
+
+
+class Found(NamedTuple):
+    """A file found: the path that it was opened by, the open file, and the rule that led to it.
+
+    `rule` is "path", "RPATH of X", "LD_LIBRARY_PATH", "RUNPATH of X", "ld.so.cache" or "default directory".
+    """
+
+    path: str
+    backing: Backing
+    rule: str
+
+
+class _Directory:
+    """A directory of some search list: its name with a trailing slash, and what is known of each of its subdirectories."""
+
+    __slots__ = ("name", "status")
+
+    def __init__(self, name: str, subdirs: int) -> None:
+        self.name = name
+        # A relative directory means another one after chdir, so it is never written off.
+        self.status = [_UNKNOWN if name.startswith("/") else _EXISTING] * subdirs
+
+
+def check_header(backing: Backing, path: str) -> None:
+    """Refuse a file by its ELF header: ForeignObjectError lets a search go on, any other ElfError ends it."""
+    parse_ehdr(backing.pread(EHDR_SIZE, 0), path)
+
+
+def has_dst(text: str) -> bool:
+    """Whether `text` contains a dynamic string token that ld.so knows. Source: glibc elf/dl-load.c:_dl_dst_count."""
+    return any(_dst_at(text, i + 1)[1] for i, char in enumerate(text) if char == "$")
+
+
+def _dst_at(text: str, start: int) -> tuple[str, int]:
+    """Return the token that begins after the `$` before `start` and its length without the `$`; length 0 for none."""
+    curly = text.startswith("{", start)
+    first = start + curly
+    for token in ("ORIGIN", "PLATFORM", "LIB"):
+        if text.startswith(token, first):
+            end = first + len(token)
+            following = text[end : end + 1]
+            # As in ld.so, a name in braces must not be followed by an identifier character either, and "}" is none.
+            if following not in _IDENTIFIER and (following == "}" or not curly):
+                return token, len(token) + 2 * curly
+    return "", 0
+
+
+def _is_trusted(path: str) -> bool:
+    """Whether a path, its `.` and `..` resolved by name, lies in a system directory. Source: is_trusted_path_normalize."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return path.startswith("/") and f"/{'/'.join(parts)}/".startswith(SYSTEM_DIRS)
+
+
+class SearchPath:
+    """The search for needed objects of one process, with its memory of directories that do not exist.
+
+    `env` is the guest's environment at start-up; `secure` is AT_SECURE; `hwcaps` are the names of the usable glibc-hwcaps
+    subdirectories, the preferred first.
+    """
+
+    __slots__ = (
+        "_bus", "_cache", "_directories", "_env_path", "_env_dirs", "_files", "_hwcaps", "_lists", "_secure", "_subdirs", "_system",
+        "last_errno",
+    )  # fmt: skip
+
+    last_errno: int
+    """Why the last `find` returned None: the errno that ld.so would report."""
+
+    def __init__(
+        self,
+        files: FileSystem,
+        bus: EventBus,
+        env: Mapping[str, str],
+        secure: bool = False,
+        hwcaps: Sequence[str] = HWCAPS,
+    ) -> None:
+        self._files, self._bus, self._secure = files, bus, secure
+        self._hwcaps = tuple(hwcaps)
+        self._subdirs = (*(f"glibc-hwcaps/{name}/" for name in hwcaps), *_LEGACY_SUBDIRS)
+        self._directories: dict[str, _Directory] = {}
+        self._lists: dict[tuple[MapView, str], list[_Directory]] = {}
+        self._env_path = "" if secure else env.get("LD_LIBRARY_PATH", "")
+        self._env_dirs: list[_Directory] | None = None if self._env_path else []
+        self._system = self._intern(SYSTEM_DIRS)
+        self._cache: LdSoCache | None = None
+        self.last_errno = 0
+
+    def find(
+        self,
+        name: str,
+        loader: MapView | None,
+        main: MapView | None,
+        check: Callable[[Backing, str], object] = check_header,
+    ) -> Found | None:
+        """Look for the object that `loader` (None: nobody in particular) needs by `name`, and open it.
+
+        `main` is the program, the base namespace's first map. `check` judges an opened file: it raises ForeignObjectError where the
+        search should go on, any other error where the search should end with it.
+
+        Returns None with `last_errno` set if there is no such file. Raises LoaderError "wrong ELF class: ELFCLASS32" if only files of
+        that class were found, and "cannot read file data" for a directory in place of a file.
+        Source: glibc elf/dl-load.c:_dl_map_object.
+        """
+        attempt = _Attempt(self, name, check)
+        self.last_errno = errno.ENOENT
+        if "/" in name:
+            path = name if loader is None else self.expand(name, loader, main)
+            found = attempt.open(path, "path")
+        else:
+            found = self._search(attempt, loader, main)
+        if found is None:
+            if attempt.wrong_class:
+                raise LoaderError(name, "wrong ELF class: ELFCLASS32")
+            self.last_errno = attempt.errno
+        return found
+
+    def _search(self, attempt: _Attempt, loader: MapView | None, main: MapView | None) -> Found | None:
+        for directories, rule in self._before_cache(loader, main):
+            if found := self._try_directories(attempt, directories, rule):
+                return found
+        user = loader or main
+        no_default_dirs = user is not None and bool(user.dynamic.flags_1 & DF_1_NODEFLIB)
+        cached = self._cached(attempt.name)
+        if (
+            cached is not None
+            and not (no_default_dirs and cached.startswith(SYSTEM_DIRS))
+            and (found := attempt.open(cached, "ld.so.cache"))
+        ):
+            return found
+        return None if no_default_dirs else self._try_directories(attempt, self._system, "default directory")
+
+    def _before_cache(
+        self, loader: MapView | None, main: MapView | None
+    ) -> Iterable[tuple[list[_Directory], str]]:
+        """Yield the search lists that come before ld.so.cache, each with its rule."""
+        if loader is None or loader.runpath is None:
+            map_, main_is_done = loader, main is None
+            while map_ is not None:
+                yield self._list_of(map_, "RPATH", main), f"RPATH of {map_.display_name}"
+                main_is_done |= map_ is main
+                map_ = map_.loader
+            if not main_is_done and main is not None:
+                yield self._list_of(main, "RPATH", main), f"RPATH of {main.display_name}"
+        if self._env_dirs is None:
+            elements = self._env_path.replace(";", ":").split(":")
+            self._env_dirs = self._intern(self._expand_elements(elements, main))
+        yield self._env_dirs, "LD_LIBRARY_PATH"
+        if loader is not None:
+            yield self._list_of(loader, "RUNPATH", main), f"RUNPATH of {loader.display_name}"
+
+    def _list_of(self, map_: MapView, tag: str, main: MapView | None) -> list[_Directory]:
+        """Return an object's own search list; it is taken apart once. Source: cache_rpath, decompose_rpath."""
+        if tag == "RUNPATH":
+            text = map_.runpath
+        else:
+            text = map_.rpath if map_.runpath is None else None
+        if not text:
+            return []
+        known = self._lists.get((map_, tag))
+        if known is None:
+            known = self._intern(self._expand_elements(text.split(":"), map_, main))
+            self._lists[map_, tag] = known
+        return known
+
+    def _expand_elements(
+        self, elements: Iterable[str], map_: MapView | None, main: MapView | None = None
+    ) -> Iterable[str]:
+        """Yield directory names with a trailing slash; "" is the working directory. An element that cannot be expanded is dropped."""
+        for element in elements:
+            if element == "":
+                yield ""
+            elif expanded := self.expand(element, map_, main):
+                yield expanded.rstrip("/") + "/"
+
+    def _intern(self, names: Iterable[str]) -> list[_Directory]:
+        """Return the directories of a search list, each once; lists share what is known of a directory."""
+        directories = self._directories
+        for_list: dict[str, _Directory] = {}
+        for name in names:
+            if name not in directories:
+                directories[name] = _Directory(name, len(self._subdirs))
+            for_list[name] = directories[name]
+        return list(for_list.values())
+
+    def expand(self, text: str, map_: MapView | None, main: MapView | None) -> str:
+        """Replace $ORIGIN, $LIB and $PLATFORM (also in braces) in a path of `map_`; "" if that is impossible or not allowed.
+
+        Other uses of `$` stay. In a secure process $ORIGIN must be the whole first part of the path, and in a path of the program the
+        result must lie in a system directory.
+        Source: glibc elf/dl-load.c:_dl_dst_substitute; gABI chapter 5 "Substitution Sequences".
+        """
+        if "$" not in text:
+            return text
+        parts: list[str] = []
+        at = 0
+        must_be_trusted = False
+        while (dollar := text.find("$", at)) >= 0:
+            parts.append(text[at:dollar])
+            token, length = _dst_at(text, dollar + 1)
+            at = dollar + 1 + length
+            if token == "ORIGIN":
+                if self._secure and not (dollar == 0 and text[at : at + 1] in ("", "/")):
+                    return ""
+                must_be_trusted = self._secure and map_ is main
+                if map_ is None or map_.origin is None:
+                    return ""
+                parts.append(map_.origin)
+            else:
+                parts.append({"PLATFORM": PLATFORM, "LIB": DST_LIB, "": "$"}[token])
+        path = "".join(parts) + text[at:]
+        return "" if must_be_trusted and not _is_trusted(path) else path
+
+    def _try_directories(self, attempt: _Attempt, directories: list[_Directory], rule: str) -> Found | None:
+        """Try every directory of a list that may exist. Source: open_path."""
+        for directory in directories:
+            status = directory.status
+            any_exists = False
+            for index, subdir in enumerate(self._subdirs):
+                if status[index] == _NONEXISTING:
+                    continue
+                place = directory.name + subdir
+                found = attempt.open(place + attempt.name, rule)
+                if status[index] == _UNKNOWN:
+                    exists = found is not None or self._files.is_directory(place[:-1] or "/")
+                    status[index] = _EXISTING if exists else _NONEXISTING
+                    if not exists:
+                        attempt.errno = errno.ENOENT
+                if found is not None:
+                    return found
+                any_exists |= status[index] == _EXISTING
+            if any_exists and attempt.errno not in (errno.ENOENT, errno.EACCES):
+                # The file is there, but there is something wrong with it: ld.so gives up this list.
+                return None
+        return None
+
+    def _cached(self, name: str) -> str | None:
+        if self._cache is None:
+            try:
+                backing = self._files.open_for_loading(CACHE_PATH)
+                data = backing.pread(backing.size(), 0)
+            except OSError:
+                data = b""  # without the file ld.so goes on to the default directories
+            self._cache = LdSoCache(data, self._hwcaps)
+        return self._cache.lookup(os.fsencode(name))
+
+    def unload_cache(self) -> None:
+        """Forget ld.so.cache, as ld.so does after start-up and after each dlopen: the next search reads it anew.
+
+        Source: glibc elf/dl-cache.c:_dl_unload_cache.
+        """
+        self._cache = None
+
+    def try_open(self, name: str, path: str, rule: str, check: Callable[[Backing, str], object]) -> Found:
+        """Open and judge one candidate. Raises OSError, ForeignObjectError, or what `check` raises. Source: open_verify."""
+        try:
+            backing = self._files.open_for_loading(path)
+            check(backing, path)
+        except (OSError, ForeignObjectError):
+            if self._bus.libs:
+                self._bus.emit(LibrarySearch(name, path, rule, False))
+            raise
+        if self._bus.libs:
+            self._bus.emit(LibrarySearch(name, path, rule, True))
+        return Found(path, backing, rule)
+
+
+class _Attempt:
+    """One search under way: what is looked for, and what the failures so far amount to."""
+
+    __slots__ = ("_check", "_search", "errno", "name", "wrong_class")
+
+    def __init__(self, search: SearchPath, name: str, check: Callable[[Backing, str], object]) -> None:
+        self._search, self.name, self._check = search, name, check
+        self.errno = errno.ENOENT
+        self.wrong_class = False
+
+    def open(self, path: str, rule: str) -> Found | None:
+        """Open a candidate; None where the search goes on."""
+        try:
+            return self._search.try_open(self.name, path, rule, self._check)
+        except ForeignObjectError as error:
+            self.errno = errno.ENOENT
+            self.wrong_class |= "ELF class" in error.reason
+        except OSError as error:
+            self.errno = error.errno or errno.ENOENT
+            if self.errno == errno.EISDIR:
+                # open(2) takes a directory, and ld.so fails to read it.
+                raise LoaderError(
+                    path, f"cannot read file data: {os.strerror(self.errno)}", self.errno
+                ) from None
+        return None

@@ -1,0 +1,66 @@
+"""Symbol versions: what each version index of an object means, and whether what it needs is there.
+
+Source: glibc elf/dl-version.c:_dl_check_map_versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.core.errors import LoaderError
+from emu.elf import constants as c
+from emu.elf.versions import VersionDef, version_defs, version_needs
+from emu.rtld.link_map import LinkMap, MappedImage
+
+if TYPE_CHECKING:
+    from emu.core.types import Memory
+
+
+class Version(NamedTuple):
+    """A version as a reference or a definition names it; `file` is empty for one that the object defines."""
+
+    name: bytes
+    hash: int
+    hidden: bool
+    file: bytes
+
+
+def check_map_versions(map_: LinkMap, memory: Memory, find: Callable[[str], LinkMap | None]) -> list[LoaderError]:
+    """Fill `map_.versions` and return what is missing; a weak version may be missing.
+
+    `find` gives the loaded object for a needed file name. Raises LoaderError for a record of an unknown format.
+    Differs: an object that needs versions of a library without any is accepted without the warning that ld.so prints.
+    """
+    dynamic, name = map_.dynamic, map_.display_name
+    image = MappedImage(memory, map_.addr, name)
+    strings = map_.symtab.strings
+    missing: list[LoaderError] = []
+    table: dict[int, Version] = {}
+    if dynamic.get(c.DT_VERNEED) is not None:
+        for need in version_needs(image, map_.phdrs, dynamic, strings, name):
+            table[need.ndx & 0x7FFF] = Version(need.name, need.hash, bool(need.ndx & 0x8000), need.file)
+            provider = find(need.file.decode(errors="surrogateescape"))
+            if provider is None or provider.faked:
+                continue
+            defined = _definitions(provider, memory)
+            if defined and all(d.hash != need.hash or d.name != need.name for d in defined) and not need.weak:
+                text = f"version `{need.name.decode(errors='replace')}' not found (required by {name})"
+                missing.append(LoaderError(provider.display_name, text))
+    for definition in _definitions(map_, memory):
+        if not definition.flags & c.VER_FLG_BASE:
+            table[definition.ndx & 0x7FFF] = Version(definition.name, definition.hash, False, b"")
+    if table:
+        map_.versions = [table.get(index) for index in range(max(table) + 1)]
+    return missing
+
+
+def _definitions(map_: LinkMap, memory: Memory) -> list[VersionDef]:
+    if map_.dynamic.get(c.DT_VERDEF) is None:
+        return []
+    known = map_.version_definitions
+    if known is None:
+        image = MappedImage(memory, map_.addr, map_.display_name)
+        known = version_defs(image, map_.phdrs, map_.dynamic, map_.symtab.strings, map_.display_name)
+        map_.version_definitions = known
+    return known

@@ -1,0 +1,135 @@
+"""Events as text: one line each, for people.
+
+The columns are sequence number, seconds of virtual time, task, category, and then what happened, with a verb first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emu.core import events as ev
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BEGINNING = "# emu trace: number, seconds of virtual time, task, category, event"
+"""The first line of a text trace in a file."""
+
+_COLOURS = {
+    "libs": 36, "bindings": 34, "reloc": 34, "init": 32, "fini": 32, "tls": 35, "dtors": 33, "syscalls": 37, "faults": 31, "dl": 36,
+}  # fmt: skip
+"""The SGR foreground colour of each category (ECMA-48)."""
+
+
+def _search(e: ev.LibrarySearch) -> str:
+    return f"try {e.path} for {e.name} ({e.rule}): {'found' if e.found else 'not found'}"
+
+
+def _load(e: ev.LibraryLoad) -> str:
+    needed = f" for {e.needed_by}" if e.needed_by else ""
+    namespace = f" in namespace {e.namespace}" if e.namespace else ""
+    return f"load {e.path or e.name} at {e.start:#x}-{e.end:#x}, bias {e.base:#x}{needed} ({e.rule}){namespace}"
+
+
+def _binding(e: ev.Binding) -> str:
+    symbol = f"{e.symbol}@{e.version}" if e.version else e.symbol
+    lazy = ", lazily" if e.lazy else ""
+    return f"bind {symbol} of {e.origin} to {e.target} {e.address:#x} ({e.relocation} at {e.slot:#x}{lazy})"
+
+
+def _relocated(e: ev.Relocated) -> str:
+    return f"relocate {e.name}: {e.relative} relative, {e.symbolic} symbolic, {e.lazy} lazy, {e.ifunc} ifunc"
+
+
+def _relro(e: ev.RelroProtected) -> str:
+    return f"protect {e.start:#x}-{e.end:#x} of {e.name} (RELRO)"
+
+
+def _call(e: ev.Initializer | ev.Finalizer) -> str:
+    return f"call {e.function or 'a function'} at {e.address:#x} of {e.name} ({e.kind})"
+
+
+def _module(e: ev.TlsModuleAssigned) -> str:
+    place = f"static at fs-{e.offset:#x}" if e.offset else "dynamic"
+    return f"assign module {e.module} to {e.name}: {e.size} bytes aligned to {e.align}, {place}"
+
+
+def _layout(e: ev.TlsStaticLayout) -> str:
+    return f"fix static TLS: {e.used} of {e.size} bytes aligned to {e.align}, surplus {e.surplus}"
+
+
+def _block(e: ev.TlsBlockAllocated) -> str:
+    return f"allocate module {e.module} of {e.name} at {e.address:#x} ({'static' if e.static else 'heap'})"
+
+
+def _dtv(e: ev.DtvResized) -> str:
+    return f"resize DTV at {e.dtv:#x}: {e.slots} slots, generation {e.generation}"
+
+
+def _source(source: str) -> str:
+    return f" [{source}]" if source else ""
+
+
+def _registered(e: ev.DtorRegistered) -> str:
+    count = f"{e.count_before} -> {e.count_after}"
+    return f"register {e.function} on {e.object:#x}, owner {e.owner}: {count}{_source(e.source)}"
+
+
+def _run(e: ev.DtorRun) -> str:
+    return f"run      {e.function} on {e.object:#x}, owner {e.owner}{_source(e.source)}"
+
+
+def _done(e: ev.DtorDone) -> str:
+    return f"done     {e.function} on {e.object:#x}, owner {e.owner}: {e.count_before} -> {e.count_after}"
+
+
+def _syscall(e: ev.Syscall) -> str:
+    return f"{e.name}({e.arguments}) = {e.result}"
+
+
+def _fault(e: ev.Fault) -> str:
+    handled = "handled" if e.handled else "not handled"
+    return f"{e.signal}: {e.access} at {e.address:#x} by {e.where} (pc {e.pc:#x}), {handled} by the program"
+
+
+RENDERERS: dict[type[Any], Callable[[Any], str]] = {
+    ev.LibrarySearch: _search,
+    ev.LibraryLoad: _load,
+    ev.Binding: _binding,
+    ev.Relocated: _relocated,
+    ev.RelroProtected: _relro,
+    ev.Initializer: _call,
+    ev.Finalizer: _call,
+    ev.TlsModuleAssigned: _module,
+    ev.TlsStaticLayout: _layout,
+    ev.TlsBlockAllocated: _block,
+    ev.DtvResized: _dtv,
+    ev.DtorRegistered: _registered,
+    ev.DtorRun: _run,
+    ev.DtorDone: _done,
+    ev.Syscall: _syscall,
+    ev.Fault: _fault,
+}
+
+
+def _printable(line: str) -> str:
+    """Keep a line one line, and a terminal as it is, whatever names the guest's files and symbols have."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def render(record: ev.Record) -> str:
+    """Return the record's line, without the newline."""
+    event = record.event
+    seconds, rest = divmod(record.time, 1_000_000_000)
+    said = _printable(RENDERERS[type(event)](event))
+    return f"{record.sequence:>6} {seconds}.{rest:09d} {record.task:>5} {event.category:<8} {said}"
+
+
+def render_coloured(record: ev.Record) -> str:
+    """Return the line with its category in colour, for a terminal."""
+    line = render(record)
+    category = record.event.category
+    head, _, tail = line.partition(f" {category} ")
+    return f"{head} \x1b[{_COLOURS[category]}m{category}\x1b[0m {tail}"

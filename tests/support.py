@@ -1,0 +1,58 @@
+"""Run a fixture natively and in the emulator, in the same folder, environment and standard input."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import cache
+from typing import TYPE_CHECKING
+
+from tools import fixtures
+from tools.fixtures import Outcome
+
+if TYPE_CHECKING:
+    from tools.fixtures import Run
+
+#: Seconds after which a run in the emulator has failed.
+EMU_TIMEOUT = 180.0
+
+
+def all_runs() -> list[Run]:
+    """Every run of every fixture, by fixture name."""
+    return [run for fixture in fixtures.load_all() for run in fixture.runs]
+
+
+@cache
+def _native(run_id: str) -> Outcome:
+    (run,) = (run for run in all_runs() if run.id == run_id)
+    return fixtures.run_native(run)
+
+
+def run_native(run: Run) -> Outcome:
+    """The run's outcome under the real ld.so and kernel, asked for once a session."""
+    return _native(run.id)
+
+
+def emu_command(run: Run, *emu_options: str) -> list[str]:
+    """The command line that runs ``run`` in the emulator, with the fixture's whole environment in it.
+
+    The guest's environment goes through ``--env``: LD_PRELOAD must reach the guest, not Python.
+    """
+    variables = fixtures.BASE_ENV | run.env
+    environment = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
+    return [sys.executable, "-m", "emu", "run", "--clean-env", *environment, *emu_options, *run.argv]
+
+
+def run_emu(run: Run, *emu_options: str, timeout: float = EMU_TIMEOUT) -> Outcome:
+    """The run's outcome in the emulator; raises subprocess.TimeoutExpired."""
+    done = subprocess.run(
+        emu_command(run, *emu_options),
+        cwd=fixtures.CACHE / run.fixture,
+        env=os.environ | {"PYTHONPATH": str(fixtures.ROOT)},
+        input=run.stdin.encode(),
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,115 @@
+"""Every fixture gives in the emulator what it gives under the real ld.so and kernel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import all_runs, run_emu, run_native
+from tools import fixtures
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tools.fixtures import Run
+
+RUNS = [pytest.param(run, id=run.id) for run in all_runs()]
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.usefixtures("built_fixtures")
+def test_native_exit_code(run: Run) -> None:
+    native = run_native(run)
+    assert (native.exit, native.stderr if native.exit != run.exit else b"") == (run.exit, b"")
+    assert native.stdout or run.same_stderr, "a fixture must print what it shows"
+
+
+@pytest.mark.parametrize("tls_dtors", ["model", "guest"])
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.usefixtures("built_fixtures")
+def test_emu_equals_native(run: Run, tls_dtors: str) -> None:
+    native = run_native(run)
+    emulated = run_emu(run, "--tls-dtors", tls_dtors)
+    said = emulated.stderr.decode(errors="replace")
+    assert emulated.stdout == native.stdout, said
+    assert emulated.exit == native.exit, said
+    if run.same_stderr:
+        assert emulated.stderr == native.stderr
+
+
+def _write_fixture(sources: Path, name: str, toml: str) -> None:
+    (sources / name).mkdir(parents=True)
+    (sources / name / "fixture.toml").write_text(toml)
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty tree of fixtures with its own cache; gives the folder of the sources."""
+    monkeypatch.setattr(fixtures, "ROOT", tmp_path)
+    monkeypatch.setattr(fixtures, "SOURCES", tmp_path / "fixtures")
+    monkeypatch.setattr(fixtures, "CACHE", tmp_path / "cache")
+    return tmp_path / "fixtures"
+
+
+@pytest.mark.parametrize(
+    ("toml", "complaint"),
+    [
+        ("about = 'x'", "about and build are required"),
+        ("about = 'x'\nbuild = ['true']\nbuilt = 1", "unknown key 'built'"),
+        ("about = 'x'\nbuild = 'true'", "build must be list, is str"),
+        ("about = 'x'\nbuild = ['true']\nneeds = ['icc']", "unknown tool 'icc'"),
+        ("about = 'x'\nbuild = ['true']\n[[run]]\nexit = '1'", "exit must be int, is str"),
+        ("about = 'x'\nbuild = ['true']\n[[run]]\nstderr = 'any'", 'stderr can only be "same"'),
+        ("about = 'x'\nbuild = ['true']\n[[run]]\n[[run]]", "same name"),
+        ("about = ", "fixtures/bad/fixture.toml"),
+    ],
+)
+def test_malformed_fixture_is_named(workshop: Path, toml: str, complaint: str) -> None:
+    _write_fixture(workshop, "bad", toml)
+    with pytest.raises(fixtures.FixtureError, match="bad/fixture.toml") as caught:
+        fixtures.load("bad")
+    assert complaint in str(caught.value)
+
+
+def test_build_only_when_the_folder_changed(workshop: Path) -> None:
+    _write_fixture(workshop, "copy", "about = 'x'\nbuild = ['echo built >> ../log', 'cp source main']")
+    (workshop / "copy" / "source").write_text("one")
+    log = fixtures.CACHE / "log"
+    folder = fixtures.build("copy")
+    fixtures.build("copy")
+    assert log.read_text() == "built\n"
+    (workshop / "copy" / "source").write_text("two")
+    fixtures.build("copy")
+    assert (folder / "main").read_text() == "two"
+    fixtures.build("copy", force=True)
+    assert log.read_text() == "built\n" * 3
+
+
+def test_failed_build_shows_command_and_output_and_is_tried_again(
+    workshop: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _write_fixture(workshop, "broken", "about = 'x'\nbuild = ['echo no such thing; exit 3']")
+    for _ in range(2):
+        assert fixtures.main([]) == 1
+        said = capfd.readouterr().err
+        assert "broken: exit 3 from: echo no such thing; exit 3\nno such thing\n" in said
+
+
+def test_missing_tool_names_its_package(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_fixture(workshop, "exotic", "about = 'x'\nbuild = ['true']\nneeds = ['icc']")
+    monkeypatch.setitem(fixtures.TOOLS, "icc", ("no-such-compiler", "no-such-package"))
+    with pytest.raises(fixtures.FixtureError, match="install the Debian package no-such-package"):
+        fixtures.build("exotic")
+
+
+def test_unstable_or_wrong_run_is_reported(workshop: Path) -> None:
+    _write_fixture(
+        workshop, "odd", "about = 'x'\nbuild = ['true']\n[[run]]\nargv = ['sh', '-c', 'echo $$; exit 2']"
+    )
+    fixture = fixtures.load("odd")
+    fixtures.build("odd")
+    assert [line.split(": ")[1] for line in fixtures.check_native([fixture], 3)] == [
+        "exit 2, not 0",
+        "3 native runs differ",
+    ]
