@@ -39,12 +39,12 @@ class Symbols:
             from emu.elf.dwarf import DebugInfo
 
             info = None
-            host = self._process.kernel.fs.host_path(path)
-            if host is not None and os.path.isfile(host):
-                try:
-                    info = DebugInfo(host, root=self._sysroot)
-                except EmuError:
-                    info = None  # a file without usable names still has offsets
+            try:
+                descriptor = self._process.kernel.fs.open_for_loading(path).host_fd()
+                if descriptor is not None:
+                    info = DebugInfo(os.readlink(f"/proc/self/fd/{descriptor}"), root=self._sysroot)
+            except (EmuError, OSError):
+                info = None  # a file that is gone or without usable names still has offsets
             self._debug[path] = info
         return self._debug[path]
 
