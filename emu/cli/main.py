@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from emu import __version__
-from emu.core.errors import EXIT_USAGE, ElfError, EmuError, LoaderError
+from emu.core.errors import EXIT_USAGE, EmuError, LinkError
 
 EXIT_SIGINT = 128 + 2
 EXIT_SIGPIPE = 128 + 13
@@ -51,7 +51,7 @@ def group() -> None:
 
 def error_line(error: EmuError) -> str:
     """Return what the user reads: the loader's own words as ld.so prints them, the rest under the command's name."""
-    return str(error) if isinstance(error, LoaderError | ElfError) else f"emu: {error}"
+    return str(error) if isinstance(error, LinkError) else f"emu: {error}"
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -49,6 +49,14 @@ class LoaderError(EmuError):
         self.occasion = occasion
 
 
+class LinkError(EmuError):
+    """ld.so's last words, complete, with the program's name in front: shown as they stand."""
+
+    def __init__(self, text: str, exit_code: int = EXIT_LOADER) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
 class UnsupportedError(EmuError):
     """Something that exists in the field but not in `emu`: a relocation type, an instruction, a syscall, an ELF field.
 

@@ -27,6 +27,9 @@ class Memory(Protocol):
     def view(self, address: int, size: int) -> memoryview:
         """Return a writable window on the bytes."""
 
+    def span(self, address: int, size: int) -> memoryview:
+        """Return a writable window on a range that may have unmapped holes."""
+
 
 class Mappings(Protocol):
     """The guest's mappings, for the loader. All raise OSError."""

@@ -185,7 +185,9 @@ class Contract:
         self._lists()
         yield from self._first_thread(info)
         mirror.debug_state(1)
-        for map_ in reversed(rtld.namespaces[0].maps):
+        mirror.debug_pointer(rtld.namespaces[0].maps[0])
+        main = rtld.namespaces[0].maps[0]
+        for map_ in reversed(main.initfini or [main]):
             if map_ is not ld_so:
                 yield from relocate_object(rtld, map_, not rtld.bind_now)
         self.rtld.tls.initialise_thread(self.thread_pointer())

@@ -304,6 +304,12 @@ class Mirror:
         self.set_global("_dl_tls_static_optional", tls.optional_left)
         self.set_global("_dl_tls_generation", tls.generation)
 
+    def debug_pointer(self, main: LinkMap) -> None:
+        """Put the address of `_r_debug` where debuggers look for it: the program's DT_DEBUG entry."""
+        for number, (tag, _) in enumerate(main.dynamic.entries):
+            if tag == c.DT_DEBUG:
+                self.arena.write_u64(main.ld + 16 * number + 8, self.r_debug)
+
     def debug_state(self, state: int) -> None:
         """Write `_r_debug`: the list head and RT_CONSISTENT (0), RT_ADD (1) or RT_DELETE (2)."""
         maps = self.rtld.namespaces[0].maps

@@ -134,6 +134,13 @@ class Arena:
         start = self.offset(address, size)
         return self.bytes[start : start + size]
 
+    def span(self, address: int, size: int) -> memoryview:
+        """Return a writable window on a range of one window that may have holes: the caller knows what is mapped."""
+        start = physical(address)
+        if start < 0 or size and physical(address + size - 1) != start + size - 1:
+            raise MemoryFault(address, "read")
+        return self.bytes[start : start + size]
+
     def read_u32(self, address: int) -> int:
         """Return the unsigned 32-bit word at `address`."""
         value: int = _U32.unpack_from(self.bytes, self.offset(address, 4))[0]

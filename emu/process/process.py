@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from emu.core.effects import Exit
-from emu.core.errors import EXIT_LOADER, EmuError, LoaderError, RunTimeout, UnsupportedError
+from emu.core.errors import ElfError, EmuError, LinkError, LoaderError, RunTimeout, UnsupportedError
 from emu.core.events import Fault
 from emu.elf import constants as c
 from emu.glibc.contract import Contract, StartInfo
@@ -32,16 +32,6 @@ if TYPE_CHECKING:
 
 _PID = 1000
 _DEFAULT_MEMORY = 4 << 30
-
-
-class LinkError(EmuError):
-    """ld.so's last words; the text is complete, with the program's name in front."""
-
-    as_ld_so = True
-
-    def __init__(self, text: str, exit_code: int = EXIT_LOADER) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
 
 
 class Process:
@@ -93,7 +83,7 @@ class Process:
         name = os.fsdecode(loaded.argv[0])
         rtld = self.rtld = Rtld(self.arena, self.space, self.kernel.fs, self.bus, config.env, name)
         rtld.keep_going = config.keep_going
-        rtld.warn = lambda text: os.write(2, os.fsencode(text)) and None
+        rtld.write_error = lambda text: os.write(2, os.fsencode(text)) and None
         rtld.describe = self.symbols.describe
         contract = self.contract = Contract(
             rtld, self.arena, self.space, self.thread_pointer, config.tls_dtors == "model"
@@ -213,8 +203,6 @@ class Process:
 
     def _link_error(self, error: BaseException) -> EmuError:
         """Return the error as ld.so words it. Source: glibc elf/dl-error-skeleton.c:fatal_error."""
-        from emu.core.errors import ElfError
-
         name = os.fsdecode(self.loaded.argv[0]) if self.loaded is not None else self.config.program
         if isinstance(error, VersionErrors):
             return LinkError("\n".join(f"{name}: {e.object_name}: {e.text}" for e in error.errors), 1)
@@ -222,9 +210,7 @@ class Process:
             return LinkError(f"{name}: error while loading shared libraries: {error.object_name}: {error.reason}")
         if isinstance(error, LoaderError):
             occasion = error.occasion or "error while loading shared libraries"
-            text = error.text
-            if error.errno and os.strerror(error.errno) not in text:
-                text += f": {os.strerror(error.errno)}"
+            text = error.text + (f": {os.strerror(error.errno)}" if error.errno else "")
             where = f"{error.object_name}: " if error.object_name else ""
             return LinkError(f"{name}: {occasion}: {where}{text}")
         assert isinstance(error, EmuError)

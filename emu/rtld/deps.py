@@ -6,7 +6,6 @@ Source: glibc elf/dl-deps.c:_dl_map_object_deps, elf/dl-load.c:_dl_map_object.
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING
 
 from emu.core.errors import LoaderError, UnsupportedError
@@ -31,7 +30,7 @@ def map_named(rtld: Rtld, name: str, loader: LinkMap | None, type_: int, ns: int
     found = rtld.search.find(name, loader, namespace.main)
     if found is None:
         number = rtld.search.last_errno or errno.ENOENT
-        raise LoaderError(name, f"cannot open shared object file: {os.strerror(number)}", number)
+        raise LoaderError(name, "cannot open shared object file", number)
     for known in namespace.maps:
         if known.file_id == (found.backing.dev, found.backing.ino) and known.file_id != (0, 0):
             known.lib_names.append(name)

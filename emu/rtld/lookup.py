@@ -29,6 +29,9 @@ CLASS_PLT, CLASS_COPY = 1, 2
 RETURN_NEWEST = 2
 """Flag of dlsym: an unversioned reference takes the default version in place of the base one."""
 
+DYNAMIC_WEAK = 1 << 8
+"""Flag of LD_DYNAMIC_WEAK: a weak definition counts only where no scope has a strong one."""
+
 _SYM = struct.Struct("<IBBHQQ").unpack_from
 _TYPES = frozenset((c.STT_NOTYPE, c.STT_OBJECT, c.STT_FUNC, c.STT_COMMON, c.STT_TLS, c.STT_GNU_IFUNC))
 _ANY = 3
@@ -56,7 +59,7 @@ def lookup_symbol(
     """
     value = gnu_hash(name)
     terminated = name + b"\0"
-    found = None
+    found = weak = None
     for scope in scopes:
         maps: Sequence[LinkMap] = scope.maps
         if skip_map is not None and skip_map in maps:
@@ -64,8 +67,12 @@ def lookup_symbol(
         found = _search(
             name, terminated, value, maps, version, type_class, flags, skip_map, undef_map, reference, namespaces
         )
+        if found is not None and flags & DYNAMIC_WEAK and found[0].symtab.data[found[1] * 24 + 4] >> 4 == c.STB_WEAK:
+            weak = weak or found
+            found = None
         if found is not None:
             break
+    found = found or weak
     if reference and undef_map.symtab.data[reference * 24 + 5] & 3 == c.STV_PROTECTED and found is not None:
         return _protected(
             found, name, terminated, value, undef_map, reference, scopes, version, type_class, flags, namespaces
@@ -112,6 +119,7 @@ def _search(
     namespaces: Sequence[Namespace],
 ) -> Found | None:
     bloom_bit = value >> 6
+    weak = None
     for map_ in maps:
         table = map_.symtab
         gnu = table.gnu_hash
@@ -133,11 +141,13 @@ def _search(
         if other & 3 in (c.STV_HIDDEN, c.STV_INTERNAL):
             continue
         bind = info >> 4
-        if bind in (c.STB_GLOBAL, c.STB_WEAK):
+        if bind == c.STB_WEAK and flags & DYNAMIC_WEAK:
+            weak = weak or (map_, index)
+        elif bind in (c.STB_GLOBAL, c.STB_WEAK):
             return map_, index
         if bind == c.STB_GNU_UNIQUE:
             return _unique(name, map_, index, type_class, undef_map, reference, namespaces[map_.ns])
-    return None
+    return weak
 
 
 def _match(

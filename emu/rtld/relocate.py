@@ -76,8 +76,7 @@ class _Relocator:
         self.rtld, self.map, self.lazy = rtld, map_, lazy
         self.base = map_.addr
         self.first = map_.map_start - map_.addr
-        size = map_.map_end - map_.map_start
-        self.view = rtld.memory.view(map_.map_start, size) if size else memoryview(bytearray())
+        self.view = rtld.memory.span(map_.map_start, map_.map_end - map_.map_start)
         self.cache: dict[tuple[int, int], Found | None] = {}
         self.symbolic = self.ifuncs = self.lazy_slots = self.relative = 0
 

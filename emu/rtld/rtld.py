@@ -17,9 +17,9 @@ from emu.elf import constants as c
 from emu.rtld.deps import map_deps, map_named, set_up_scopes
 from emu.rtld.heap import Heap
 from emu.rtld.link_map import LT_EXECUTABLE, LT_LIBRARY, LinkMap
-from emu.rtld.lookup import Found, lookup_symbol
+from emu.rtld.lookup import DYNAMIC_WEAK, Found, lookup_symbol
 from emu.rtld.map_object import finish_map
-from emu.rtld.relocate import emit_binding, reference_version, relocate_object
+from emu.rtld.relocate import emit_binding, reference_version
 from emu.rtld.scope import Namespace, Scope
 from emu.rtld.search_path import SearchPath
 from emu.rtld.tls import Tls
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from emu.core.files import FileSystem
     from emu.core.types import Mappings, Memory
     from emu.elf.header import Phdr
-
-Work = Generator[CallGuest, int, None]
 
 
 class Entries(NamedTuple):
@@ -109,9 +107,10 @@ class Rtld:
         self.init_first: LinkMap | None = None
         self.keep_going = False
         self.missing: list[tuple[str, LinkMap]] = []
-        self.warn: Callable[[str], None] = lambda text: None
+        self.write_error: Callable[[str], None] = lambda text: None
         self.describe: Callable[[int], str] = hex
         self.verbose = bool(env.get("LD_VERBOSE"))
+        self.dynamic_weak = "LD_DYNAMIC_WEAK" in env
         self.bind_now = bool(env.get("LD_BIND_NOW"))
         self.sort_algorithm = 1 if "glibc.rtld.dynamic_sort=1" in env.get("GLIBC_TUNABLES", "").split(":") else 2
         self.debug_break = 0
@@ -184,7 +183,7 @@ class Rtld:
                 map_ = map_named(self, name, main, LT_LIBRARY, 0, source)
             except EmuError as error:
                 reason = error.reason if hasattr(error, "reason") else getattr(error, "text", str(error))
-                self.warn_raw(
+                self.write_error(
                     f"ERROR: ld.so: object '{name}' from {source} cannot be preloaded ({reason}): ignored.\n"
                 )
                 continue
@@ -192,9 +191,9 @@ class Rtld:
                 maps.append(map_)
         return maps
 
-    def warn_raw(self, text: str) -> None:
-        """Write a line to the guest's standard error as it stands."""
-        self.warn(text)
+    def warn(self, text: str) -> None:
+        """Say something on the guest's standard error as ld.so does, after the program's name."""
+        self.write_error(f"{self.program}: {text}\n")
 
     def _place_ld_so(self, main: LinkMap) -> None:
         """Put the interpreter where the search list first refers to it; take it off the list if nothing does."""
@@ -221,15 +220,6 @@ class Rtld:
                 return map_
         return None
 
-    # -- phase 3: relocate -------------------------------------------------------------------------------------------
-
-    def relocate_all(self) -> Work:
-        """Relocate every object but ld.so, the last of the list first, so that a COPY finds its source relocated."""
-        lazy = not self.bind_now
-        for map_ in reversed(self.namespaces[0].maps):
-            if map_ is not self.ld_so:
-                yield from relocate_object(self, map_, lazy)
-
     # -- look-up -----------------------------------------------------------------------------------------------------
 
     def resolve(self, map_: LinkMap, symbol: int, type_class: int) -> Found | None:
@@ -244,7 +234,8 @@ class Rtld:
             return map_, symbol
         name = map_.symtab.strings.at(st_name)
         version = reference_version(map_, symbol)
-        found = lookup_symbol(name, map_, symbol, map_.scopes, version, type_class, self.namespaces)
+        flags = DYNAMIC_WEAK if self.dynamic_weak else 0
+        found = lookup_symbol(name, map_, symbol, map_.scopes, version, type_class, self.namespaces, flags=flags)
         if found is None and info >> 4 != c.STB_WEAK:
             text = f"undefined symbol: {name.decode(errors='replace')}"
             if version is not None:

@@ -37,9 +37,11 @@ def check_map_versions(map_: LinkMap, memory: Memory, find: Callable[[str], Link
     strings = map_.symtab.strings
     missing: list[LoaderError] = []
     table: dict[int, Version] = {}
+    has_relr_version = False
     if dynamic.get(c.DT_VERNEED) is not None:
         for need in version_needs(image, map_.phdrs, dynamic, strings, name):
             table[need.ndx & 0x7FFF] = Version(need.name, need.hash, bool(need.ndx & 0x8000), need.file)
+            has_relr_version |= need.name == b"GLIBC_ABI_DT_RELR"
             provider = find(need.file.decode(errors="surrogateescape"))
             if provider is None or provider.faked:
                 continue
@@ -50,9 +52,16 @@ def check_map_versions(map_: LinkMap, memory: Memory, find: Callable[[str], Link
     for definition in _definitions(map_, memory):
         if not definition.flags & c.VER_FLG_BASE:
             table[definition.ndx & 0x7FFF] = Version(definition.name, definition.hash, False, b"")
+    if map_.dynamic.get(c.DT_RELR) is not None and not has_relr_version and _needs_libc(map_):
+        raise LoaderError(name, "DT_RELR without GLIBC_ABI_DT_RELR dependency")
     if table:
         map_.versions = [table.get(index) for index in range(max(table) + 1)]
     return missing
+
+
+def _needs_libc(map_: LinkMap) -> bool:
+    """Whether a version of libc is needed at all: only then does the marker for DT_RELR have to be there."""
+    return any(need.startswith("libc.so.") for need in map_.needed_names())
 
 
 def _definitions(map_: LinkMap, memory: Memory) -> list[VersionDef]:
