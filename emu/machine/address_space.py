@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import mmap as host_mmap
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
@@ -86,6 +87,7 @@ class AddressSpace:
         self.arena = arena
         self.max_memory = max_memory
         self.total = 0
+        self._shared: dict[tuple[int, int], int] = {}
         self._starts: list[int] = []
         self._areas: list[Vma] = []
         self.on_change: Callable[[int, int, bool], None] = lambda start, end, had_exec: None
@@ -283,7 +285,11 @@ class AddressSpace:
         if not length:
             return 0
         start = physical(area.start)
-        host_fd = None if area.shared and area.prot & PROT_WRITE else backing.host_fd()
+        if area.shared:
+            host.map_shared(self.arena.host_base + start, length, self._shared_copy(backing), area.offset)
+            area.host_mapped = True
+            return length
+        host_fd = backing.host_fd()
         if host_fd is not None:
             host.map_file(self.arena.host_base + start, length, host_fd, area.offset)
             area.host_mapped = True
@@ -296,6 +302,26 @@ class AddressSpace:
                 self.arena.bytes[start + at : start + at + len(data)] = data
                 at += len(data)
         return length
+
+    def _shared_copy(self, backing: Backing) -> int:
+        """Return the memory file that stands for a file with shared mappings: all of them see the same bytes.
+
+        Its length is whole pages and never shrinks, so no guest can make the host fault on it. Read once: a later write(2) to
+        the file does not show in mappings that exist.
+        """
+        key = (backing.dev, backing.ino)
+        size = page_up(backing.size())
+        descriptor = self._shared.get(key)
+        if descriptor is None:
+            descriptor = self._shared[key] = os.memfd_create("emu-shared", os.MFD_CLOEXEC)
+        known = os.fstat(descriptor).st_size
+        if known < size:
+            os.ftruncate(descriptor, size)
+            at = known
+            while at < size and (data := backing.pread(min(size - at, 1 << 20), at)):
+                os.pwrite(descriptor, data, at)
+                at += len(data)
+        return descriptor
 
     def _write_back(self, area: Vma, start: int, stop: int) -> None:
         if not area.shared or area.backing is None or not area.prot & PROT_WRITE:

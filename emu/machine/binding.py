@@ -47,7 +47,7 @@ INSN_BOOL = CFUNCTYPE(c_int, c_void_p, c_void_p)
 INSN_IN = CFUNCTYPE(c_uint32, c_void_p, c_uint32, c_int, c_void_p)
 INSN_OUT = CFUNCTYPE(None, c_void_p, c_uint32, c_int, c_uint32, c_void_p)
 INTR = CFUNCTYPE(None, c_void_p, c_uint32, c_void_p)
-CODE = CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
+BLOCK = CODE = CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
 
 
 def library_path() -> str:
@@ -128,6 +128,12 @@ class Unicorn:
 
     def hook(self, kind: int, callback: ctypes._FuncPointer, begin: int = 1, end: int = 0, instruction: int = 0) -> None:
         """Install a hook over [begin, end], everywhere when begin > end; it stays until the engine goes."""
+        self.removable_hook(kind, callback, begin, end, instruction)
+
+    def removable_hook(
+        self, kind: int, callback: ctypes._FuncPointer, begin: int = 1, end: int = 0, instruction: int = 0
+    ) -> c_size_t:
+        """Install a hook and return the handle for `remove_hook`."""
         handle = c_size_t()
         extra = (c_int(instruction),) if kind == UC_HOOK_INSN else ()
         self._check(
@@ -137,6 +143,11 @@ class Unicorn:
             f"uc_hook_add({kind})",
         )
         self._keep.append(callback)
+        return handle
+
+    def remove_hook(self, handle: c_size_t) -> None:
+        """Take a hook away; blocks translated with it must be flushed to forget it."""
+        self._check(self._lib.uc_hook_del(self.handle, handle), "uc_hook_del")
 
     def context_alloc(self) -> c_void_p:
         """Return a new register context."""

@@ -21,6 +21,7 @@ from emu.machine.xstate import load_fxsave, store_fxsave
 
 _FETCH, _WRITE = binding.UC_MEM_FETCH, binding.UC_MEM_WRITE
 _FIRST_FLUSH = 2000
+BLOCKS_PER_CALL = 1000
 _CPUID_1 = (0x306C4, 0x800, 0x8ED82203, 0x78BFBFD)
 """CPUID leaf 1 of Unicorn's Haswell (no AVX, FMA or F16C), less RDRAND, whose numbers would be the host's."""
 
@@ -91,6 +92,7 @@ class Cpu:
         self._flush_at = _FIRST_FLUSH
         self._want_flush = False
         self.blocks = 0
+        self._block_hook: Any = None
         self._install_hooks()
         self.reset_fpu()
 
@@ -206,6 +208,30 @@ class Cpu:
         """Make `run` return as soon as possible; may be called from another host thread."""
         self._stop = True
         self.engine.stop()
+
+    def count_blocks(self, callback: Callable[[], None] | None) -> None:
+        """Call back after every 1000 basic blocks executed, or (None) no more; only while the CPU is stopped.
+
+        Costs 0.4 us a block while it is on, nothing after.
+        """
+        if self._block_hook is not None:
+            self.engine.remove_hook(self._block_hook)
+            self._block_hook = None
+        if callback is not None:
+            left = BLOCKS_PER_CALL
+
+            def hook(_uc: int, _address: int, _size: int, _data: int) -> None:
+                nonlocal left
+                left -= 1
+                if not left:
+                    left = BLOCKS_PER_CALL
+                    try:
+                        callback()
+                    except BaseException as error:
+                        self._abandon(error)
+
+            self._block_hook = self.engine.removable_hook(binding.UC_HOOK_BLOCK, binding.BLOCK(hook))
+        self.engine.flush_blocks()
 
     def range_changes(self, start: int, end: int, had_exec: bool) -> None:
         """Drop translations (of addresses, and of code where it was executable) before a range changes."""

@@ -13,7 +13,7 @@ _libc.mmap.restype = c_void_p
 _libc.mremap.argtypes = [c_void_p, c_size_t, c_size_t, c_int, c_void_p]
 _libc.mremap.restype = c_void_p
 _READ_WRITE = 3
-_PRIVATE, _FIXED, _ANONYMOUS, _NORESERVE = 0x02, 0x10, 0x20, 0x4000
+_SHARED, _PRIVATE, _FIXED, _ANONYMOUS, _NORESERVE = 0x01, 0x02, 0x10, 0x20, 0x4000
 _MAYMOVE, _MREMAP_FIXED = 1, 2
 _FAILED = (1 << 64) - 1
 
@@ -28,6 +28,12 @@ def map_file(address: int, length: int, descriptor: int, offset: int) -> None:
     """Put private, copy-on-write pages of a host file at the host address. Raises OSError."""
     flags = _PRIVATE | _FIXED | _NORESERVE
     _check(_libc.mmap(address, length, _READ_WRITE, flags, descriptor, offset), "mmap of a file")
+
+
+def map_shared(address: int, length: int, descriptor: int, offset: int) -> None:
+    """Put shared pages of a host file at the host address: what one mapping stores, every other shows. Raises OSError."""
+    flags = _SHARED | _FIXED | _NORESERVE
+    _check(_libc.mmap(address, length, _READ_WRITE, flags, descriptor, offset), "mmap of shared pages")
 
 
 def map_anonymous(address: int, length: int) -> None:

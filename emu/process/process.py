@@ -81,7 +81,7 @@ class Process:
             return
         program = loaded.program
         name = os.fsdecode(loaded.argv[0])
-        rtld = self.rtld = Rtld(self.arena, self.space, self.kernel.fs, self.bus, config.env, name)
+        rtld = self.rtld = Rtld(self.arena, self.space, self.kernel.fs, self.bus, config.env, name, config.cwd)
         rtld.keep_going = config.keep_going
         rtld.write_error = lambda text: os.write(2, os.fsencode(text)) and None
         rtld.describe = self.symbols.describe
@@ -159,6 +159,7 @@ class Process:
                 self._handle(outcome, runner)
                 if runner.ended is not None:
                     break
+                runner.keep_time()
                 address = self.cpu.get(regs.RIP)
         self.space.sync_all()
         return self._result(runner)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from emu.core.effects import CallGuest, Exit, Hosted, Jump, RegistersSet, SystemCall
 from emu.core.errors import MemoryFault
 from emu.glibc.hosted import Call
+from emu.kernel.timers import NEVER
 from emu.machine import regs
+from emu.machine.cpu import BLOCKS_PER_CALL
 
 if TYPE_CHECKING:
     from emu.glibc.contract import Contract
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 _M64 = (1 << 64) - 1
 _RAX, _RCX, _RDX, _RSI, _RDI, _RSP, _R8, _R9, _R10, _RIP, _RFLAGS = 0, 2, 3, 4, 5, 7, 8, 9, 10, 16, 17
 _CALL_REGS = (regs.RSP, regs.RAX, regs.RDI, regs.RSI, regs.RDX, regs.RCX, regs.R8, regs.R9)
+_NS_PER_BLOCK = 5
+"""What a basic block costs in virtual time, where blocks are counted."""
 _SIGSEGV, _SEGV_MAPERR = 11, 1
 
 
@@ -44,6 +48,7 @@ class Runner:
     def __init__(self, cpu: Cpu, kernel: Kernel, task: Task, contract: Contract | None) -> None:
         self.cpu, self.kernel, self.task, self.contract = cpu, kernel, task, contract
         self.ended: Exit | Killed | None = None
+        self.counting = False
         self._frames: dict[int, _Frame] = {}
         self._handlers = contract.traps if contract is not None else {}
         self._returns: set[int] = set()
@@ -81,6 +86,21 @@ class Runner:
         else:
             self._syscall(trap, rip)
 
+    def keep_time(self) -> None:
+        """While a timer is armed, let virtual time pass with the blocks executed, so that a program that spins gets its signal."""
+        armed = self.kernel.timers.next_expiry < NEVER
+        if armed is not self.counting:
+            self.counting = armed
+            self.cpu.count_blocks(self._on_work if armed else None)
+
+    def _on_work(self) -> None:
+        kernel = self.kernel
+        kernel.clock.advance(BLOCKS_PER_CALL * _NS_PER_BLOCK)
+        if kernel.clock.now >= kernel.timers.next_expiry:
+            kernel.timers.expire()
+            if kernel.signal_pending:
+                self.cpu.stop()
+
     def _kind(self, rip: int) -> tuple[int, bool]:
         """Return the stub that a guest function called from the hosted one at `rip` returns to, and whether all registers are kept."""
         assert self.contract is not None
@@ -102,6 +122,8 @@ class Runner:
         elif not isinstance(result, RegistersSet):
             self._end(result)
             return
+        if (kernel.timers.next_expiry < NEVER) is not self.counting:
+            self.cpu.stop()  # a timer was armed or is gone: the process changes how time passes
         if kernel.signal_pending:
             killed = kernel.deliver_signals(self.task, self.cpu)
             if killed is not None:

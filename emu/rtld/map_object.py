@@ -91,7 +91,7 @@ def map_object(rtld: Rtld, backing: Backing, name: str, loader: LinkMap | None, 
     map_.entry = bias + ehdr.entry
     map_.file_id = (backing.dev, backing.ino)
     map_.found_by = rule
-    map_.origin = posixpath.dirname(rtld.files.realpath(backing.path))
+    map_.origin = posixpath.dirname(posixpath.join(rtld.cwd, name))
     place_phdrs(rtld, map_, ehdr.phoff)
     finish_map(rtld, map_)
     if map_.dynamic.is_pie:

@@ -82,7 +82,10 @@ class VersionErrors(EmuError):
 
 
 class Rtld:
-    """All that the dynamic linker knows. `env` is the guest's environment; `program` is argv[0] as messages show it."""
+    """All that the dynamic linker knows. `env` is the guest's environment; `program` is argv[0] as messages show it.
+
+    `cwd` makes $ORIGIN of an object with a relative name absolute.
+    """
 
     def __init__(
         self,
@@ -92,9 +95,10 @@ class Rtld:
         bus: EventBus,
         env: Mapping[str, str],
         program: str,
+        cwd: str,
     ) -> None:
         self.memory, self.mappings, self.files, self.bus, self.program = memory, mappings, files, bus, program
-        self.env = env
+        self.env, self.cwd = env, cwd
         self.namespaces = [Namespace(0)]
         self.heap = Heap(mappings, memory)
         self.tls = Tls(self)
@@ -139,7 +143,7 @@ class Rtld:
         """
         base = self.namespaces[0]
         main = self.adopt(program, "", LT_EXECUTABLE, "program")
-        main.origin = program.path.rpartition("/")[0] or "/"
+        main.origin = self.files.realpath(program.path).rpartition("/")[0] or "/"
         base.main = main
         base.global_scope = main.local_scope = Scope(main.searchlist)
         main.searchlist.append(main)
