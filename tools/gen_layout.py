@@ -33,9 +33,9 @@ WANTED = {
 def debug_file(root: Path, binary: Path) -> Path:
     """Return the separate debug file of `binary`, found by build-id. Exits with the next step when it is missing."""
     with binary.open("rb") as stream:
-        notes = ELFFile(stream).get_section_by_name(".note.gnu.build-id")
+        notes: Any = ELFFile(stream).get_section_by_name(".note.gnu.build-id")
         build_id = next(note["n_desc"] for note in notes.iter_notes())
-    path = root / "usr/lib/debug/.build-id" / build_id[:2] / f"{build_id[2:]}.debug"
+    path: Path = root / "usr/lib/debug/.build-id" / build_id[:2] / f"{build_id[2:]}.debug"
     if not path.exists():
         sys.exit(f"{path} not found: install it with: apt-get install libc6-dbg")
     return path
@@ -95,7 +95,10 @@ def structures(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     with path.open("rb") as stream:
         for unit in ELFFile(stream).get_dwarf_info().iter_CUs():
             for die in unit.get_top_DIE().iter_children():
-                if die.tag not in ("DW_TAG_structure_type", "DW_TAG_typedef") or "DW_AT_name" not in die.attributes:
+                if (
+                    die.tag not in ("DW_TAG_structure_type", "DW_TAG_typedef")
+                    or "DW_AT_name" not in die.attributes
+                ):
                     continue
                 name = die.attributes["DW_AT_name"].value.decode()
                 if name not in names or (die.tag == "DW_TAG_typedef" and "DW_AT_type" not in die.attributes):
@@ -118,16 +121,24 @@ def structures(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
 def version_of(binary: Path) -> str:
     """Return the newest GLIBC_2.x version that libc defines, as 2.x."""
     with binary.open("rb") as stream:
-        section = ELFFile(stream).get_section_by_name(".gnu.version_d")
+        section: Any = ELFFile(stream).get_section_by_name(".gnu.version_d")
         names = [aux.name for _, auxes in section.iter_versions() for aux in auxes]
-    versions = [tuple(map(int, n[6:].split("."))) for n in names if n.startswith("GLIBC_2") and n[6:].replace(".", "").isdigit()]
+    versions = [
+        tuple(map(int, n[6:].split(".")))
+        for n in names
+        if n.startswith("GLIBC_2") and n[6:].replace(".", "").isdigit()
+    ]
     return ".".join(map(str, max(versions)))
 
 
 def main() -> None:
     """Write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("/"), help="where the system is unpacked (default: /)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root", type=Path, default=Path("/"), help="where the system is unpacked (default: /)"
+    )
     default = Path(__file__).resolve().parent.parent / "emu/glibc/layouts"
     parser.add_argument("-o", "--output", type=Path, default=default, help="folder for VERSION.json")
     args = parser.parse_args()

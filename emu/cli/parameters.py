@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from emu.core.events import CATEGORIES
 
+if TYPE_CHECKING:
+    from typing import Any
 
-class Categories(click.ParamType):
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # click 8.1 has no type parameter
+
+
+class Categories(_ParamType):
     """Comma-separated trace categories, or `all`; converts to a tuple without repetition."""
 
     name = "categories"
@@ -24,7 +33,7 @@ class Categories(click.ParamType):
         return tuple(name for name in CATEGORIES if name in asked or "all" in asked)
 
 
-class Size(click.ParamType):
+class Size(_ParamType):
     """A number of bytes with an optional suffix K, M or G (powers of 1024)."""
 
     name = "size"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -61,7 +61,7 @@ def command(
     writable: tuple[str, ...],
     max_memory: int | None,
     timeout: float | None,
-    tls_dtors: str,
+    tls_dtors: Literal["model", "guest"],
 ) -> int:
     """Run PROGRAM under emu; its exit code is emu's.
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-CATEGORIES = ("libs", "bindings", "reloc", "init", "fini", "tls", "dtors", "syscalls", "faults", "dl")
+CATEGORIES = ("libs", "bindings", "reloc", "init", "fini", "tls", "dtors", "syscalls", "faults")
 
 
 class LibrarySearch(NamedTuple):
     """A file name tried for a needed object (`found` tells whether it was taken) under `rule`."""
 
-    category = "libs"
     name: str
     path: str
     rule: str
@@ -25,7 +24,6 @@ class LibrarySearch(NamedTuple):
 class LibraryLoad(NamedTuple):
     """An object mapped into a namespace."""
 
-    category = "libs"
     name: str
     path: str
     base: int
@@ -39,7 +37,6 @@ class LibraryLoad(NamedTuple):
 class Binding(NamedTuple):
     """A reference of `origin` bound to the definition in `target` (`version` empty where the reference has none)."""
 
-    category = "bindings"
     origin: str
     symbol: str
     version: str
@@ -53,7 +50,6 @@ class Binding(NamedTuple):
 class Relocated(NamedTuple):
     """An object whose relocations are done: counts by kind of work."""
 
-    category = "reloc"
     name: str
     relative: int
     symbolic: int
@@ -64,7 +60,6 @@ class Relocated(NamedTuple):
 class RelroProtected(NamedTuple):
     """The range of an object that became read-only after its relocation."""
 
-    category = "reloc"
     name: str
     start: int
     end: int
@@ -73,7 +68,6 @@ class RelroProtected(NamedTuple):
 class Initializer(NamedTuple):
     """A constructor about to be called: `kind` is preinit_array, DT_INIT, init_array or early_init."""
 
-    category = "init"
     name: str
     kind: str
     address: int
@@ -83,7 +77,6 @@ class Initializer(NamedTuple):
 class Finalizer(NamedTuple):
     """A destructor function of an object about to be called: `kind` is fini_array or DT_FINI."""
 
-    category = "fini"
     name: str
     kind: str
     address: int
@@ -93,7 +86,6 @@ class Finalizer(NamedTuple):
 class TlsModuleAssigned(NamedTuple):
     """A module id given to an object with PT_TLS; `offset` is the static offset below the thread pointer (0: dynamic)."""
 
-    category = "tls"
     name: str
     module: int
     offset: int
@@ -104,7 +96,6 @@ class TlsModuleAssigned(NamedTuple):
 class TlsStaticLayout(NamedTuple):
     """The static TLS area as fixed at start-up: bytes used, whole size with surplus and TCB, alignment."""
 
-    category = "tls"
     used: int
     size: int
     align: int
@@ -114,7 +105,6 @@ class TlsStaticLayout(NamedTuple):
 class TlsBlockAllocated(NamedTuple):
     """A thread got its block for a module: in the static area, or from the heap on first use."""
 
-    category = "tls"
     module: int
     name: str
     address: int
@@ -124,7 +114,6 @@ class TlsBlockAllocated(NamedTuple):
 class DtvResized(NamedTuple):
     """A thread's DTV was brought up to a generation of the TLS modules."""
 
-    category = "tls"
     dtv: int
     slots: int
     generation: int
@@ -133,7 +122,6 @@ class DtvResized(NamedTuple):
 class DtorRegistered(NamedTuple):
     """A thread_local destructor entered a thread's list; `count_before`/`count_after` are the owner's pending counts."""
 
-    category = "dtors"
     function: str
     address: int
     object: int
@@ -147,7 +135,6 @@ class DtorRegistered(NamedTuple):
 class DtorRun(NamedTuple):
     """A thread_local destructor is about to run."""
 
-    category = "dtors"
     function: str
     address: int
     object: int
@@ -158,7 +145,6 @@ class DtorRun(NamedTuple):
 class DtorDone(NamedTuple):
     """A thread_local destructor returned and its owner's count went down."""
 
-    category = "dtors"
     function: str
     object: int
     owner: str
@@ -169,7 +155,6 @@ class DtorDone(NamedTuple):
 class Syscall(NamedTuple):
     """A system call with its arguments and result as text."""
 
-    category = "syscalls"
     number: int
     name: str
     arguments: str
@@ -179,7 +164,6 @@ class Syscall(NamedTuple):
 class Fault(NamedTuple):
     """A synchronous fault of the guest: `where` is object+offset and function, `handled` tells if it has a handler."""
 
-    category = "faults"
     signal: str
     access: str
     address: int
@@ -197,10 +181,35 @@ class Record(NamedTuple):
     event: Any
 
 
-EVENT_TYPES: tuple[type[Any], ...] = (
-    LibrarySearch, LibraryLoad, Binding, Relocated, RelroProtected, Initializer, Finalizer, TlsModuleAssigned,
-    TlsStaticLayout, TlsBlockAllocated, DtvResized, DtorRegistered, DtorRun, DtorDone, Syscall, Fault,
-)  # fmt: skip
+_BY_CATEGORY: dict[str, tuple[type[Any], ...]] = {
+    "libs": (
+        LibrarySearch,
+        LibraryLoad,
+    ),
+    "bindings": (Binding,),
+    "reloc": (
+        Relocated,
+        RelroProtected,
+    ),
+    "init": (Initializer,),
+    "fini": (Finalizer,),
+    "tls": (
+        TlsModuleAssigned,
+        TlsStaticLayout,
+        TlsBlockAllocated,
+        DtvResized,
+    ),
+    "dtors": (
+        DtorRegistered,
+        DtorRun,
+        DtorDone,
+    ),
+    "syscalls": (Syscall,),
+    "faults": (Fault,),
+}
+EVENT_TYPES = tuple(kind for kinds in _BY_CATEGORY.values() for kind in kinds)
+CATEGORY_OF = {kind: category for category, kinds in _BY_CATEGORY.items() for kind in kinds}
+"""The category that each type of event belongs to."""
 
 
 class EventBus:
@@ -221,7 +230,6 @@ class EventBus:
     dtors: bool
     syscalls: bool
     faults: bool
-    dl: bool
 
     def __init__(self) -> None:
         for category in CATEGORIES:
@@ -241,7 +249,7 @@ class EventBus:
 
     def emit(self, event: Any) -> None:
         """Stamp `event` and hand it to the sinks of its category; without one this does nothing."""
-        sinks = self._sinks.get(event.category)
+        sinks = self._sinks.get(CATEGORY_OF[type(event)])
         if sinks is None:
             return
         self._sequence += 1

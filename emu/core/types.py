@@ -6,6 +6,7 @@ from typing import Protocol
 
 from emu.core.files import Backing
 
+
 class Memory(Protocol):
     """Bytes of the guest, for the loader: any mapped page will do, whatever its protection. All raise MemoryFault."""
 

@@ -10,7 +10,7 @@ def demangle(name: str) -> str:
     """
     if not name.startswith("_Z"):
         return name
-    import cxxfilt  # type: ignore[import-untyped]
+    import cxxfilt
 
     try:
         return str(cxxfilt.demangle(name))

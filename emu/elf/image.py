@@ -39,7 +39,7 @@ class FileImage:
         """Return `size` bytes at `vaddr`. Raises `ElfError` when they are not all in one segment."""
         for phdr in self._loads:
             start = vaddr - phdr.vaddr
-            if 0 <= start and start + size <= phdr.memsz:
+            if start >= 0 and start + size <= phdr.memsz:
                 in_file = max(0, min(size, phdr.filesz - start))
                 content = bytes(self._data[phdr.offset + start : phdr.offset + start + in_file])
                 if len(content) != in_file:

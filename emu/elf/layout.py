@@ -21,6 +21,8 @@ _RELA = struct.Struct("<QQq")
 
 
 class DynSymbol(NamedTuple):
+    """A symbol of the dynamic table under construction, in the fields of the format."""
+
     name: bytes
     value: int
     size: int
@@ -41,9 +43,11 @@ class Region:
 
     @property
     def end(self) -> int:
+        """The link-time address behind the last byte."""
         return self.vaddr + len(self.content)
 
     def add(self, content: bytes, align: int) -> int:
+        """Append `content`, aligned; return its link-time address."""
         self.content += bytes(-self.end % align)
         vaddr = self.end
         self.content += content
@@ -63,6 +67,7 @@ class Layout:
         self._check()
 
     def file(self) -> bytes:
+        """Return the whole file."""
         parts = self.parts
         for name in parts.needed:
             self._entry(c.DT_NEEDED, self.strings.add(name))

@@ -55,7 +55,12 @@ class Contract:
     """
 
     def __init__(
-        self, rtld: Rtld, arena: Arena, space: AddressSpace, thread_pointer: Callable[[], int], model_dtors: bool
+        self,
+        rtld: Rtld,
+        arena: Arena,
+        space: AddressSpace,
+        thread_pointer: Callable[[], int],
+        model_dtors: bool,
     ) -> None:
         self.rtld, self.arena, self.space, self.thread_pointer = rtld, arena, space, thread_pointer
         self.model_dtors = model_dtors
@@ -151,7 +156,9 @@ class Contract:
         if libc is None:
             return
         offset = self.layout.offset("link_map", "l_tls_dtor_count")
-        self.atexit = atexit = ThreadAtexit(self.rtld, self.arena, libc, offset, self.thread_pointer, self.source)
+        self.atexit = atexit = ThreadAtexit(
+            self.rtld, self.arena, libc, offset, self.thread_pointer, self.source
+        )
         if self.model_dtors:
             self._plant(atexit.register_at[0], lambda contract, call: atexit.register(*call.args[:3]))
             self._plant(atexit.run_at[0], lambda contract, call: atexit.run())
@@ -224,7 +231,10 @@ class Contract:
         ro("_dl_dso_sort_algo", rtld.sort_algorithm, 4)
         ro("_dl_debug_fd", 2, 4)
         main = rtld.namespaces[0].maps[0]
-        ro("_dl_initial_searchlist.r_list", self.mirror._array(id(main.searchlist), [m.address for m in main.searchlist]))
+        ro(
+            "_dl_initial_searchlist.r_list",
+            self.mirror._array(id(main.searchlist), [m.address for m in main.searchlist]),
+        )
         ro("_dl_initial_searchlist.r_nlist", len(main.searchlist), 4)
         if rtld.vdso is not None:
             ro("_dl_sysinfo_dso", rtld.vdso.map_start)
@@ -375,5 +385,9 @@ def _glibc_version(ld_so: LinkMap, arena: Arena) -> str:
             at = data.find(b"stable release version 2.")
             if at >= 0:
                 text = data[at + 23 : at + 32]
-                return text[: next(i for i, b in enumerate(text) if b not in b"0123456789.")].rstrip(b".").decode()
+                return (
+                    text[: next(i for i, b in enumerate(text) if b not in b"0123456789.")]
+                    .rstrip(b".")
+                    .decode()
+                )
     raise UnsupportedError("interpreter: not glibc's ld.so", ld_so.display_name)

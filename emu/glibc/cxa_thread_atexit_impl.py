@@ -71,9 +71,7 @@ class ThreadAtexit:
         self.head_offset, self.cache_offset = self._tls_variables()
 
     def _function(self, name: bytes) -> tuple[int, int]:
-        index = next(
-            (i for i in _defined(self.libc, name) if self.libc.symtab.symbol_name(i) == name), None
-        )
+        index = next((i for i in _defined(self.libc, name) if self.libc.symtab.symbol_name(i) == name), None)
         if index is None:
             raise UnsupportedError(f"libc without {name.decode()}", self.libc.display_name)
         fields = self.libc.symtab.fields(index)
@@ -83,7 +81,9 @@ class ThreadAtexit:
         """Return the offsets from the thread pointer of the list's head and of the map cache."""
         slots = {
             self.libc.addr + offset
-            for offset, info, _ in iter_rela(self.libc.table(self.rtld.memory, c.DT_RELA), self.libc.display_name)
+            for offset, info, _ in iter_rela(
+                self.libc.table(self.rtld.memory, c.DT_RELA), self.libc.display_name
+            )
             if info & 0xFFFFFFFF == c.R_X86_64_TPOFF64
         }
 
@@ -112,7 +112,10 @@ class ThreadAtexit:
             yield CallGuest(self.rtld_function(b"abort"))
         head = thread + self.head_offset
         arena.write(
-            node, struct.pack("<QQQQ", mangle(function, arena.read_u64(thread + 0x30)), object_, 0, arena.read_u64(head))
+            node,
+            struct.pack(
+                "<QQQQ", mangle(function, arena.read_u64(thread + 0x30)), object_, 0, arena.read_u64(head)
+            ),
         )
         arena.write_u64(head, node)
         owner = self.owner(thread, dso)
@@ -170,7 +173,14 @@ class ThreadAtexit:
         """Emit a DtorRegistered event."""
         self.rtld.bus.emit(
             DtorRegistered(
-                self.rtld.describe(function), function, object_, self._name(owner), dso, self.source(function), before, before + 1
+                self.rtld.describe(function),
+                function,
+                object_,
+                self._name(owner),
+                dso,
+                self.source(function),
+                before,
+                before + 1,
             )
         )
 
@@ -182,7 +192,9 @@ class ThreadAtexit:
 
     def done(self, function: int, object_: int, owner: int, before: int) -> None:
         """Emit a DtorDone event."""
-        self.rtld.bus.emit(DtorDone(self.rtld.describe(function), object_, self._name(owner), before, before - 1))
+        self.rtld.bus.emit(
+            DtorDone(self.rtld.describe(function), object_, self._name(owner), before, before - 1)
+        )
 
     def _name(self, owner: int) -> str:
         map_ = self.rtld.by_address.get(owner)
@@ -202,14 +214,19 @@ class Observer:
     """
 
     def __init__(
-        self, atexit: ThreadAtexit, watch: Callable[[int, Callable[[], None]], None], registers: Callable[[], list[int]]
+        self,
+        atexit: ThreadAtexit,
+        watch: Callable[[int, Callable[[], None]], None],
+        registers: Callable[[], list[int]],
     ) -> None:
         self._atexit, self._registers = atexit, registers
         self._running: list[tuple[int, int, int]] = []
         code = atexit.arena.read(*atexit.run_at)
         call = _indirect_call.search(code)
         if call is None:
-            raise UnsupportedError("code of __call_tls_dtors: its call was not found", atexit.libc.display_name)
+            raise UnsupportedError(
+                "code of __call_tls_dtors: its call was not found", atexit.libc.display_name
+            )
         watch(atexit.register_at[0], self._on_register)
         watch(atexit.run_at[0] + call.start(), self._on_call)
         watch(atexit.run_at[0] + call.end(), self._on_return)
@@ -231,7 +248,9 @@ class Observer:
         function, object_ = values[self._target], values[5]
         wanted = struct.pack("<QQ", mangle(function, atexit.arena.read_u64(thread + 0x30)), object_)
         node = next(
-            v for v in values[:16] if atexit.arena.check(v, _NODE_SIZE, 1) and atexit.arena.read(v, 16) == wanted
+            v
+            for v in values[:16]
+            if atexit.arena.check(v, _NODE_SIZE, 1) and atexit.arena.read(v, 16) == wanted
         )
         owner = atexit.arena.read_u64(node + 16)
         self._running.append((function, object_, owner))

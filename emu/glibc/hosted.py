@@ -10,7 +10,7 @@ Source: glibc elf/rtld.c (GLRO initialisers), elf/dl-support.c; the architecture
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.effects import Hosted, Jump
@@ -53,14 +53,14 @@ def tls_get_addr_slow(contract: Contract, call: Call) -> Hosted:
     """`__tls_get_addr` when the DTV is old or the block not yet allocated."""
     module, offset = struct.unpack("<QQ", contract.arena.read(call.args[0], 16))
     block = yield from dtv_block(contract, module)
-    return (block + offset) & _M64
+    return int(block + offset) & _M64
 
 
 def tlsdesc_slow(contract: Contract, call: Call) -> Hosted:
     """A dynamic TLS descriptor's slow path: rax holds its argument (module, offset, generation)."""
     module, offset = struct.unpack("<QQ", contract.arena.read(call.rax, 16))
     block = yield from dtv_block(contract, module)
-    return (block + offset - contract.thread_pointer()) & _M64
+    return int(block + offset - contract.thread_pointer()) & _M64
 
 
 def dtv_block(contract: Contract, module: int) -> Hosted:
@@ -163,7 +163,15 @@ def lookup_symbol_x(contract: Contract, call: Call) -> int | Hosted:
     skip = rtld.by_address.get(arena.read_u64(call.rsp + 16))
     reference = arena.read_u64(call.args[2])
     found = lookup_symbol(
-        name, undef_map, 0, scopes, version, call.args[5] & 0xFFFFFFFF, rtld.namespaces, flags=flags, skip_map=skip
+        name,
+        undef_map,
+        0,
+        scopes,
+        version,
+        call.args[5] & 0xFFFFFFFF,
+        rtld.namespaces,
+        flags=flags,
+        skip_map=skip,
     )
     if found is None:
         arena.write_u64(call.args[2], 0)
@@ -196,7 +204,7 @@ def _version(contract: Contract, address: int) -> Version | None:
     return Version(contract.arena.read_cstr(name), hash_, bool(hidden), b"")
 
 
-def run_fini(contract: Contract, call: Call) -> Generator[object, int, int]:
+def run_fini(contract: Contract, call: Call) -> Hosted:
     """`_dl_fini()`, the oldest exit handler."""
     yield from fini(contract.rtld)
     return 0

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 _DT_NUM = 38
 _VERSION_BASE, _EXTRA_BASE, _VAL_BASE, _ADDR_BASE = _DT_NUM, _DT_NUM + 16, _DT_NUM + 19, _DT_NUM + 31
 _POINTER_TAGS = frozenset(
-    (c.DT_HASH, c.DT_PLTGOT, c.DT_STRTAB, c.DT_SYMTAB, c.DT_RELA, c.DT_JMPREL, c.DT_RELR, c.DT_VERSYM, c.DT_GNU_HASH)
+    (
+        c.DT_HASH,
+        c.DT_PLTGOT,
+        c.DT_STRTAB,
+        c.DT_SYMTAB,
+        c.DT_RELA,
+        c.DT_JMPREL,
+        c.DT_RELR,
+        c.DT_VERSYM,
+        c.DT_GNU_HASH,
+    )
 )
 _FLAGS = ("l_relocated", "l_init_called", "l_global", "l_faked", "l_removed", "l_contiguous", "l_main_map")
 
@@ -101,7 +111,7 @@ class Mirror:
     def _read_info(self, map_: LinkMap, writable: bool) -> bytes:
         info = [0] * ((self._at["l_phdr"] - self._at["l_info"]) // 8)
         done = set()
-        for number, (tag, value) in enumerate(map_.dynamic.entries):
+        for number, (tag, _) in enumerate(map_.dynamic.entries):
             index = info_index(tag)
             place = map_.ld + 16 * number
             if index is not None:
@@ -210,7 +220,15 @@ class Mirror:
     def _pack_flags(self, map_: LinkMap, raw: bytearray, readonly: int) -> None:
         byte, bit = self._type
         raw[byte] |= map_.type << bit
-        values = (map_.relocated, map_.init_called, map_.global_, map_.faked, map_.removed, map_.contiguous, map_.main_map)
+        values = (
+            map_.relocated,
+            map_.init_called,
+            map_.global_,
+            map_.faked,
+            map_.removed,
+            map_.contiguous,
+            map_.main_map,
+        )
         for name, value in zip(_FLAGS, values, strict=True):
             if value:
                 byte, bit = self._bits[name]
@@ -276,12 +294,18 @@ class Mirror:
 
     def namespace(self, namespace: Namespace) -> None:
         """Write the `_dl_ns` element of a namespace and the chain of its maps."""
-        base = self.rtld_global + self._global_at["_dl_ns[]"] + self.layout.size("link_namespaces") * namespace.index
+        base = (
+            self.rtld_global
+            + self._global_at["_dl_ns[]"]
+            + self.layout.size("link_namespaces") * namespace.index
+        )
         at = self.layout.offsets("link_namespaces")
         first = namespace.maps[0].address if namespace.maps else 0
         self.arena.write_u64(base + at["_ns_loaded"], first)
         self.arena.write_u32(base + at["_ns_nloaded"], len(namespace.maps))
-        self.arena.write_u64(base + at["_ns_main_searchlist"], self._scope(namespace.global_scope) if first else 0)
+        self.arena.write_u64(
+            base + at["_ns_main_searchlist"], self._scope(namespace.global_scope) if first else 0
+        )
         self.arena.write_u64(base + at["libc_map"], namespace.libc_map.address if namespace.libc_map else 0)
         for map_ in namespace.maps:
             self.sync(map_)
@@ -316,5 +340,7 @@ class Mirror:
         ld_so = self.rtld.ld_so
         self.arena.write(
             self.r_debug,
-            struct.pack("<iiQQiiQ", 1, 0, maps[0].address, self.rtld.debug_break, state, 0, ld_so.addr if ld_so else 0),
+            struct.pack(
+                "<iiQQiiQ", 1, 0, maps[0].address, self.rtld.debug_break, state, 0, ld_so.addr if ld_so else 0
+            ),
         )

@@ -120,7 +120,9 @@ def build_stubs(base: int, traps: int, generation: int) -> tuple[bytes, Stubs]:
     phdr_offset, phdr_count = 64, struct.unpack_from("<H", image, 56)[0]
     header = next(
         vaddr
-        for kind, _, _, vaddr in (struct.unpack_from("<IIQQ", image, phdr_offset + 56 * i) for i in range(phdr_count))
+        for kind, _, _, vaddr in (
+            struct.unpack_from("<IIQQ", image, phdr_offset + 56 * i) for i in range(phdr_count)
+        )
         if kind == 0x6474E550
     )
     stubs = Stubs(

@@ -206,6 +206,8 @@ class Kernel:
 
     def file(self, fd: int) -> OpenFile:
         """Return the description of a descriptor that is not O_PATH. Raises OSError(EBADF)."""
+        if self.space.has_shared_files:
+            self.space.sync_all()  # what the guest stored through a shared mapping is in the file
         file = self.fds.get(fd)
         if file.flags & abi.O_PATH:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))

@@ -12,7 +12,13 @@ from emu.elf import constants as c
 from emu.elf.builder import ElfBuilder
 from emu.elf.eh_frame import Frame
 
-_FUNCTIONS = ((b"clock_gettime", 228), (b"gettimeofday", 96), (b"time", 201), (b"getcpu", 309), (b"clock_getres", 229))
+_FUNCTIONS = (
+    (b"clock_gettime", 228),
+    (b"gettimeofday", 96),
+    (b"time", 201),
+    (b"getcpu", 309),
+    (b"clock_getres", 229),
+)
 _VERSION = b"LINUX_2.6"
 
 

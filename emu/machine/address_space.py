@@ -16,7 +16,17 @@ from collections.abc import Callable, Iterator
 
 from emu.core.files import Backing
 from emu.machine import host
-from emu.machine.arena import BUS, HIGH_START, MAPPED, PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE, Arena, physical
+from emu.machine.arena import (
+    BUS,
+    HIGH_START,
+    MAPPED,
+    PAGE_SIZE,
+    PROT_EXEC,
+    PROT_READ,
+    PROT_WRITE,
+    Arena,
+    physical,
+)
 
 MMAP_BASE = 0x7FFF_F7FF_F000
 """Where Linux puts the first mapping without randomisation and with the default stack limit."""
@@ -87,6 +97,7 @@ class AddressSpace:
         self.arena = arena
         self.max_memory = max_memory
         self.total = 0
+        self.has_shared_files = False
         self._shared: dict[tuple[int, int], int] = {}
         self._starts: list[int] = []
         self._areas: list[Vma] = []
@@ -289,7 +300,7 @@ class AddressSpace:
             host.map_shared(self.arena.host_base + start, length, self._shared_copy(backing), area.offset)
             area.host_mapped = True
             return length
-        host_fd = backing.host_fd()
+        host_fd = self._shared.get((backing.dev, backing.ino)) or backing.host_fd()
         if host_fd is not None:
             host.map_file(self.arena.host_base + start, length, host_fd, area.offset)
             area.host_mapped = True
@@ -313,6 +324,7 @@ class AddressSpace:
         size = page_up(backing.size())
         descriptor = self._shared.get(key)
         if descriptor is None:
+            self.has_shared_files = True
             descriptor = self._shared[key] = os.memfd_create("emu-shared", os.MFD_CLOEXEC)
         known = os.fstat(descriptor).st_size
         if known < size:
@@ -371,7 +383,13 @@ class AddressSpace:
         self._charge(length)
         offset = area.offset + start - area.start if area.backing is not None else 0
         extra = Vma(
-            start, start + length, area.prot, shared=area.shared, name=area.name, offset=offset, backing=area.backing
+            start,
+            start + length,
+            area.prot,
+            shared=area.shared,
+            name=area.name,
+            offset=offset,
+            backing=area.backing,
         )
         valid = self._fill(extra) if extra.backing is not None else length
         prot = extra.prot
@@ -411,4 +429,3 @@ class AddressSpace:
 def _normal(prot: int) -> int:
     """Return the permissions that x86 really gives: writable and executable pages can be read too."""
     return prot | PROT_READ if prot & (PROT_WRITE | PROT_EXEC) else prot
-

@@ -126,7 +126,9 @@ class Unicorn:
         """Forget the translated blocks that overlap [begin, end)."""
         self._ctl(_CTL_TB_REMOVE, c_uint64(begin), c_uint64(end))
 
-    def hook(self, kind: int, callback: ctypes._FuncPointer, begin: int = 1, end: int = 0, instruction: int = 0) -> None:
+    def hook(
+        self, kind: int, callback: ctypes._FuncPointer, begin: int = 1, end: int = 0, instruction: int = 0
+    ) -> None:
         """Install a hook over [begin, end], everywhere when begin > end; it stays until the engine goes."""
         self.removable_hook(kind, callback, begin, end, instruction)
 
@@ -138,7 +140,14 @@ class Unicorn:
         extra = (c_int(instruction),) if kind == UC_HOOK_INSN else ()
         self._check(
             self._lib.uc_hook_add(
-                self.handle, ctypes.byref(handle), c_int(kind), callback, None, c_uint64(begin), c_uint64(end), *extra
+                self.handle,
+                ctypes.byref(handle),
+                c_int(kind),
+                callback,
+                None,
+                c_uint64(begin),
+                c_uint64(end),
+                *extra,
             ),
             f"uc_hook_add({kind})",
         )

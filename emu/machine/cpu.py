@@ -193,7 +193,9 @@ class Cpu:
                 access = "execute" if kind == _FETCH else "write" if kind == _WRITE else "read"
                 return PageFault(page, access, bool(perms), bool(perms & BUS))
             if error:
-                raise RuntimeError(f"unicorn stopped at {self.get(regs.RIP):#x}: {self.engine.strerror(error)}")
+                raise RuntimeError(
+                    f"unicorn stopped at {self.get(regs.RIP):#x}: {self.engine.strerror(error)}"
+                )
             if self._want_flush:
                 self._want_flush = False
                 self.engine.flush_tlb()  # the TLB grows only when it is flushed
@@ -264,7 +266,9 @@ class Cpu:
     def _install_hooks(self) -> None:
         engine = self.engine
         engine.hook(binding.UC_HOOK_TLB_FILL, binding.TLB_FILL(self._on_tlb_fill()))
-        engine.hook(binding.UC_HOOK_INSN, binding.INSN_SYSCALL(self._on_syscall), instruction=binding.INS_SYSCALL)
+        engine.hook(
+            binding.UC_HOOK_INSN, binding.INSN_SYSCALL(self._on_syscall), instruction=binding.INS_SYSCALL
+        )
         engine.hook(binding.UC_HOOK_INSN, binding.INSN_BOOL(self._on_rdtsc), instruction=binding.INS_RDTSC)
         engine.hook(binding.UC_HOOK_INSN, binding.INSN_BOOL(self._on_rdtscp), instruction=binding.INS_RDTSCP)
         engine.hook(binding.UC_HOOK_INSN, binding.INSN_BOOL(self._on_cpuid), instruction=binding.INS_CPUID)
@@ -354,7 +358,9 @@ class Cpu:
         self._vector = vector
         self.engine.stop()
 
-    def _on_block(self, _uc: int, block: ctypes._Pointer[binding.TranslationBlock], _previous: int, _data: int) -> None:
+    def _on_block(
+        self, _uc: int, block: ctypes._Pointer[binding.TranslationBlock], _previous: int, _data: int
+    ) -> None:
         current = block[0]
         address: int = current.pc
         start = physical(address)

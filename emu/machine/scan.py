@@ -54,7 +54,15 @@ def _one_byte_map() -> bytes:
 
 def _two_byte_map() -> bytes:
     table = bytearray([_MODRM] * 256)
-    for opcode in (*range(0x05, 0x0A), 0x0B, 0x0E, *range(0x30, 0x38), 0x77, *range(0xA0, 0xA3), *range(0xA8, 0xAB)):
+    for opcode in (
+        *range(0x05, 0x0A),
+        0x0B,
+        0x0E,
+        *range(0x30, 0x38),
+        0x77,
+        *range(0xA0, 0xA3),
+        *range(0xA8, 0xAB),
+    ):
         table[opcode] = 0
     for opcode in range(0xC8, 0xD0):
         table[opcode] = 0
@@ -95,7 +103,9 @@ def _walk(code: bytes) -> BadInstruction | None:
         if opcode in (0xC4, 0xC5):
             if at + 2 >= size:
                 return None
-            mapping, opcode, at = (1, code[at + 1], at + 2) if opcode == 0xC5 else (code[at] & 31, code[at + 2], at + 3)
+            mapping, opcode, at = (
+                (1, code[at + 1], at + 2) if opcode == 0xC5 else (code[at] & 31, code[at + 2], at + 3)
+            )
             if opcode not in _VEX_GENERAL.get(mapping, ()):
                 return BadInstruction(start, "a VEX (AVX) instruction", "AVX is not emulated")
             layout = _MODRM | (_IMM8 if mapping == 3 else 0)

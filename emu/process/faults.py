@@ -51,7 +51,9 @@ def to_signal(outcome: PageFault | CpuException, cpu: Cpu, arena: Arena) -> Sign
     """Return the signal for a fault, with the exact address that was touched."""
     pc = cpu.get(regs.RIP)
     if isinstance(outcome, CpuException):
-        signo, code, why = _EXCEPTIONS.get(outcome.vector, (SIGSEGV, _SI_KERNEL, f"exception {outcome.vector}"))
+        signo, code, why = _EXCEPTIONS.get(
+            outcome.vector, (SIGSEGV, _SI_KERNEL, f"exception {outcome.vector}")
+        )
         if outcome.vector == 13 and arena.check(pc - 1, 1, 0) and arena.read(pc - 1, 1) == b"\xf4":
             pc -= 1  # Unicorn has stepped over the hlt
             cpu.set(regs.RIP, pc)
@@ -60,12 +62,21 @@ def to_signal(outcome: PageFault | CpuException, cpu: Cpu, arena: Arena) -> Sign
     address = fault_address(outcome, cpu, arena, pc)
     if not -_CANONICAL <= _signed(address) < _CANONICAL:
         return SignalFacts(SIGSEGV, _SI_KERNEL, 0, 13, 0, "SIGSEGV", outcome.access, pc)
-    error = _PF_USER | (_PF_WRITE if outcome.access == "write" else _PF_FETCH if outcome.access == "execute" else 0)
+    error = _PF_USER | (
+        _PF_WRITE if outcome.access == "write" else _PF_FETCH if outcome.access == "execute" else 0
+    )
     if outcome.bus:
         return SignalFacts(SIGBUS, 2, address, 14, error, "SIGBUS", outcome.access, pc)
     code = 2 if outcome.mapped else 1
     return SignalFacts(
-        SIGSEGV, code, address, 14, error | (_PF_PRESENT if outcome.mapped else 0), "SIGSEGV", outcome.access, pc
+        SIGSEGV,
+        code,
+        address,
+        14,
+        error | (_PF_PRESENT if outcome.mapped else 0),
+        "SIGSEGV",
+        outcome.access,
+        pc,
     )
 
 
@@ -120,7 +131,9 @@ def _operands(cpu: Cpu, arena: Arena, pc: int) -> list[int]:
         address += value(memory.base) if memory.base else 0
         address += value(memory.index) * memory.scale if memory.index else 0
         segment = instruction.reg_name(memory.segment) if memory.segment else ""
-        address += cpu.get({"fs": regs.FS_BASE, "gs": regs.GS_BASE}[segment]) if segment in ("fs", "gs") else 0
+        address += (
+            cpu.get({"fs": regs.FS_BASE, "gs": regs.GS_BASE}[segment]) if segment in ("fs", "gs") else 0
+        )
         found.append(address & mask)
     rsp = cpu.get(regs.RSP)
     name = instruction.mnemonic

@@ -55,7 +55,7 @@ class Process:
         )
         self.kernel = Kernel(kernel_config, self.space, bus)
         self.kernel.cpu = self.cpu
-        self.kernel.report = lambda line: os.write(2, f"{line}\n".encode()) and None
+        self.kernel.report = lambda line: _say(f"{line}\n")
         self.task = Task(_PID, os.path.basename(config.program)[:15])
         self.kernel.tasks[_PID] = self.task
         bus.now = lambda: self.kernel.clock.monotonic
@@ -81,9 +81,11 @@ class Process:
             return
         program = loaded.program
         name = os.fsdecode(loaded.argv[0])
-        rtld = self.rtld = Rtld(self.arena, self.space, self.kernel.fs, self.bus, config.env, name, config.cwd)
+        rtld = self.rtld = Rtld(
+            self.arena, self.space, self.kernel.fs, self.bus, config.env, name, config.cwd
+        )
         rtld.keep_going = config.keep_going
-        rtld.write_error = lambda text: os.write(2, os.fsencode(text)) and None
+        rtld.write_error = _say
         rtld.describe = self.symbols.describe
         contract = self.contract = Contract(
             rtld, self.arena, self.space, self.thread_pointer, config.tls_dtors == "model"
@@ -153,7 +155,9 @@ class Process:
                 if runner.ended is not None:
                     break
                 if host.timed_out:
-                    raise RunTimeout(f"{self.config.program}: stopped after {self.config.timeout:g} s (--timeout)")
+                    raise RunTimeout(
+                        f"{self.config.program}: stopped after {self.config.timeout:g} s (--timeout)"
+                    )
                 if until_stop and not isinstance(outcome, (PageFault, CpuException)):
                     return Result(0)
                 self._handle(outcome, runner)
@@ -175,7 +179,9 @@ class Process:
             if self.bus.faults:
                 pc = signal.pc
                 self.bus.emit(
-                    Fault(signal.name, signal.access, signal.address, pc, self.symbols.where(pc), killed is None)
+                    Fault(
+                        signal.name, signal.access, signal.address, pc, self.symbols.where(pc), killed is None
+                    )
                 )
         else:
             killed = self.kernel.deliver_signals(self.task, self.cpu)
@@ -192,8 +198,12 @@ class Process:
         from emu.kernel.abi import signal_name
 
         name = signal_name(ended.signo)
-        detail = self._fault_text or f"sent by the program itself, at {self.symbols.where(self.cpu.get(regs.RIP))}"
-        return Result(128 + ended.signo, ended.signo, f"emu: {self.config.program}: killed by {name}: {detail}")
+        detail = (
+            self._fault_text or f"sent by the program itself, at {self.symbols.where(self.cpu.get(regs.RIP))}"
+        )
+        return Result(
+            128 + ended.signo, ended.signo, f"emu: {self.config.program}: killed by {name}: {detail}"
+        )
 
     # -- details ----------------------------------------------------------------------------------------------------
 
@@ -208,7 +218,9 @@ class Process:
         if isinstance(error, VersionErrors):
             return LinkError("\n".join(f"{name}: {e.object_name}: {e.text}" for e in error.errors), 1)
         if isinstance(error, ElfError):
-            return LinkError(f"{name}: error while loading shared libraries: {error.object_name}: {error.reason}")
+            return LinkError(
+                f"{name}: error while loading shared libraries: {error.object_name}: {error.reason}"
+            )
         if isinstance(error, LoaderError):
             occasion = error.occasion or "error while loading shared libraries"
             text = error.text + (f": {os.strerror(error.errno)}" if error.errno else "")
@@ -226,7 +238,14 @@ class Process:
         ehdr = parse_ehdr(data, "linux-vdso.so.1")
         phdrs = parse_phdrs(data, ehdr, "linux-vdso.so.1")
         low = next(p.vaddr for p in phdrs if p.type == c.PT_LOAD)
-        return MappedObject("linux-vdso.so.1", base - low, base + ehdr.entry, base + ehdr.phoff, phdrs, (0, 0))
+        return MappedObject(
+            "linux-vdso.so.1", base - low, base + ehdr.entry, base + ehdr.phoff, phdrs, (0, 0)
+        )
+
+
+def _say(text: str) -> None:
+    """Write to standard error at once, in order with what the guest writes."""
+    os.write(2, os.fsencode(text))
 
 
 def _mapped(image: KernelImage) -> MappedObject:

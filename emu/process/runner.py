@@ -152,7 +152,9 @@ class Runner:
                 self._call(frame, effect)
                 return
             if isinstance(effect, SystemCall):
-                result = self.kernel.syscall(self.task, self.cpu, effect.number, (*effect.args, 0, 0, 0, 0, 0, 0)[:6])
+                result = self.kernel.syscall(
+                    self.task, self.cpu, effect.number, (*effect.args, 0, 0, 0, 0, 0, 0)[:6]
+                )
                 value = result if isinstance(result, int) else 0
                 continue
             generator.close()

@@ -29,7 +29,10 @@ class Symbols:
             map_ = process.rtld.find_map(address)
             if map_ is not None:
                 return map_.display_name, address - map_.addr, map_.path
-        elif process.loaded is not None and process.loaded.program.start <= address < process.loaded.program.end:
+        elif (
+            process.loaded is not None
+            and process.loaded.program.start <= address < process.loaded.program.end
+        ):
             program = process.loaded.program
             return program.path, address - program.bias, program.path
         return None
@@ -90,7 +93,9 @@ class Symbols:
         place = self.place(address)
         if place is None:
             area = self._process.space.find(address)
-            return f"{area.name or 'anonymous memory'} at {address:#x}" if area is not None else f"{address:#x}"
+            return (
+                f"{area.name or 'anonymous memory'} at {address:#x}" if area is not None else f"{address:#x}"
+            )
         text = f"{place[0]}+{place[1]:#x}"
         if function := self.function(address):
             text += f" in {function}"

@@ -41,7 +41,7 @@ class _Table(NamedTuple):
     """The sorted table that is searched: byte offsets in the file, and whether its entries have a hwcap field."""
 
     entries: int
-    count: int
+    length: int
     entry_size: int
     strings: int
     strings_size: int
@@ -148,7 +148,7 @@ class LdSoCache:
         table = self._table
         if table is None:
             return None
-        left, right = 0, min(table.count, (len(self._data) - table.entries) // table.entry_size) - 1
+        left, right = 0, min(table.length, (len(self._data) - table.entries) // table.entry_size) - 1
         while left <= right:
             middle = (left + right) // 2
             key = self._key(table, middle)

@@ -52,7 +52,7 @@ class LinkMap:
     """
 
     __slots__ = (
-        "addr", "address", "contiguous", "direct_opencount", "dynamic", "entry", "faked", "file_id", "found_by", 
+        "addr", "address", "contiguous", "direct_opencount", "dynamic", "entry", "faked", "file_id", "found_by",
         "global_", "init_called", "initfini", "ld", "lib_names", "loader", "local_scope", "main_map", "map_end", "map_start", "name",
         "needed_as", "nodelete_active", "nodelete_pending", "ns", "origin", "path", "phdr", "phdrs", "reldeps",
         "relocated", "relro", "removed", "rpath", "runpath", "scopes", "searchlist", "soname", "symbolic", "symtab", "text_end", "tls_align",
@@ -62,7 +62,9 @@ class LinkMap:
 
     def __init__(self, name: str, path: str, type_: int, ns: int, loader: LinkMap | None) -> None:
         self.name, self.path, self.type, self.ns, self.loader = name, path, type_, ns, loader
-        self.addr = self.ld = self.entry = self.phdr = self.address = self.map_start = self.map_end = self.text_end = 0
+        self.addr = self.ld = self.entry = self.phdr = self.address = self.map_start = self.map_end = (
+            self.text_end
+        ) = 0
         self.serial = 0
         self.phdrs: list[Phdr] = []
         self.dynamic: Dynamic
@@ -124,7 +126,9 @@ class LinkMap:
         if loads:
             self.map_start = self.addr + (loads[0].vaddr & -4096)
             self.map_end = self.addr + loads[-1].vaddr + loads[-1].memsz
-            self.text_end = max((self.addr + p.vaddr + p.memsz for p in loads if p.flags & c.PF_X), default=self.map_start)
+            self.text_end = max(
+                (self.addr + p.vaddr + p.memsz for p in loads if p.flags & c.PF_X), default=self.map_start
+            )
         for phdr in self.phdrs:
             if phdr.type == c.PT_TLS and phdr.memsz:
                 self.tls_blocksize, self.tls_align = phdr.memsz, max(phdr.align, 1)

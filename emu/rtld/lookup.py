@@ -65,9 +65,23 @@ def lookup_symbol(
         if skip_map is not None and skip_map in maps:
             maps = maps[maps.index(skip_map) :]
         found = _search(
-            name, terminated, value, maps, version, type_class, flags, skip_map, undef_map, reference, namespaces
+            name,
+            terminated,
+            value,
+            maps,
+            version,
+            type_class,
+            flags,
+            skip_map,
+            undef_map,
+            reference,
+            namespaces,
         )
-        if found is not None and flags & DYNAMIC_WEAK and found[0].symtab.data[found[1] * 24 + 4] >> 4 == c.STB_WEAK:
+        if (
+            found is not None
+            and flags & DYNAMIC_WEAK
+            and found[0].symtab.data[found[1] * 24 + 4] >> 4 == c.STB_WEAK
+        ):
             weak = weak or found
             found = None
         if found is not None:
@@ -75,7 +89,17 @@ def lookup_symbol(
     found = found or weak
     if reference and undef_map.symtab.data[reference * 24 + 5] & 3 == c.STV_PROTECTED and found is not None:
         return _protected(
-            found, name, terminated, value, undef_map, reference, scopes, version, type_class, flags, namespaces
+            found,
+            name,
+            terminated,
+            value,
+            undef_map,
+            reference,
+            scopes,
+            version,
+            type_class,
+            flags,
+            namespaces,
         )
     return found
 
@@ -98,7 +122,17 @@ def _protected(
         return (undef_map, reference) if found[0] is not undef_map else found
     for scope in scopes:
         other = _search(
-            name, terminated, value, scope.maps, version, CLASS_PLT, flags, None, undef_map, reference, namespaces
+            name,
+            terminated,
+            value,
+            scope.maps,
+            version,
+            CLASS_PLT,
+            flags,
+            None,
+            undef_map,
+            reference,
+            namespaces,
         )
         if other is not None:
             return (undef_map, reference) if other[0] is not undef_map else found
@@ -151,7 +185,12 @@ def _search(
 
 
 def _match(
-    map_: LinkMap, candidates: Iterable[int], terminated: bytes, version: Version | None, type_class: int, flags: int
+    map_: LinkMap,
+    candidates: Iterable[int],
+    terminated: bytes,
+    version: Version | None,
+    type_class: int,
+    flags: int,
 ) -> int:
     """Return the index of the acceptable definition of `map_` among the candidates, or -1."""
     table = map_.symtab
@@ -162,7 +201,12 @@ def _match(
             raise ElfError(map_.display_name, f"hash table leads to symbol {index} of {table.count}")
         st_name, info, _, shndx, st_value, _ = _SYM(data, index * 24)
         kind = info & 15
-        if st_value == 0 and shndx != c.SHN_ABS and kind != c.STT_TLS or (type_class & 1 and shndx == c.SHN_UNDEF):
+        if (
+            st_value == 0
+            and shndx != c.SHN_ABS
+            and kind != c.STT_TLS
+            or (type_class & 1 and shndx == c.SHN_UNDEF)
+        ):
             continue
         if kind not in _TYPES or not strings.startswith(terminated, st_name):
             continue
@@ -188,7 +232,13 @@ def _match(
 
 
 def _unique(
-    name: bytes, map_: LinkMap, index: int, type_class: int, undef_map: LinkMap, reference: int, namespace: Namespace
+    name: bytes,
+    map_: LinkMap,
+    index: int,
+    type_class: int,
+    undef_map: LinkMap,
+    reference: int,
+    namespace: Namespace,
 ) -> Found:
     """The first definition of a unique symbol that is found in a namespace becomes everybody's."""
     known = namespace.unique.get(name)

@@ -44,7 +44,13 @@ def map_segments(rtld: Rtld, backing: Backing, phdrs: list[Phdr], name: str) -> 
             where = base + first - start
             if map_end > first and load.filesz:
                 mappings.mmap(
-                    where, map_end - first, prot, fixed=True, backing=backing, offset=load.offset & -_PAGE, name=backing.path
+                    where,
+                    map_end - first,
+                    prot,
+                    fixed=True,
+                    backing=backing,
+                    offset=load.offset & -_PAGE,
+                    name=backing.path,
                 )
             else:
                 map_end = first
@@ -72,7 +78,9 @@ def _zero_fill(rtld: Rtld, bias: int, load: Phdr, map_end: int, prot: int) -> No
         rtld.mappings.mmap(zero_page, mem_end - zero_page, prot, fixed=True)
 
 
-def map_object(rtld: Rtld, backing: Backing, name: str, loader: LinkMap | None, type_: int, ns: int, rule: str) -> LinkMap:
+def map_object(
+    rtld: Rtld, backing: Backing, name: str, loader: LinkMap | None, type_: int, ns: int, rule: str
+) -> LinkMap:
     """Map the open file `backing` as a new object of namespace `ns` and enter it there.
 
     `name` is the path that becomes the object's l_name. Raises ElfError, LoaderError, or UnsupportedError for an object that
@@ -129,7 +137,14 @@ def finish_map(rtld: Rtld, map_: LinkMap) -> None:
         needed_by = map_.loader.display_name if map_.loader is not None else ""
         rtld.bus.emit(
             LibraryLoad(
-                map_.name, map_.path, map_.addr, map_.map_start, map_.map_end, needed_by, map_.found_by, map_.ns
+                map_.name,
+                map_.path,
+                map_.addr,
+                map_.map_start,
+                map_.map_end,
+                needed_by,
+                map_.found_by,
+                map_.ns,
             )
         )
 

@@ -16,7 +16,7 @@ from emu.core.effects import CallGuest
 from emu.core.errors import ElfError, LoaderError, UnsupportedError
 from emu.core.events import Binding, Relocated, RelroProtected
 from emu.elf import constants as c
-from emu.elf.relocations import iter_rela, relr_addresses, reloc_name
+from emu.elf.relocations import iter_rela, reloc_name, relr_addresses
 from emu.rtld.link_map import NO_TLS_OFFSET, LinkMap
 from emu.rtld.lookup import CLASS_COPY, CLASS_PLT, Found
 
@@ -63,7 +63,9 @@ def protect_relro(rtld: Rtld, map_: LinkMap) -> None:
             rtld.mappings.mprotect(start, end - start, 1)
         except OSError as error:
             raise LoaderError(
-                map_.display_name, "cannot apply additional memory protection after relocation", error.errno or 0
+                map_.display_name,
+                "cannot apply additional memory protection after relocation",
+                error.errno or 0,
             ) from None
         if rtld.bus.reloc:
             rtld.bus.emit(RelroProtected(map_.display_name, start, end))
@@ -151,7 +153,11 @@ class _Relocator:
             at = offset - first
             if at < 0:
                 self._at(offset)
-            if kind == c.R_X86_64_64 or kind == c.R_X86_64_GLOB_DAT or (kind == c.R_X86_64_JUMP_SLOT and not lazy):
+            if (
+                kind == c.R_X86_64_64
+                or kind == c.R_X86_64_GLOB_DAT
+                or (kind == c.R_X86_64_JUMP_SLOT and not lazy)
+            ):
                 self.symbolic += 1
                 found = self.resolve(info >> 32, kind, offset)
                 value = self.value(found) if found is not None else 0
@@ -229,7 +235,9 @@ class _Relocator:
     def _static_tls(self, target: LinkMap) -> int:
         """Return the static TLS offset of `target`, which gets one from the surplus if it has none."""
         if target.tls_modid == 0:
-            raise LoaderError(target.display_name, "symbol is thread-local, but the object has no TLS segment")
+            raise LoaderError(
+                target.display_name, "symbol is thread-local, but the object has no TLS segment"
+            )
         if target.tls_offset in (NO_TLS_OFFSET, -1):
             self.rtld.tls.allocate_static(target, optional=False)
         return target.tls_offset
@@ -274,7 +282,7 @@ class _Relocator:
         """Return the run-time address of a definition (S)."""
         map_, index = found
         _, _, _, shndx, value, _ = _SYM(map_.symtab.data, index * 24)
-        return value if shndx == c.SHN_ABS else (value + map_.addr) & _M64
+        return int(value) if shndx == c.SHN_ABS else int(value + map_.addr) & _M64
 
     def st_value(self, found: Found) -> int:
         """Return st_value as it stands: an offset in the TLS block."""
@@ -298,7 +306,9 @@ class _Relocator:
                     "and creates an unsatisfiable circular dependency."
                 )
                 raise LoaderError("", text)
-            self.rtld.warn(f"Relink `{self.map.display_name}' with `{target.display_name}' for IFUNC symbol `{name}'")
+            self.rtld.warn(
+                f"Relink `{self.map.display_name}' with `{target.display_name}' for IFUNC symbol `{name}'"
+            )
         return (yield CallGuest(resolver))
 
 

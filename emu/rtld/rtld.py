@@ -116,7 +116,9 @@ class Rtld:
         self.verbose = bool(env.get("LD_VERBOSE"))
         self.dynamic_weak = "LD_DYNAMIC_WEAK" in env
         self.bind_now = bool(env.get("LD_BIND_NOW"))
-        self.sort_algorithm = 1 if "glibc.rtld.dynamic_sort=1" in env.get("GLIBC_TUNABLES", "").split(":") else 2
+        self.sort_algorithm = (
+            1 if "glibc.rtld.dynamic_sort=1" in env.get("GLIBC_TUNABLES", "").split(":") else 2
+        )
         self.debug_break = 0
         self._serial = 0
 
@@ -136,7 +138,9 @@ class Rtld:
         finish_map(self, map_)
         return map_
 
-    def load(self, program: MappedObject, interpreter: MappedObject, vdso: MappedObject | None, ld_so_map: int) -> None:
+    def load(
+        self, program: MappedObject, interpreter: MappedObject, vdso: MappedObject | None, ld_so_map: int
+    ) -> None:
         """Build the base namespace: the program, the vDSO, preloads, everything needed. Raises LoaderError, ElfError.
 
         `ld_so_map` is where the interpreter's own `struct link_map` lies (in its `_rtld_global`).
@@ -239,7 +243,9 @@ class Rtld:
         name = map_.symtab.strings.at(st_name)
         version = reference_version(map_, symbol)
         flags = DYNAMIC_WEAK if self.dynamic_weak else 0
-        found = lookup_symbol(name, map_, symbol, map_.scopes, version, type_class, self.namespaces, flags=flags)
+        found = lookup_symbol(
+            name, map_, symbol, map_.scopes, version, type_class, self.namespaces, flags=flags
+        )
         if found is None and info >> 4 != c.STB_WEAK:
             text = f"undefined symbol: {name.decode(errors='replace')}"
             if version is not None:

@@ -93,7 +93,11 @@ class Tls:
                 if map_ is not None:
                     bus.emit(
                         TlsModuleAssigned(
-                            map_.display_name, map_.tls_modid, map_.tls_offset, map_.tls_blocksize, map_.tls_align
+                            map_.display_name,
+                            map_.tls_modid,
+                            map_.tls_offset,
+                            map_.tls_blocksize,
+                            map_.tls_align,
                         )
                     )
             bus.emit(TlsStaticLayout(offset, self.static_size, max_align, SURPLUS))
@@ -131,7 +135,9 @@ class Tls:
                 continue
             block = thread_pointer - map_.tls_offset
             memory.write_u64(entry, block)
-            image = memory.read(map_.tls_initimage, map_.tls_initimage_size) if map_.tls_initimage_size else b""
+            image = (
+                memory.read(map_.tls_initimage, map_.tls_initimage_size) if map_.tls_initimage_size else b""
+            )
             memory.write(block, image + bytes(map_.tls_blocksize - map_.tls_initimage_size))
             if self.rtld.bus.tls:
                 self.rtld.bus.emit(TlsBlockAllocated(index, map_.display_name, block, True))

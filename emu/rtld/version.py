@@ -26,7 +26,9 @@ class Version(NamedTuple):
     file: bytes
 
 
-def check_map_versions(map_: LinkMap, memory: Memory, find: Callable[[str], LinkMap | None]) -> list[LoaderError]:
+def check_map_versions(
+    map_: LinkMap, memory: Memory, find: Callable[[str], LinkMap | None]
+) -> list[LoaderError]:
     """Fill `map_.versions` and return what is missing; a weak version may be missing.
 
     `find` gives the loaded object for a needed file name. Raises LoaderError for a record of an unknown format.

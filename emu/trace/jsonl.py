@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from emu.core.events import EVENT_TYPES
+from emu.core.events import CATEGORY_OF, EVENT_TYPES
 from emu.trace.fields import event_name, field_kinds
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def render(record: Record) -> str:
         "seq": record.sequence,
         "time_ns": record.time,
         "task": record.task,
-        "category": kind.category,
+        "category": CATEGORY_OF[kind],
         "event": _NAMES[kind],
     }
     addresses = _addresses(kind)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from emu.core.events import EVENT_TYPES
+from emu.core.events import CATEGORY_OF, EVENT_TYPES
 from emu.trace.fields import event_name, field_kinds
 
 _KINDS: dict[str, dict[str, str]] = {
@@ -24,7 +24,7 @@ def _event_schema(event_type: type[Any]) -> dict[str, Any]:
         "seq": {"$ref": "#/$defs/seq"},
         "time_ns": {"$ref": "#/$defs/time_ns"},
         "task": {"$ref": "#/$defs/task"},
-        "category": {"const": event_type.category},
+        "category": {"const": CATEGORY_OF[event_type]},
         "event": {"const": event_name(event_type)},
     }
     properties = stamp | {name: _KINDS[kind] for name, kind in field_kinds(event_type).items()}

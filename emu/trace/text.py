@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emu.core import events as ev
+from emu.core.events import CATEGORY_OF
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,9 @@ def _search(e: ev.LibrarySearch) -> str:
 def _load(e: ev.LibraryLoad) -> str:
     needed = f" for {e.needed_by}" if e.needed_by else ""
     namespace = f" in namespace {e.namespace}" if e.namespace else ""
-    return f"load {e.path or e.name} at {e.start:#x}-{e.end:#x}, bias {e.base:#x}{needed} ({e.rule}){namespace}"
+    return (
+        f"load {e.path or e.name} at {e.start:#x}-{e.end:#x}, bias {e.base:#x}{needed} ({e.rule}){namespace}"
+    )
 
 
 def _binding(e: ev.Binding) -> str:
@@ -124,12 +127,12 @@ def render(record: ev.Record) -> str:
     event = record.event
     seconds, rest = divmod(record.time, 1_000_000_000)
     said = _printable(RENDERERS[type(event)](event))
-    return f"{record.sequence:>6} {seconds}.{rest:09d} {record.task:>5} {event.category:<8} {said}"
+    return f"{record.sequence:>6} {seconds}.{rest:09d} {record.task:>5} {CATEGORY_OF[type(event)]:<8} {said}"
 
 
 def render_coloured(record: ev.Record) -> str:
     """Return the line with its category in colour, for a terminal."""
     line = render(record)
-    category = record.event.category
+    category = CATEGORY_OF[type(record.event)]
     head, _, tail = line.partition(f" {category} ")
     return f"{head} \x1b[{_COLOURS[category]}m{category}\x1b[0m {tail}"

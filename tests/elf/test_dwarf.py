@@ -154,7 +154,7 @@ def test_damaged_files_are_elf_errors(tmp_path: Path) -> None:
     good = library.read_bytes()
     broken = tmp_path / "broken.so"
     sections = int.from_bytes(good[40:48], "little")
-    outcomes = set()
+    outcomes: set[object] = set()
     for data in (b"", b"junk", good[:1000], good[:sections], good[:sections] + bytes(len(good) - sections)):
         broken.write_bytes(data)
         try:

@@ -17,7 +17,7 @@ from emu.elf.encode import encode_gnu_hash, encode_note, encode_relr, encode_sys
 from emu.elf.hash import GnuHash, SysvHash, gnu_hash, sysv_hash
 from emu.elf.image import FileImage
 from emu.elf.notes import Note, abi_tag, build_id, gnu_properties, parse_notes
-from emu.elf.relocations import iter_rela, relr_addresses, reloc_name
+from emu.elf.relocations import iter_rela, reloc_name, relr_addresses
 from emu.elf.strtab import StringTable
 from tests.elf.support import read_object, rich_builder
 

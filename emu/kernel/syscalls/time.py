@@ -54,7 +54,7 @@ def read_timespec(k: Kernel, address: int) -> int:
     seconds, nanoseconds = struct.unpack("<qq", k.arena.copy_in(address, 16))
     if seconds < 0 or not 0 <= nanoseconds < abi.NSEC_PER_SEC:
         raise fail(errno.EINVAL)
-    return min(seconds * abi.NSEC_PER_SEC + nanoseconds, _LONGEST_NS)
+    return min(int(seconds) * abi.NSEC_PER_SEC + int(nanoseconds), _LONGEST_NS)
 
 
 def pack_timespec(nanoseconds: int) -> bytes:
@@ -161,7 +161,7 @@ def _itimer(k: Kernel, which: int) -> Timer:
 def _timeval(seconds: int, microseconds: int) -> int:
     if seconds < 0 or not 0 <= microseconds < 1_000_000:
         raise fail(errno.EINVAL)
-    return min(seconds * abi.NSEC_PER_SEC + microseconds * 1000, _LONGEST_NS)
+    return min(int(seconds) * abi.NSEC_PER_SEC + microseconds * 1000, _LONGEST_NS)
 
 
 @syscall(36, "getitimer", "int", "ptr")
