@@ -86,7 +86,10 @@ class DebugInfo:
         return function.name, function.start
 
     def line(self, vaddr: int) -> tuple[str, int] | None:
-        """Return (source file, line) of the instruction at `vaddr`, or None. The file is a normalised path as compiled."""
+        """Return (source file, line) of the instruction at `vaddr`, or None. The file is a normalised path as compiled.
+
+        Line 0 marks code that the compiler attributes to no source line: that is None too.
+        """
         if not self._has_lines(self._debug_elf):
             return None
         with _malformed(self.debug_path):
@@ -153,9 +156,9 @@ class DebugInfo:
             if state is not None:
                 # At an address where one sequence ends and another begins, the beginning counts: it sorts behind.
                 order = -1 if state.end_sequence else number
-                rows.append(
-                    (state.address, order, None if state.end_sequence else (files(state.file), state.line))
-                )
+                nowhere = state.end_sequence or state.line == 0
+                place = None if nowhere else (files(state.file), state.line)
+                rows.append((state.address, order, place))
         rows.sort(key=lambda row: row[:2])
         return _Lines([row[0] for row in rows], [row[2] for row in rows])
 

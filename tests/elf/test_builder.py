@@ -127,7 +127,7 @@ def test_a_dynamic_pie_with_an_interpreter_runs(tmp_path: Path) -> None:
 
 
 def test_the_unwinder_finds_our_frames(tmp_path: Path) -> None:
-    """A guest function with a frame of its own calls back into the C library, which walks the stack through it."""
+    """An exception passes through a function whose frame only our unwind information describes."""
     b = ElfBuilder(soname=b"libframe.so")
     # through: push %rbx; call *%rdi; pop %rbx; ret
     at = b.text(b"\x53\xff\xd7\x5b\xc3")
@@ -157,7 +157,7 @@ def test_readelf_finds_nothing_wrong(rich: Path) -> None:
         env={"LC_ALL": "C"},
     )
     assert "Build ID: 000102030405060708090a0b0c0d0e0f10111213" in done.stdout
-    assert "Error" not in done.stderr and "Warning" not in done.stderr
+    assert done.stderr == ""
 
 
 def test_a_single_segment_image_is_one_load_whose_offsets_are_its_addresses() -> None:

@@ -1,4 +1,4 @@
-"""Whatever is in a file, reading it ends in success or `ElfError`: no other exception, no hang, no allocation without bounds."""
+"""Whatever is in a file, reading it ends in success or `ElfError`: no other exception, no hang, no memory blow-up."""
 
 from __future__ import annotations
 

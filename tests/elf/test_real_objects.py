@@ -73,8 +73,9 @@ def test_symbol_attributes_are_those_of_readelf() -> None:
         c.STT_GNU_IFUNC: "IFUNC",
         c.STT_SECTION: "SECTION",
     }
+    visibilities = ("DEFAULT", "INTERNAL", "HIDDEN", "PROTECTED")
     ours = [
-        f"{at} {binds[s.bind]} {types[s.type]} {('DEFAULT', 'INTERNAL', 'HIDDEN', 'PROTECTED')[s.visibility]} {s.defined}"
+        f"{at} {binds[s.bind]} {types[s.type]} {visibilities[s.visibility]} {s.defined}"
         for at, s in enumerate(o.table.symbols())
     ]
     lines = re.findall(
@@ -176,7 +177,7 @@ def test_notes(path: str) -> None:
 
 
 def test_an_executable_without_hashed_symbols_still_has_its_undefined_ones(tmp_path: Any) -> None:
-    """GNU ld writes a GNU hash table that says nothing about the number of symbols; relocations need them all."""
+    """GNU ld's GNU hash table then says nothing about the number of symbols; relocations need them all."""
     source = tmp_path / "m.c"
     source.write_text('int puts(const char *); int main(void) { return puts("x"); }\n')
     program = tmp_path / "m"
@@ -194,7 +195,8 @@ def test_an_executable_without_hashed_symbols_still_has_its_undefined_ones(tmp_p
 def test_every_linker_and_hash_style(linker: str, style: str, tmp_path: Any) -> None:
     source = tmp_path / "l.c"
     source.write_text(
-        '#include <stdio.h>\nint a(void) { return puts("a"); }\n_Thread_local int t;\nint *b(void) { return &t; }\n'
+        '#include <stdio.h>\nint a(void) { return puts("a"); }\n'
+        "_Thread_local int t;\nint *b(void) { return &t; }\n"
         "__attribute__((weak)) int w;\nint *p[] = {&w, &w};\n"
     )
     library = tmp_path / "l.so"
@@ -206,8 +208,9 @@ def test_every_linker_and_hash_style(linker: str, style: str, tmp_path: Any) -> 
         style != "gnu",
     )
     names = [symbol.name for symbol in o.table.symbols()]
-    expected = re.findall(r"^ *\d+: .* (\S+?)(?:@.*)?$", _readelf("--dyn-syms", str(library)), re.M)
-    assert sorted(n.decode() for n in names if n) == sorted(name for name in expected if name != "UND")
+    with library.open("rb") as file:
+        expected = [symbol.name for symbol in _elffile(file).get_section_by_name(".dynsym").iter_symbols()]
+    assert [name.decode() for name in names] == expected
     for name in (b"a", b"b", b"t", b"w", b"p"):
         for table in (o.table.gnu_hash, o.table.sysv_hash):
             assert table is None or names.index(name) in list(table.candidates(name))
