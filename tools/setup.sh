@@ -45,13 +45,17 @@ setup_venv() {
         exit 1
     fi
     wanted="$("$python" --version) $(pwd) $(cksum <pyproject.toml)"
-    [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return 0
+    if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+        .venv/bin/python -m compileall -q emu
+        return 0
+    fi
     echo "setting up .venv" >&2
     if ! "$python" -m venv .venv; then
         echo "venv is missing; install with: sudo apt-get install python3-venv" >&2
         exit 1
     fi
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[test]'
+    .venv/bin/python -m compileall -q emu # half of a cold start is compiling, where Python may not write .pyc files itself
     echo "$wanted" >"$stamp"
 }
 

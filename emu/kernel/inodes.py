@@ -65,6 +65,9 @@ class Volume(Protocol):
     def keep(self, inode: Inode) -> None:
         """Hold an inode that differs from the host until exit."""
 
+    def stored(self, dev: int, ino: int, data: bytes, offset: int) -> None:
+        """Bytes were written to a file: mappings that share it must show them."""
+
     def charge(self, size: int) -> None:
         """Account for `size` more bytes of overlay (negative: fewer).
 

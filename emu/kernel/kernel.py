@@ -98,6 +98,7 @@ class Kernel:
             config.gid,
             config.groups,
         )
+        self.fs.on_store = space.file_stored
         self.fds = FdTable(_NOFILE_LIMIT)
         self.program = Program("", None, (), (), b"", 0)
         self.brk_start = self.brk = 0

@@ -175,7 +175,10 @@ class RegularFile(SeekableFile):
             and offset + len(data) > self.size()
         ):
             raise fail(errno.EPERM)
-        return self.file.write_at(data, offset) if data else 0
+        if not data:
+            return 0
+        self.file.volume.stored(self.dev, self.ino, data, offset)
+        return self.file.write_at(data, offset)
 
     def truncate(self, size: int) -> None:
         """Set the length, unless a seal forbids it."""

@@ -72,6 +72,7 @@ class FileSystem:
         gid: int,
         groups: tuple[int, ...] = (),
     ) -> None:
+        self.on_store: Callable[[int, int, bytes, int], None] = lambda dev, ino, data, offset: None
         self.uid, self.gid, self.groups = uid, gid, groups
         self.now = now
         self.charge = charge_memory
@@ -87,6 +88,10 @@ class FileSystem:
         self.cwd: Directory = self.root
 
     # -- what inodes ask -------------------------------------------------------------------------------------
+
+    def stored(self, dev: int, ino: int, data: bytes, offset: int) -> None:
+        """Tell whoever keeps shared mappings of the file (see `on_store`)."""
+        self.on_store(dev, ino, data, offset)
 
     def new_ino(self) -> int:
         """Return a fresh inode number."""

@@ -264,6 +264,12 @@ class AddressSpace:
         for area in self.overlapping(address, address + page_up(length)):
             self._write_back(area, area.start, area.end)
 
+    def file_stored(self, dev: int, ino: int, data: bytes, offset: int) -> None:
+        """Show what was written to a file in the mappings that share it."""
+        descriptor = self._shared.get((dev, ino))
+        if descriptor is not None:
+            os.pwrite(descriptor, data[: max(os.fstat(descriptor).st_size - offset, 0)], offset)
+
     def sync_all(self) -> None:
         """Write every shared file mapping back (at exit)."""
         for area in self._areas:
@@ -317,8 +323,7 @@ class AddressSpace:
     def _shared_copy(self, backing: Backing) -> int:
         """Return the memory file that stands for a file with shared mappings: all of them see the same bytes.
 
-        Its length is whole pages and never shrinks, so no guest can make the host fault on it. Read once: a later write(2) to
-        the file does not show in mappings that exist.
+        Its length is whole pages and never shrinks, so no guest can make the host fault on it. `file_stored` keeps it up to date.
         """
         key = (backing.dev, backing.ino)
         size = page_up(backing.size())
