@@ -1,3 +1,3 @@
-"""A dynamic linker that people can read, run and question. See README.md for the use, emu/README.md for the design."""
+"""A dynamic linker that people can read, run and question; emu/README.md tells its design."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""A trace in a file survives Ctrl-C and `kill`: the signals that end a process are taken by a thread that flushes first.
+"""A trace in a file survives Ctrl-C and `kill`: a thread takes the signals that end processes and flushes first.
 
 Python's own handlers run between bytecodes only, and guest code may run for minutes without one.
 Source: signal(7); pthread_sigmask(3).

@@ -1,4 +1,4 @@
-"""The group of sub-commands, and how every error ends: one line on standard error and an exit code, never a traceback."""
+"""The group of sub-commands, and how every error ends: one line and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def group() -> None:
 
 
 def error_line(error: EmuError) -> str:
-    """Return what the user reads: the loader's own words as ld.so prints them, the rest under the command's name."""
+    """Return what the user reads: a loader error as ld.so prints it, the rest under the command's name."""
     return str(error) if isinstance(error, LinkError) else f"emu: {error}"
 
 

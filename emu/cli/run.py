@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from emu.cli import options
-from emu.cli.parameters import Categories, Size
+from emu.cli import options, parameters
 from emu.core.events import CATEGORIES, EventBus
 from emu.process import Process, RunConfig
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("run", context_settings=options.GUEST_CONTEXT)
 @options.guest_options
 @click.option(
-    "--trace", "categories", type=Categories(), metavar="CATEGORIES",
+    "--trace", "categories", callback=parameters.categories, metavar="CATEGORIES",
     help=f"What to trace, comma-separated: {', '.join(CATEGORIES)}, or all.",
 )  # fmt: skip
 @click.option("--trace-output", metavar="FILE", help="Where the trace goes; standard error otherwise.")
@@ -36,7 +35,10 @@ if TYPE_CHECKING:
     "--writable", multiple=True, type=click.Path(exists=True, file_okay=False), metavar="DIR",
     help="Let writes under DIR through to the host; others vanish at exit. Repeatable.",
 )  # fmt: skip
-@click.option("--max-memory", type=Size(), metavar="SIZE", help="Limit of the guest's memory, as in 512M.")
+@click.option(
+    "--max-memory", callback=parameters.size, metavar="SIZE",
+    help="Limit of the guest's memory, as in 512M.",
+)  # fmt: skip
 @click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
     help="End the run with exit code 124 after that time.",
@@ -65,7 +67,8 @@ def command(
 ) -> int:
     """Run PROGRAM under emu; its exit code is emu's.
 
-    Options after PROGRAM are PROGRAM's own. A program killed by signal N ends with 128+N and a line that says what happened.
+    Options after PROGRAM are PROGRAM's own. One killed by signal N ends with 128+N and a line that says what
+    happened.
 
     \b
     Examples:
@@ -105,7 +108,7 @@ def command(
 
 
 def _die_at_once() -> None:
-    """Let Ctrl-C end the process as it would end the guest; Python's own handler waits for the guest's next trap."""
+    """Let Ctrl-C end the process as it would the guest; Python's own handler waits for the guest's next trap."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)

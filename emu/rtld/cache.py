@@ -1,8 +1,9 @@
 """/etc/ld.so.cache: the table from library names to paths that ldconfig writes, read as it lies.
 
-Three layouts exist: the new table alone (`glibc-ld.so.cache1.1`), the libc5 table alone (`ld.so-1.7.0`), and the libc5 table with the new
-one behind it. Entries are sorted in descending order of `compare_names`. Several entries may have one name: first those that belong to a
-subdirectory of glibc-hwcaps, named through an extension section, then the others.
+Three layouts exist: the new table alone (`glibc-ld.so.cache1.1`), the libc5 table alone (`ld.so-1.7.0`), and
+the libc5 table with the new one behind it. Entries are sorted in descending order of `compare_names`. Several
+entries may have one name: first those that belong to a subdirectory of glibc-hwcaps, named through an
+extension section, then the others.
 
 Source: glibc elf/dl-cache.c, sysdeps/generic/dl-cache.h, sysdeps/unix/sysv/linux/x86_64/dl-cache.h.
 """
@@ -29,7 +30,10 @@ _HWCAP_EXTENSION = 1 << 30
 """In the upper half of an entry's hwcap: the lower half is an index into the list of glibc-hwcaps names."""
 _ISA_LEVEL_MASK = (1 << 10) - 1
 _HWCAP_USABLE = 1 << 1 | 1 << 63
-"""The legacy hwcap bits that may be set: x86_64 and tls. Those of AVX-512 and of the platforms haswell and xeon_phi may not."""
+"""The legacy hwcap bits that may be set: x86_64 and tls.
+
+Those of AVX-512 and of the platforms haswell and xeon_phi may not.
+"""
 _EXTENSION_MAGIC = 0xEAA42174
 _EXTENSION_TAG_HWCAPS = 1
 
@@ -38,7 +42,10 @@ _section = struct.Struct("<IIII").unpack_from
 
 
 class _Table(NamedTuple):
-    """The sorted table that is searched: byte offsets in the file, and whether its entries have a hwcap field."""
+    """The sorted table that is searched.
+
+    Byte offsets in the file, and whether its entries have a hwcap field.
+    """
 
     entries: int
     length: int
@@ -95,8 +102,9 @@ class LdSoCache:
 
     `hwcaps` names the glibc-hwcaps subdirectories in use, the preferred first.
 
-    Differs: where a damaged table makes ld.so read outside the file (and fault, or go round without end), the search ends unsuccessfully.
-    A minimal kernel version that an entry asks for is not looked at: no kernel of today is too old for any.
+    Differs: where a damaged table makes ld.so read outside the file (and fault, or go round without end), the
+    search ends unsuccessfully. A minimal kernel version that an entry asks for is not looked at: no kernel of
+    today is too old for any.
     """
 
     __slots__ = ("_data", "_hwcaps", "_isa_levels", "_new", "_priorities", "_table")
@@ -104,14 +112,18 @@ class LdSoCache:
     def __init__(self, data: bytes, hwcaps: Sequence[str] = ()) -> None:
         self._data = data
         self._hwcaps = tuple(hwcaps)
-        # Level 0 is the baseline, which every CPU has; the level of an entry in a subdirectory x86-64-vN is N - 1.
+        # Level 0 is the baseline, which every CPU has; the level of an entry in a subdirectory x86-64-vN is
+        # N - 1.
         self._isa_levels = {0} | {level for level in (1, 2, 3) if f"x86-64-v{level + 1}" in self._hwcaps}
         self._priorities: list[int] | None = None
         self._new = 0
         self._table = self._find_table()
 
     def _find_table(self) -> _Table | None:
-        """Recognise the layout. Returns None for bytes that ld.so would ignore. Source: _dl_load_cache_lookup."""
+        """Recognise the layout. Returns None for bytes that ld.so would ignore. Source.
+
+        _dl_load_cache_lookup.
+        """
         data = self._data
         size = len(data)
         if size > _NEW_HEADER and data.startswith(_NEW_MAGIC):
@@ -175,7 +187,10 @@ class LdSoCache:
         return key is not None and compare_names(name, key) == 0
 
     def _best(self, table: _Table, first: int, last: int, name: bytes) -> str | None:
-        """Choose among the entries for `name` from index `first` on: the preferred glibc-hwcaps one, else the first other one."""
+        """Choose among the entries for `name` from index `first` on.
+
+        The preferred glibc-hwcaps one, else the first other one.
+        """
         best: int | None = None
         best_priority = 0
         for index in range(first, last + 1):
@@ -206,13 +221,19 @@ class LdSoCache:
         return None if best is None else os.fsdecode(self._string(table.strings + best))
 
     def _priority(self, index: int) -> int:
-        """Return the rank of the glibc-hwcaps name at `index` of the extension section: 1 is the best, 0 is not in use."""
+        """Return the rank of the glibc-hwcaps name at `index` of the extension section.
+
+        1 is the best, 0 is not in use.
+        """
         if self._priorities is None:
             self._priorities = self._read_priorities()
         return self._priorities[index] if index < len(self._priorities) else 0
 
     def _read_priorities(self) -> list[int]:
-        """Rank every name in the extension section. Source: glibc dl-cache.h:cache_extension_load, glibc_hwcaps_priorities_init."""
+        """Rank every name in the extension section. Source.
+
+        Glibc dl-cache.h:cache_extension_load, glibc_hwcaps_priorities_init.
+        """
         data = self._data
         (extension,) = _u32(data, self._new + 32)
         if extension == 0 or extension % 4 or extension + 8 > len(data):

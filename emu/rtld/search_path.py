@@ -1,11 +1,12 @@
 """Where a needed object is looked for, and in which order.
 
-A name with a slash is a path. Any other name is tried in the directories of: DT_RPATH of the object that needs it, of that object's loaders
-and of the program (only if the object itself has no DT_RUNPATH); LD_LIBRARY_PATH; DT_RUNPATH of the object; then in ld.so.cache; then in the
-system's directories. In each directory, subdirectories for better CPUs come first.
+A name with a slash is a path. Any other name is tried in the directories of: DT_RPATH of the object that
+needs it, of that object's loaders and of the program (only if the object itself has no DT_RUNPATH);
+LD_LIBRARY_PATH; DT_RUNPATH of the object; then in ld.so.cache; then in the system's directories. In each
+directory, subdirectories for better CPUs come first.
 
-Source: glibc elf/dl-load.c:_dl_map_object, open_path, fillin_rpath, _dl_init_paths; elf/dl-hwcaps.c; gABI chapter 5 "Shared Object
-Dependencies".
+Source: glibc elf/dl-load.c:_dl_map_object, open_path, fillin_rpath, _dl_init_paths; elf/dl-hwcaps.c; gABI
+chapter 5 "Shared Object Dependencies".
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ HWCAPS = ("x86-64-v2",)
 _LEGACY_SUBDIRS = (
     "tls/x86_64/x86_64/", "tls/x86_64/", "tls/x86_64/", "tls/", "x86_64/x86_64/", "x86_64/", "x86_64/", "",
 )  # fmt: skip
-"""All choices from tls, the platform and the hwcap; the last two have one name, so ld.so too tries the same file twice."""
+"""All choices from tls, the platform and the hwcap.
+
+The last two have one name, so ld.so too tries the same file twice.
+"""
 _UNKNOWN, _EXISTING, _NONEXISTING = range(3)
 _IDENTIFIER = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
 
@@ -52,7 +56,8 @@ class DynamicView(Protocol):
 class MapView(Protocol):
     """What the search looks at in a link map.
 
-    `origin` replaces $ORIGIN: the directory of the path that the object was loaded by, without a trailing slash (None: unknown).
+    `origin` replaces $ORIGIN: the directory of the path that the object was loaded by, without a trailing
+    slash (None: unknown).
     """
 
     @property
@@ -92,7 +97,10 @@ class Found(NamedTuple):
 
 
 class _Directory:
-    """A directory of some search list: its name with a trailing slash, and what is known of each of its subdirectories."""
+    """A directory of some search list.
+
+    Its name with a trailing slash, and what is known of each of its subdirectories.
+    """
 
     __slots__ = ("name", "status")
 
@@ -108,26 +116,36 @@ def check_header(backing: Backing, path: str) -> None:
 
 
 def has_dst(text: str) -> bool:
-    """Whether `text` contains a dynamic string token that ld.so knows. Source: glibc elf/dl-load.c:_dl_dst_count."""
+    """Whether `text` contains a dynamic string token that ld.so knows. Source.
+
+    Glibc elf/dl-load.c:_dl_dst_count.
+    """
     return any(_dst_at(text, i + 1)[1] for i, char in enumerate(text) if char == "$")
 
 
 def _dst_at(text: str, start: int) -> tuple[str, int]:
-    """Return the token that begins after the `$` before `start` and its length without the `$`; length 0 for none."""
+    """Return the token that begins after the `$` before `start` and its length without the `$`.
+
+    Length 0 for none.
+    """
     curly = text.startswith("{", start)
     first = start + curly
     for token in ("ORIGIN", "PLATFORM", "LIB"):
         if text.startswith(token, first):
             end = first + len(token)
             following = text[end : end + 1]
-            # As in ld.so, a name in braces must not be followed by an identifier character either, and "}" is none.
+            # As in ld.so, a name in braces must not be followed by an identifier character either, and "}"
+            # is none.
             if following not in _IDENTIFIER and (following == "}" or not curly):
                 return token, len(token) + 2 * curly
     return "", 0
 
 
 def _is_trusted(path: str) -> bool:
-    """Whether a path, its `.` and `..` resolved by name, lies in a system directory. Source: is_trusted_path_normalize."""
+    """Whether a path, its `.` and `..` resolved by name, lies in a system directory. Source.
+
+    Is_trusted_path_normalize.
+    """
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":
@@ -140,8 +158,8 @@ def _is_trusted(path: str) -> bool:
 class SearchPath:
     """The search for needed objects of one process, with its memory of directories that do not exist.
 
-    `env` is the guest's environment at start-up; `secure` is AT_SECURE; `hwcaps` are the names of the usable glibc-hwcaps
-    subdirectories, the preferred first.
+    `env` is the guest's environment at start-up; `secure` is AT_SECURE; `hwcaps` are the names of the usable
+    glibc-hwcaps subdirectories, the preferred first.
     """
 
     __slots__ = (
@@ -180,11 +198,12 @@ class SearchPath:
     ) -> Found | None:
         """Look for the object that `loader` (None: nobody in particular) needs by `name`, and open it.
 
-        `main` is the program, the base namespace's first map. `check` judges an opened file: it raises ForeignObjectError where the
-        search should go on, any other error where the search should end with it.
+        `main` is the program, the base namespace's first map. `check` judges an opened file: it raises
+        ForeignObjectError where the search should go on, any other error where the search should end with it.
 
-        Returns None with `last_errno` set if there is no such file. Raises LoaderError "wrong ELF class: ELFCLASS32" if only files of
-        that class were found, and "cannot read file data" for a directory in place of a file.
+        Returns None with `last_errno` set if there is no such file. Raises LoaderError "wrong ELF class:
+        ELFCLASS32" if only files of that class were found, and "cannot read file data" for a directory in
+        place of a file.
         Source: glibc elf/dl-load.c:_dl_map_object.
         """
         attempt = _Attempt(self, name, check)
@@ -235,7 +254,10 @@ class SearchPath:
             yield self._list_of(loader, "RUNPATH", main), f"RUNPATH of {loader.display_name}"
 
     def _list_of(self, map_: MapView, tag: str, main: MapView | None) -> list[_Directory]:
-        """Return an object's own search list; it is taken apart once. Source: cache_rpath, decompose_rpath."""
+        """Return an object's own search list; it is taken apart once. Source.
+
+        Cache_rpath, decompose_rpath.
+        """
         if tag == "RUNPATH":
             text = map_.runpath
         else:
@@ -251,7 +273,10 @@ class SearchPath:
     def _expand_elements(
         self, elements: Iterable[str], map_: MapView | None, main: MapView | None = None
     ) -> Iterable[str]:
-        """Yield directory names with a trailing slash; "" is the working directory. An element that cannot be expanded is dropped."""
+        """Yield directory names with a trailing slash; "" is the working directory.
+
+        An element that cannot be expanded is dropped.
+        """
         for element in elements:
             if element == "":
                 yield ""
@@ -271,8 +296,8 @@ class SearchPath:
     def expand(self, text: str, map_: MapView | None, main: MapView | None) -> str:
         """Replace $ORIGIN, $LIB and $PLATFORM (also in braces) in a path of `map_`; "" if that is impossible or not allowed.
 
-        Other uses of `$` stay. In a secure process $ORIGIN must be the whole first part of the path, and in a path of the program the
-        result must lie in a system directory.
+        Other uses of `$` stay. In a secure process $ORIGIN must be the whole first part of the path, and in a
+        path of the program the result must lie in a system directory.
         Source: glibc elf/dl-load.c:_dl_dst_substitute; gABI chapter 5 "Substitution Sequences".
         """
         if "$" not in text:
@@ -337,7 +362,10 @@ class SearchPath:
         self._cache = None
 
     def try_open(self, name: str, path: str, rule: str, check: Callable[[Backing, str], object]) -> Found:
-        """Open and judge one candidate. Raises OSError, ForeignObjectError, or what `check` raises. Source: open_verify."""
+        """Open and judge one candidate. Raises OSError, ForeignObjectError, or what `check` raises.
+
+        Source: open_verify.
+        """
         try:
             backing = self._files.open_for_loading(path)
             check(backing, path)

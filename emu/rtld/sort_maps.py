@@ -19,8 +19,9 @@ SORT_ORIGINAL, SORT_DFS = 1, 2
 class SortableMap(Protocol):
     """What the sort looks at in a link map.
 
-    `initfini` are the dependencies, the map itself first (None: not known yet); `reldeps` those that relocation added; `faked` marks an
-    entry that stands for a missing file, `main_map` the program of an `ld.so PROGRAM` command, to which no dependency leads.
+    `initfini` are the dependencies, the map itself first (None: not known yet); `reldeps` those that
+    relocation added; `faked` marks an entry that stands for a missing file, `main_map` the program of an
+    `ld.so PROGRAM` command, to which no dependency leads.
     """
 
     @property
@@ -46,12 +47,12 @@ M = TypeVar("M", bound=SortableMap)
 def sort_maps(maps: list[M], *, force_first: bool, for_fini: bool, algorithm: int = SORT_DFS) -> list[M]:
     """Return `maps` sorted so that, as far as cycles permit, each object precedes its dependencies.
 
-    `force_first` keeps `maps[0]` in front; `for_fini` takes relocation dependencies into account. `algorithm` is the value of
-    glibc.rtld.dynamic_sort: 1 is the original sort, any other value the depth-first one.
+    `force_first` keeps `maps[0]` in front; `for_fini` takes relocation dependencies into account. `algorithm`
+    is the value of glibc.rtld.dynamic_sort: 1 is the original sort, any other value the depth-first one.
 
     Source: glibc elf/dl-sort-maps.c:_dl_sort_maps.
-    Differs: dependencies outside `maps` are passed over, where ld.so relies on there being none. The original sort does not single out
-    ld.so's copies in other namespaces.
+    Differs: dependencies outside `maps` are passed over, where ld.so relies on there being none. The original
+    sort does not single out ld.so's copies in other namespaces.
     """
     if algorithm == SORT_ORIGINAL:
         return _sort_original(maps, force_first, for_fini)
@@ -61,8 +62,9 @@ def sort_maps(maps: list[M], *, force_first: bool, for_fini: bool, algorithm: in
 def _sort_dfs(maps: list[M], force_first: bool, for_fini: bool) -> list[M]:
     """Depth-first: reverse post-order, started from each map from the last to the first.
 
-    With relocation dependencies in play, which may contradict the static ones, the result is sorted once more by the static
-    dependencies alone: these prevail in a cycle. That path ends without regard to `force_first`, as in 2.36.
+    With relocation dependencies in play, which may contradict the static ones, the result is sorted once more
+    by the static dependencies alone: these prevail in a cycle. That path ends without regard to
+    `force_first`, as in 2.36.
     """
     result = _reverse_postorder(maps, for_fini)
     if for_fini and any(m.reldeps for m in result):
@@ -95,7 +97,10 @@ def _reverse_postorder(maps: list[M], use_reldeps: bool) -> list[M]:
 
 
 def _dependencies(map_: SortableMap, use_reldeps: bool) -> Iterator[SortableMap]:
-    """Yield the dependencies in the order of the visit: DT_NEEDED order, then relocation dependencies, the latest first."""
+    """Yield the dependencies in the order of the visit.
+
+    DT_NEEDED order, then relocation dependencies, the latest first.
+    """
     yield from map_.initfini or ()
     if use_reldeps:
         yield from reversed(map_.reldeps)
@@ -104,8 +109,8 @@ def _dependencies(map_: SortableMap, use_reldeps: bool) -> Iterator[SortableMap]
 def _sort_original(maps: list[M], force_first: bool, for_fini: bool) -> list[M]:
     """The sort of 2.34 and before: move each object behind the last object that depends on it, until nothing moves.
 
-    Cycles are cut by counting how often an object stood at the front of the unsorted part: once the next one to stand there has done so
-    more often than the part is long, the front is taken as settled.
+    Cycles are cut by counting how often an object stood at the front of the unsorted part: once the next one
+    to stand there has done so more often than the part is long, the front is taken as settled.
     """
     fixed = maps[:1] if force_first else []
     rest = maps[len(fixed) :]
@@ -127,7 +132,10 @@ def _sort_original(maps: list[M], force_first: bool, for_fini: bool) -> list[M]:
 
 
 def _depends(map_: SortableMap, other: SortableMap, for_fini: bool) -> bool:
-    """Whether `map_` must precede `other`; a relocation dependency yields to a static one in the other direction."""
+    """Whether `map_` must precede `other`.
+
+    A relocation dependency yields to a static one in the other direction.
+    """
     if any(dependency is other for dependency in map_.initfini or ()):
         return True
     if not (for_fini and any(dependency is other for dependency in map_.reldeps)):

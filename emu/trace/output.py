@@ -26,7 +26,7 @@ class TraceError(EmuError):
 
 
 class TraceClosed(EmuError):
-    """The reader of the trace has gone, as with `| head`: the run ends as SIGPIPE would end it, without a word."""
+    """The reader of the trace has gone, as with `| head`: the run ends silently, as by SIGPIPE."""
 
     exit_code = EXIT_SIGPIPE
 
@@ -37,8 +37,8 @@ class TraceClosed(EmuError):
 class TraceWriter:
     """A sink of records: renders each and writes it to `fd`.
 
-    Unbuffered, so that the lines stand among the guest's own, unless `buffered`. `flush` may be called from another
-    thread. Raises TraceError or TraceClosed.
+    Unbuffered, so that the lines stand among the guest's own, unless `buffered`. `flush` may be called from
+    another thread. Raises TraceError or TraceClosed.
     """
 
     __slots__ = ("_buffered", "_fd", "_lines", "_lock", "_render", "_size", "_where")
@@ -81,8 +81,8 @@ class TraceWriter:
 def open_output(path: str, beginnings: tuple[str, ...], *, force: bool = False) -> int:
     """Open `path` for a trace and return the descriptor.
 
-    A file that exists is overwritten only if it is empty or begins like a trace (one of `beginnings`), or with `force`;
-    a FIFO or character device is written to. Raises TraceError.
+    A file that exists is overwritten only if it is empty or begins like a trace (one of `beginnings`), or with
+    `force`; a FIFO or character device is written to. Raises TraceError.
     """
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o666)

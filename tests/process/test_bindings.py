@@ -1,0 +1,78 @@
+"""Who binds to whom: ld.so's own answer (LD_DEBUG=bindings) against our events."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import support
+from tools import fixtures
+from tools.fixtures import BASE_ENV, Run
+
+_LINE = re.compile(
+    r"binding file (\S+) \[0\] to (\S+) \[0\]: (?:normal|protected) symbol `([^']+)'(?: \[([^\]]+)\])?"
+)
+_RUNS = [
+    run
+    for run in support.all_runs()
+    if run.exit == 0 and ":" not in run.id and not run.fixture.startswith("static")
+]
+Binding = tuple[str, str, str, str]
+
+
+def _native(run: Run) -> set[Binding]:
+    env = {**BASE_ENV, **run.env, "LD_DEBUG": "bindings", "LD_BIND_NOW": "1"}
+    done = subprocess.run(
+        run.argv, cwd=fixtures.CACHE / run.fixture, env=env, input=run.stdin.encode(), capture_output=True
+    )
+    found = set()
+    for origin, target, symbol, version in _LINE.findall(done.stderr.decode(errors="replace")):
+        if "ld-linux" not in origin and "vdso" not in target and "vdso" not in origin:
+            found.add((os.path.basename(origin), os.path.basename(target), symbol, version))
+    return found
+
+
+def _emulated(run: Run, tmp_path: Path) -> set[Binding]:
+    trace = tmp_path / "trace.jsonl"
+    support.run_emu(
+        run,
+        "--env",
+        "LD_BIND_NOW=1",
+        "--trace",
+        "bindings",
+        "--trace-format",
+        "jsonl",
+        "--trace-output",
+        str(trace),
+    )
+    found = set()
+    for line in trace.read_text().splitlines():
+        event = json.loads(line)
+        if event["target"] and "ld-linux" not in event["origin"]:
+            found.add(
+                (
+                    os.path.basename(event["origin"]),
+                    os.path.basename(event["target"]),
+                    event["symbol"],
+                    event["version"],
+                )
+            )
+    return found
+
+
+@pytest.mark.parametrize("run", _RUNS, ids=lambda run: run.id)
+@pytest.mark.usefixtures("built_fixtures")
+def test_bindings_equal_ld_so(run: Run, tmp_path: Path) -> None:
+    native = _native(run)
+    emulated = _emulated(run, tmp_path)
+    # ld.so looks up the malloc that it will use itself, in the program's name; we do that without an event.
+    own = {
+        b for b in native - emulated if b[2] in ("malloc", "calloc", "realloc", "free", "__libc_early_init")
+    }
+    assert native - own - emulated == set()
+    assert emulated - native == set()

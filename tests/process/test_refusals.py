@@ -1,0 +1,94 @@
+"""What must not run is refused or stopped with one line that names it; never a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+
+def _build(folder: Path, code: str, *flags: str) -> Path:
+    (folder / "main.c").write_text(code)
+    subprocess.run(["gcc", "-O1", *flags, "-o", "main", "main.c"], cwd=folder, check=True)
+    return folder / "main"
+
+
+def _run(program: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "emu", "run", *options, str(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        errors="replace",
+    )
+
+
+_ADD = "int main(int c, char **v) { volatile double a = c, b = 2.5; a = a + b; return (int)a; }"
+
+
+def test_an_avx_instruction_is_named_with_its_place(tmp_path: Path) -> None:
+    done = _run(_build(tmp_path, _ADD, "-mavx", "-g"))
+    assert done.returncode == 125
+    assert "VEX (AVX) instruction" in done.stderr
+    assert "main.c:1" in done.stderr
+
+
+def test_the_same_program_without_avx_runs(tmp_path: Path) -> None:
+    assert _run(_build(tmp_path, _ADD)).returncode == 3
+
+
+def test_an_object_that_needs_x86_64_v3_is_refused(tmp_path: Path) -> None:
+    program = _build(tmp_path, "int main(void) { return 0; }", "-Wl,-z,x86-64-v3")
+    done = _run(program)
+    assert done.returncode == 125
+    assert "x86-64-v3" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(b"", 0), (b"#!/no/such/interpreter\n", 126), (b"\x7fELF" + bytes(100), 126), (b"text\n", 0)],
+)
+def test_what_is_no_program_gets_one_line(tmp_path: Path, content: bytes, code: int) -> None:
+    program = tmp_path / "p"
+    program.write_bytes(content)
+    program.chmod(0o755)
+    done = _run(program)
+    assert done.returncode in (126, 127)
+    assert code in (0, done.returncode, 126)
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_time_limit(tmp_path: Path) -> None:
+    done = _run(_build(tmp_path, 'int main(void) { for (;;) __asm__ volatile(""); }'), "--timeout", "0.3")
+    assert done.returncode == 124
+    assert "--timeout" in done.stderr
+
+
+_settings = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@_settings
+@given(st.data())
+def test_mutated_programs_end_without_a_traceback(tmp_path: Path, data: st.DataObject) -> None:
+    good = tmp_path / "main"
+    if not good.exists():
+        _build(tmp_path, '#include <stdio.h>\nint main(void) { puts("x"); return 0; }')
+    image = bytearray(good.read_bytes())
+    dynamic_and_headers = 0x800
+    for _ in range(data.draw(st.integers(1, 4))):
+        image[data.draw(st.integers(4, dynamic_and_headers))] = data.draw(st.integers(0, 255))
+    bad = tmp_path / "bad"
+    bad.write_bytes(image)
+    bad.chmod(0o755)
+    done = _run(bad, "--timeout", "10", "--max-memory", "1G")
+    assert "Traceback" not in done.stderr, done.stderr
