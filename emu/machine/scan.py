@@ -101,7 +101,7 @@ def _walk(code: bytes) -> BadInstruction | None:
         if opcode == 0x62:
             return BadInstruction(start, "an EVEX (AVX-512) instruction", "AVX-512 is not emulated")
         if opcode in (0xC4, 0xC5):
-            if at + 2 >= size:
+            if at + (1 if opcode == 0xC5 else 2) >= size:
                 return None
             mapping, opcode, at = (
                 (1, code[at + 1], at + 2) if opcode == 0xC5 else (code[at] & 31, code[at + 2], at + 3)

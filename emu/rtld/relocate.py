@@ -277,7 +277,11 @@ class _Relocator:
     def _binds_locally(self, symbol: int) -> bool:
         """Whether the reference is to the object's own symbol by its kind, without a look-up."""
         data, at = self.map.symtab.data, symbol * 24
-        return symbol == 0 or data[at + 4] >> 4 == c.STB_LOCAL or data[at + 5] & 3 in (c.STV_HIDDEN, c.STV_INTERNAL)
+        return (
+            symbol == 0
+            or data[at + 4] >> 4 == c.STB_LOCAL
+            or data[at + 5] & 3 in (c.STV_HIDDEN, c.STV_INTERNAL)
+        )
 
     def announce(self, symbol: int, found: Found | None, kind: int, offset: int, *, lazy: bool) -> None:
         """Emit the Binding event."""

@@ -1,0 +1,202 @@
+"""Arena, address space, CPU and the scan for instructions that would run wrongly."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+import capstone
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emu.core.errors import MemoryFault
+from emu.glibc.stubs import build_stubs
+from emu.machine import regs
+from emu.machine.address_space import MMAP_BASE, AddressSpace
+from emu.machine.arena import PROT_READ, PROT_WRITE, Arena
+from emu.machine.cpu import Cpu, CpuException, InstructionError, PageFault, Stopped
+from emu.machine.scan import find_bad_instruction
+
+PAGE = 4096
+
+
+@pytest.fixture(scope="module")
+def cpu() -> Cpu:
+    return Cpu(Arena())
+
+
+@pytest.fixture
+def space(cpu: Cpu) -> Iterator[AddressSpace]:
+    space = AddressSpace(cpu.arena)
+    space.on_change = cpu.range_changes
+    yield space
+    for area in list(space):
+        space.munmap(area.start, area.end - area.start)
+
+
+def test_mappings_go_top_down_and_alike_neighbours_merge(space: AddressSpace) -> None:
+    first = space.mmap(0, 2 * PAGE, 3)
+    second = space.mmap(0, PAGE, 3)
+    assert (first, second) == (MMAP_BASE - 2 * PAGE, MMAP_BASE - 3 * PAGE)
+    assert [(a.start, a.end) for a in space] == [(second, MMAP_BASE)]
+    space.mprotect(first, PAGE, PROT_READ)
+    assert [a.prot for a in space] == [3, 1, 3]
+    space.mprotect(first, PAGE, 3)
+    assert len(list(space)) == 1
+
+
+def test_unmapped_memory_is_zero_when_it_comes_back(space: AddressSpace) -> None:
+    address = space.mmap(0, PAGE, 3)
+    space.arena.write(address, b"old")
+    space.munmap(address, PAGE)
+    with pytest.raises(MemoryFault):
+        space.arena.read(address, 1)
+    assert space.mmap(address, PAGE, 3, fixed=True) == address
+    assert space.arena.read(address, 3) == b"\0\0\0"
+
+
+def test_copies_for_the_guest_obey_its_permissions(space: AddressSpace) -> None:
+    address = space.mmap(0, 2 * PAGE, PROT_READ | PROT_WRITE)
+    space.mprotect(address + PAGE, PAGE, PROT_READ)
+    with pytest.raises(MemoryFault) as fault:
+        space.arena.copy_out(address + PAGE - 2, b"four")
+    assert (fault.value.address, fault.value.access) == (address + PAGE, "write")
+    space.arena.write(address + PAGE - 2, b"four")
+    assert space.arena.copy_in(address + PAGE - 2, 4) == b"four"
+
+
+def test_mremap_moves_what_it_cannot_grow_in_place(space: AddressSpace) -> None:
+    space.mmap(0, PAGE, 1)
+    below = space.mmap(0, PAGE, 3)
+    space.arena.write(below, b"kept")
+    with pytest.raises(OSError, match="no room") as refused:
+        space.mremap(below, PAGE, 4 * PAGE, 0)
+    assert refused.value.errno == errno.ENOMEM
+    moved = space.mremap(below, PAGE, 4 * PAGE, 1)
+    assert moved != below
+    assert space.arena.read(moved, 4) == b"kept"
+    assert space.find(below) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 15), st.integers(1, 6), st.integers(0, 2)), max_size=30))
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_areas_and_page_permissions_agree(operations: list[tuple[int, int, int]]) -> None:
+    space = AddressSpace(_arena)
+    base = 0x10000000
+    model = [0] * 32
+    for start, length, what in operations:
+        pages = range(start, start + length)
+        if what == 0:
+            space.mmap(base + start * PAGE, length * PAGE, 3, fixed=True)
+            for page in pages:
+                model[page] = 3
+        elif what == 1:
+            space.munmap(base + start * PAGE, length * PAGE)
+            for page in pages:
+                model[page] = 0
+        elif all(model[page] for page in pages):
+            space.mprotect(base + start * PAGE, length * PAGE, 1)
+            for page in pages:
+                model[page] = 1
+    for page, prot in enumerate(model):
+        area = space.find(base + page * PAGE)
+        assert (area.prot if area is not None else 0) == prot
+        assert _arena.perms[(base >> 12) + page] & 7 == prot
+    assert space.total == sum(PAGE for prot in model if prot)
+    space.munmap(base, 32 * PAGE)
+
+
+_arena = Arena()
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        ("488b0425 00001000", PageFault(0x100000, "read", False, False)),
+        ("48890425 00001000", PageFault(0x100000, "write", False, False)),
+        ("31c9f7f1", CpuException(0)),
+        ("cc", CpuException(3)),
+        ("0f0b", CpuException(6)),
+        ("f4", CpuException(13)),
+    ],
+)
+def test_faults_are_exact(cpu: Cpu, space: AddressSpace, code: str, outcome: object) -> None:
+    address = space.mmap(0, PAGE, 7)
+    space.arena.write(address, bytes.fromhex(code))
+    assert cpu.run(address) == outcome
+
+
+def test_a_trap_sees_and_sets_registers(cpu: Cpu, space: AddressSpace) -> None:
+    address = space.mmap(0, PAGE, 7)
+    space.arena.write(address, bytes.fromhex("b82a000000 0f05 f4 0f05"))
+    seen = []
+
+    def trap() -> None:
+        seen.append((cpu.get(regs.RAX), cpu.get(regs.RIP) - address))
+        if len(seen) == 1:
+            cpu.set(regs.RIP, address + 8)
+        else:
+            cpu.stop()
+
+    cpu.on_trap = trap
+    assert cpu.run(address) == Stopped()
+    assert seen == [(42, 7), (42, 10)]
+
+
+def test_the_floating_point_state_survives_fxsave_and_fxrstor(cpu: Cpu, space: AddressSpace) -> None:
+    address = space.mmap(0, PAGE, 7)
+    space.arena.write(address, bytes.fromhex("d9e8 d9eb 0f57c0 f4"))
+    cpu.run(address)
+    image = cpu.fxsave()
+    cpu.reset_fpu()
+    cpu.fxrstor(image)
+    assert cpu.fxsave() == image
+    assert image[32:42] == bytes.fromhex("35c26821a2da0fc90040")  # pi is on top of the stack
+
+
+def test_an_avx_instruction_stops_the_run(cpu: Cpu, space: AddressSpace) -> None:
+    address = space.mmap(0, PAGE, 7)
+    space.arena.write(address, bytes.fromhex("9090 eb00 c5f058c2 c3"))
+    with pytest.raises(InstructionError) as stopped:
+        cpu.run(address)
+    assert stopped.value.address == address + 4
+
+
+_CODE = [
+    "4889c5", "488d62c4", "c4e2f0f2c2", "48b8c4c5620000000000", "c5f877", "62f17c4828c0", "0fc7f0", "660f3a0fc108",
+    "f7c5c4000000", "c3", "0f1f8400c5000000", "c4e37d19c101",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(_CODE), min_size=1, max_size=8))
+@settings(deadline=None, derandomize=True)
+def test_the_scan_agrees_with_a_disassembler(parts: list[str]) -> None:
+    code = bytes.fromhex("".join(parts))
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    expected = None
+    for instruction in decoder.disasm(code, 0):
+        name = instruction.mnemonic
+        if name.startswith("v") or name == "rdrand":
+            expected = instruction.address
+            break
+    found = find_bad_instruction(code)
+    assert (found.offset if found is not None else None) == expected
+
+
+def test_stub_code_is_what_its_comments_say() -> None:
+    image, stubs = build_stubs(0x10000, 2, 0x1234)
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+
+    def text(address: int, size: int) -> list[str]:
+        code = image[address - 0x10000 : address - 0x10000 + size]
+        return [f"{i.mnemonic} {i.op_str}".strip() for i in decoder.disasm(code, address)]
+
+    assert text(stubs.traps[0], 3) == ["syscall", "ret"]
+    fast = text(stubs.tls_get_addr, stubs.tls_get_addr_slow - stubs.tls_get_addr)
+    assert fast[0] == "mov rdx, qword ptr fs:[8]"
+    assert fast[1] == "movabs rax, 0x1234"
+    assert fast[-2:] == ["ret", "nop"]
+    assert text(stubs.tls_get_addr_slow, 3) == ["syscall", "ret"]
+    assert text(stubs.tlsdesc_slow, 3) == ["syscall", "ret"]
+    assert text(stubs.tlsdesc_dynamic, 2) == ["push rdi", "push rsi"]
