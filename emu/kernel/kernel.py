@@ -98,7 +98,7 @@ class Kernel:
             config.gid,
             config.groups,
         )
-        self.fs.on_store = space.file_stored
+        self.fs.on_store = space.shared_files.stored
         self.fds = FdTable(_NOFILE_LIMIT)
         self.program = Program("", None, (), (), b"", 0)
         self.brk_start = self.brk = 0
@@ -207,7 +207,7 @@ class Kernel:
 
     def file(self, fd: int) -> OpenFile:
         """Return the description of a descriptor that is not O_PATH. Raises OSError(EBADF)."""
-        if self.space.has_shared_files:
+        if self.space.shared_files:
             self.space.sync_all()  # what the guest stored through a shared mapping is in the file
         file = self.fds.get(fd)
         if file.flags & abi.O_PATH:

@@ -277,6 +277,8 @@ class FileSystem:
                 raise fail(errno.ENOENT)
             if place.slash:
                 raise fail(errno.EISDIR)
+            if place.parent.stat().nlink == 0:  # the working directory, removed
+                raise fail(errno.ENOENT)
             self.allow(place.parent, abi.W_OK | abi.X_OK)
             inode = place.parent.create(place.name, mode & 0o7777 & ~self.umask)
             return inode.open(place.path(), flags & ~abi.O_TRUNC)

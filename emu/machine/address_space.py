@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import mmap as host_mmap
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
@@ -27,6 +26,7 @@ from emu.machine.arena import (
     Arena,
     physical,
 )
+from emu.machine.shared_files import SharedFiles
 
 MMAP_BASE = 0x7FFF_F7FF_F000
 """Where Linux puts the first mapping without randomisation and with the default stack limit."""
@@ -97,8 +97,7 @@ class AddressSpace:
         self.arena = arena
         self.max_memory = max_memory
         self.total = 0
-        self.has_shared_files = False
-        self._shared: dict[tuple[int, int], int] = {}
+        self.shared_files = SharedFiles()
         self._starts: list[int] = []
         self._areas: list[Vma] = []
         self.on_change: Callable[[int, int, bool], None] = lambda start, end, had_exec: None
@@ -264,12 +263,6 @@ class AddressSpace:
         for area in self.overlapping(address, address + page_up(length)):
             self._write_back(area, area.start, area.end)
 
-    def file_stored(self, dev: int, ino: int, data: bytes, offset: int) -> None:
-        """Show what was written to a file in the mappings that share it."""
-        descriptor = self._shared.get((dev, ino))
-        if descriptor is not None:
-            os.pwrite(descriptor, data[: max(os.fstat(descriptor).st_size - offset, 0)], offset)
-
     def sync_all(self) -> None:
         """Write every shared file mapping back (at exit)."""
         for area in self._areas:
@@ -303,10 +296,12 @@ class AddressSpace:
             return 0
         start = physical(area.start)
         if area.shared:
-            host.map_shared(self.arena.host_base + start, length, self._shared_copy(backing), area.offset)
+            host.map_shared(
+                self.arena.host_base + start, length, self.shared_files.copy_of(backing), area.offset
+            )
             area.host_mapped = True
             return length
-        host_fd = self._shared.get((backing.dev, backing.ino)) or backing.host_fd()
+        host_fd = self.shared_files.find(backing.dev, backing.ino) or backing.host_fd()
         if host_fd is not None:
             host.map_file(self.arena.host_base + start, length, host_fd, area.offset)
             area.host_mapped = True
@@ -319,26 +314,6 @@ class AddressSpace:
                 self.arena.bytes[start + at : start + at + len(data)] = data
                 at += len(data)
         return length
-
-    def _shared_copy(self, backing: Backing) -> int:
-        """Return the memory file that stands for a file with shared mappings: all of them see the same bytes.
-
-        Its length is whole pages and never shrinks, so no guest can make the host fault on it. `file_stored` keeps it up to date.
-        """
-        key = (backing.dev, backing.ino)
-        size = page_up(backing.size())
-        descriptor = self._shared.get(key)
-        if descriptor is None:
-            self.has_shared_files = True
-            descriptor = self._shared[key] = os.memfd_create("emu-shared", os.MFD_CLOEXEC)
-        known = os.fstat(descriptor).st_size
-        if known < size:
-            os.ftruncate(descriptor, size)
-            at = known
-            while at < size and (data := backing.pread(min(size - at, 1 << 20), at)):
-                os.pwrite(descriptor, data, at)
-                at += len(data)
-        return descriptor
 
     def _write_back(self, area: Vma, start: int, stop: int) -> None:
         if not area.shared or area.backing is None or not area.prot & PROT_WRITE:

@@ -172,10 +172,12 @@ class Process:
         """Turn a fault into a signal, or deliver what the host sent."""
         if isinstance(outcome, (PageFault, CpuException)):
             signal = to_signal(outcome, self.cpu, self.arena)
-            self._fault_text = describe_fault(signal, outcome, self)
+            text = describe_fault(signal, outcome, self)
             killed = self.kernel.fault(
                 self.task, self.cpu, signal.signo, signal.code, signal.address, signal.trapno, signal.error
             )
+            if killed is not None:
+                self._fault_text = text
             if self.bus.faults:
                 pc = signal.pc
                 self.bus.emit(
@@ -198,9 +200,8 @@ class Process:
         from emu.kernel.abi import signal_name
 
         name = signal_name(ended.signo)
-        detail = (
-            self._fault_text or f"sent by the program itself, at {self.symbols.where(self.cpu.get(regs.RIP))}"
-        )
+        sender = "sent by the program itself" if ended.info.pid else "sent from outside or by a timer"
+        detail = self._fault_text or f"{sender}, at {self.symbols.where(self.cpu.get(regs.RIP))}"
         return Result(
             128 + ended.signo, ended.signo, f"emu: {self.config.program}: killed by {name}: {detail}"
         )

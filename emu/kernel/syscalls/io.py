@@ -324,7 +324,7 @@ def _sys_copy_file_range(
     read_start, write_start = _offset_at(k, read_at), _offset_at(k, write_at)
     first = reader.offset if read_start is None else read_start
     second = writer.offset if write_start is None else write_start
-    size = _checked(size)
+    size = min(_checked(size), max(reader.size() - first, 0))  # what there is to copy decides what overlaps
     if reader.inode is writer.inode and first < second + size and second < first + size:
         raise fail(errno.EINVAL)
     count = _copy(k, t, reader, writer, size, read_start, write_start)

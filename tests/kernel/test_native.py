@@ -1,0 +1,30 @@
+"""System calls against the real kernel: static programs, one a subject, run natively and in emu; both must print the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_PROGRAMS = sorted((Path(__file__).parent / "programs").glob("*.c"))
+
+
+def _run(command: list[str], folder: Path) -> tuple[int, str]:
+    folder.mkdir()
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, errors="replace")
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("source", _PROGRAMS, ids=lambda path: path.stem)
+def test_program_prints_what_it_prints_natively(source: Path, tmp_path: Path) -> None:
+    program = tmp_path / source.stem
+    subprocess.run(["gcc", "-O1", "-w", "-static", "-o", str(program), str(source), "-lm"], check=True)
+    code, said = _run([str(program), "one", "two"], tmp_path / "native")
+    assert code >= 0, "a program must not be killed natively"
+    assert said.count("\n") > 10
+    assert _run([sys.executable, "-m", "emu", "run", str(program), "one", "two"], tmp_path / "emu") == (
+        code,
+        said,
+    )
