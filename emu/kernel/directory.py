@@ -67,15 +67,15 @@ class Directory(Inode):
 
     def create(self, name: str, mode: int) -> Inode:
         """Make an empty regular file."""
-        raise fail(errno.EACCES)
+        raise fail(errno.ENOENT)
 
     def mkdir(self, name: str, mode: int) -> None:
         """Make a directory."""
-        raise fail(errno.EACCES)
+        raise fail(errno.ENOENT)
 
     def symlink(self, name: str, text: str) -> None:
         """Make a symbolic link."""
-        raise fail(errno.EACCES)
+        raise fail(errno.ENOENT)
 
     def link(self, name: str, inode: Inode) -> None:
         """Add another name of an inode."""

@@ -81,6 +81,10 @@ class OpenFile:
         """Return the POLL* conditions that hold now."""
         return abi.POLLIN | abi.POLLOUT | abi.POLLRDNORM | abi.POLLWRNORM
 
+    def activity(self) -> int:
+        """Return a count of what has arrived or been taken, where it is known: an edge for EPOLLET."""
+        return 0
+
     def host_wait(self) -> int | None:
         """Return the host descriptor that becomes ready when this file does, None if the host plays no
         part.
@@ -215,6 +219,10 @@ class TextFile(SeekableFile):
     def pread(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes at `offset`."""
         return self.content[offset : offset + size]
+
+    def pwrite(self, data: bytes, offset: int) -> int:
+        """Refuse: nothing here can be set, not even by root."""
+        raise fail(errno.EINVAL)
 
 
 class PathFile(OpenFile):

@@ -25,12 +25,12 @@ DEFAULT_CAPACITY = 1 << 16
 class Pipe:
     """The bytes between two ends, and how many descriptions each end has."""
 
-    __slots__ = ("data", "capacity", "readers", "writers", "stat")
+    __slots__ = ("capacity", "data", "puts", "readers", "stat", "takes", "writers")
 
     def __init__(self, stat: Stat) -> None:
         self.data = bytearray()
         self.capacity = DEFAULT_CAPACITY
-        self.readers = self.writers = 0
+        self.readers = self.writers = self.puts = self.takes = 0
         self.stat = stat
 
 
@@ -60,6 +60,7 @@ class PipeEnd(OpenFile):
             return b""
         taken = bytes(data[:size])
         del data[:size]
+        self.pipe.takes += 1
         return taken
 
     def write(self, data: bytes) -> int:
@@ -71,7 +72,12 @@ class PipeEnd(OpenFile):
         if data and (room <= 0 or room < len(data) <= _PIPE_BUF):
             raise fail(errno.EAGAIN)
         pipe.data += data[:room]
+        pipe.puts += 1
         return min(room, len(data))
+
+    def activity(self) -> int:
+        """Return how often the other end has acted."""
+        return self.pipe.puts if self.readable else self.pipe.takes
 
     def poll(self) -> int:
         """Return what holds for this end."""
@@ -111,12 +117,13 @@ def make_pipe(kernel: Kernel, flags: int) -> tuple[PipeEnd, PipeEnd]:
 class EventFile(OpenFile):
     """An eventfd: a counter that writes add to and a read takes (or decrements, with EFD_SEMAPHORE)."""
 
-    __slots__ = ("count", "semaphore", "_stat")
+    __slots__ = ("_activity", "_stat", "count", "semaphore")
 
     def __init__(self, kernel: Kernel, count: int, semaphore: bool, flags: int) -> None:
         super().__init__("anon_inode:[eventfd]", abi.O_RDWR | flags)
         self.count = count
         self.semaphore = semaphore
+        self._activity = 0
         self._stat = anonymous_stat(kernel, 0o600)
 
     def stat(self) -> Stat:
@@ -143,7 +150,12 @@ class EventFile(OpenFile):
         if self.count + added > _COUNTER_MAX:
             raise fail(errno.EAGAIN)
         self.count += added
+        self._activity += 1
         return 8
+
+    def activity(self) -> int:
+        """Return the number of writes so far."""
+        return self._activity
 
     def poll(self) -> int:
         """Readable with a count, writable with room for one."""

@@ -196,12 +196,13 @@ def _sys_pselect6(
 class Interest:
     """One file that an epoll instance watches. `armed` goes with EPOLLONESHOT, `reported` with EPOLLET."""
 
-    __slots__ = ("file", "events", "data", "armed", "reported")
+    __slots__ = ("armed", "data", "events", "file", "reported", "seen")
 
     def __init__(self, file: OpenFile, events: int, data: int) -> None:
         self.file, self.events, self.data = file, events, data
         self.armed = True
         self.reported = 0
+        self.seen = -1
 
     def ready(self) -> int:
         """Return the conditions that hold and were asked for."""
@@ -209,8 +210,9 @@ class Interest:
             return 0
         found = self.file.poll() & (self.events & 0xFFFF | _ALWAYS & ~abi.POLLNVAL)
         if self.events & _EPOLLET:
-            new = found & ~self.reported
-            self.reported = found
+            activity = self.file.activity()
+            new = found & ~self.reported or activity != self.seen
+            self.reported, self.seen = found, activity
             return found if new else 0
         return found
 
