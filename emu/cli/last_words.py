@@ -1,6 +1,7 @@
-"""A trace in a file survives Ctrl-C and `kill`: a thread takes the signals that end processes and flushes first.
+"""A trace in a file survives a hang-up: a thread takes the signals that end `emu` itself, and flushes first.
 
-Python's own handlers run between bytecodes only, and guest code may run for minutes without one.
+Python's own handlers run between bytecodes only, and guest code may run for minutes without one. SIGINT and SIGTERM
+are not taken: `emu.process` forwards them to the guest, whose end flushes the trace too.
 Source: signal(7); pthread_sigmask(3).
 """
 
@@ -14,14 +15,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_DEADLY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_DEADLY = (signal.SIGHUP, signal.SIGQUIT)
 
 
 def flush_before_death(flush: Callable[[], None]) -> None:
-    """Call `flush` when a signal that ends processes comes, then die of it."""
+    """Call `flush` when SIGHUP or SIGQUIT comes, then die of it."""
     signals = [number for number in _DEADLY if signal.getsignal(number) is not signal.SIG_IGN]
-    for number in signals:
-        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
     def wait() -> None:

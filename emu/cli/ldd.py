@@ -40,6 +40,7 @@ def command(program: str, variables: dict[str, str], clean_env: bool, sysroot: s
         cwd=options.guest_directory(sysroot),
         sysroot=sysroot,
         keep_going=True,
+        argv0=program,
     )
     process = Process(config, EventBus())
     process.load()

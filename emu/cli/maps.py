@@ -44,6 +44,7 @@ def command(
         env=env,
         cwd=options.guest_directory(sysroot),
         sysroot=sysroot,
+        argv0=program,
     )
     process = Process(config, EventBus())
     process.start()

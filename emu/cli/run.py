@@ -92,11 +92,11 @@ def command(
         max_memory=max_memory,
         timeout=timeout,
         tls_dtors=tls_dtors,
+        argv0=program,
     )
     bus = EventBus()
     writer = _tracing(bus, categories, trace_output, trace_format or "text", force) if categories else None
-    if writer is None or trace_output is None:
-        _die_at_once()
+    _die_at_once()
     try:
         result = Process(config, bus).run()
     finally:
@@ -108,7 +108,7 @@ def command(
 
 
 def _die_at_once() -> None:
-    """Let Ctrl-C end the process as it would the guest; Python's own handler waits for the guest's next trap."""
+    """Let Ctrl-C end the process while it loads, as it would the guest; from the start on the guest gets it."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,87 @@
+"""What Ctrl-C, kill and a hang-up do while the guest computes, with and without a trace in a file."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENDLESS = r"""
+#include <signal.h>
+#include <unistd.h>
+static void again(int number) { (void)(number + write(1, "again\n", 6)); }
+int main(void) {
+    signal(SIGINT, again);
+    if (write(1, "one\n", 4) == 4 && write(1, "ready\n", 6) == 6)
+        for (;;) {}
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("endless")
+    (folder / "main.c").write_text(ENDLESS)
+    subprocess.run(["gcc", "-o", "main", "main.c"], cwd=folder, check=True)
+    return str(folder / "main")
+
+
+def _start(program: str, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "emu", "run", *options, program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_the_guest_gets_every_signal(endless: str, tmp_path: Path, traced: bool) -> None:
+    trace = tmp_path / "trace"
+    options = ("--trace", "syscalls", "--trace-output", str(trace)) if traced else ()
+    with _start(endless, *options) as run:
+        assert run.stdout is not None
+        try:
+            assert [run.stdout.readline() for _ in range(2)] == ["one\n", "ready\n"]
+            for _ in range(2):
+                run.send_signal(signal.SIGINT)
+                assert run.stdout.readline() == "again\n"
+            run.send_signal(signal.SIGTERM)
+            _, said = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "killed by SIGTERM" in said
+    assert not traced or 'write(1, "again\\n"' in trace.read_text()
+
+
+def test_a_hang_up_keeps_the_trace(endless: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    with _start(endless, "--trace", "syscalls", "--trace-output", str(trace)) as run:
+        assert run.stdout is not None
+        try:
+            assert [run.stdout.readline() for _ in range(2)] == ["one\n", "ready\n"]
+            run.send_signal(signal.SIGHUP)
+            run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert run.returncode == -signal.SIGHUP
+    # The write that we have just read may not have been traced yet; the one before it has.
+    assert 'write(1, "one\\n"' in trace.read_text()
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    emu = f"{sys.executable} -m emu"
+    script = f"set -o pipefail; {emu} run --trace all true 2>&1 | head -n 1"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 141
+    assert done.stdout.count("\n") == 1
+    script = f"set -o pipefail; {emu} trace-schema | head -c 1"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("{", "")
