@@ -21,6 +21,7 @@ CACHE_PATH = "/etc/ld.so.cache"
 
 _OLD_MAGIC = b"ld.so-1.7.0"
 _NEW_MAGIC = b"glibc-ld.so.cache1.1"
+_PAGE = 4096
 _OLD_HEADER, _OLD_ENTRY = 16, 12
 _NEW_HEADER, _NEW_ENTRY = 48, 24
 _ENDIAN_MASK, _ENDIAN_LITTLE = 3, 2
@@ -107,10 +108,12 @@ class LdSoCache:
     today is too old for any.
     """
 
-    __slots__ = ("_data", "_hwcaps", "_isa_levels", "_new", "_priorities", "_table")
+    __slots__ = ("_data", "_hwcaps", "_isa_levels", "_new", "_priorities", "_size", "_table")
 
     def __init__(self, data: bytes, hwcaps: Sequence[str] = ()) -> None:
-        self._data = data
+        # ld.so maps the file: what follows it up to the end of the page reads as zeros.
+        self._data = data + bytes(-len(data) % _PAGE)
+        self._size = len(data)
         self._hwcaps = tuple(hwcaps)
         # Level 0 is the baseline, which every CPU has; the level of an entry in a subdirectory x86-64-vN is
         # N - 1.
@@ -120,12 +123,12 @@ class LdSoCache:
         self._table = self._find_table()
 
     def _find_table(self) -> _Table | None:
-        """Recognise the layout. Returns None for bytes that ld.so would ignore. Source.
+        """Recognise the layout. Returns None for bytes that ld.so would ignore.
 
-        _dl_load_cache_lookup.
+        Source: glibc elf/dl-cache.c:_dl_load_cache_lookup.
         """
         data = self._data
-        size = len(data)
+        size = self._size
         if size > _NEW_HEADER and data.startswith(_NEW_MAGIC):
             (count,) = _u32(data, 20)
             if (size - _NEW_HEADER) // _NEW_ENTRY >= count:
@@ -134,7 +137,7 @@ class LdSoCache:
             (count,) = _u32(data, 12)
             if (size - _OLD_HEADER) // _OLD_ENTRY >= count:
                 strings = _OLD_HEADER + count * _OLD_ENTRY
-                new = strings + 3 & -4
+                new = strings + 7 & -8
                 if size >= new + _NEW_HEADER and data.startswith(_NEW_MAGIC, new):
                     return self._new_table(new, *_u32(data, new + 20))
                 return _Table(_OLD_HEADER, count, _OLD_ENTRY, strings, size - strings)
@@ -145,7 +148,7 @@ class LdSoCache:
         if flags and flags & _ENDIAN_MASK != _ENDIAN_LITTLE:
             return None
         self._new = start
-        return _Table(start + _NEW_HEADER, count, _NEW_ENTRY, start, len(self._data))
+        return _Table(start + _NEW_HEADER, count, _NEW_ENTRY, start, self._size)
 
     def _string(self, offset: int) -> bytes:
         """Return the string at a file offset; it ends at a null byte or with the file."""
@@ -160,7 +163,7 @@ class LdSoCache:
         table = self._table
         if table is None:
             return None
-        left, right = 0, min(table.length, (len(self._data) - table.entries) // table.entry_size) - 1
+        left, right = 0, _int32(table.length - 1)
         while left <= right:
             middle = (left + right) // 2
             key = self._key(table, middle)
@@ -179,7 +182,10 @@ class LdSoCache:
 
     def _key(self, table: _Table, index: int) -> bytes | None:
         """Return the name of an entry, or None where it lies outside the file."""
-        (key,) = _u32(self._data, table.entries + index * table.entry_size + 4)
+        at = table.entries + index * table.entry_size
+        if at + table.entry_size > len(self._data):
+            return None
+        (key,) = _u32(self._data, at + 4)
         return self._string(table.strings + key) if key < table.strings_size else None
 
     def _matches(self, table: _Table, index: int, name: bytes) -> bool:
@@ -230,24 +236,31 @@ class LdSoCache:
         return self._priorities[index] if index < len(self._priorities) else 0
 
     def _read_priorities(self) -> list[int]:
-        """Rank every name in the extension section. Source.
+        """Rank every name in the extension section.
 
-        Glibc dl-cache.h:cache_extension_load, glibc_hwcaps_priorities_init.
+        Source: glibc sysdeps/generic/dl-cache.h:cache_extension_load, elf/dl-cache.c:glibc_hwcaps_priorities_init.
         """
         data = self._data
         (extension,) = _u32(data, self._new + 32)
-        if extension == 0 or extension % 4 or extension + 8 > len(data):
+        if extension == 0 or extension % 4 or extension + 8 > self._size:
             return []
         magic, count = struct.unpack_from("<II", data, extension)
-        if magic != _EXTENSION_MAGIC or extension + 8 + count * 16 > len(data):
+        if magic != _EXTENSION_MAGIC or extension + 8 + count * 16 > self._size:
             return []
         names: tuple[int, ...] = ()
         for at in range(extension + 8, extension + 8 + count * 16, 16):
             tag, _, offset, size = _section(data, at)
-            if offset + size > len(data):
+            if offset + size > self._size:
                 return []
             if tag == _EXTENSION_TAG_HWCAPS:
                 usable = size % 4 == 0 and offset % 4 == 0
                 names = struct.unpack_from(f"<{size // 4}I", data, offset) if usable else ()
-        ranks = {os.fsencode(name): rank for rank, name in enumerate(self._hwcaps, 1)}
-        return [ranks.get(self._string(name), 0) if name < len(data) else 0 for name in names]
+        # Both lists are sorted; a damaged one that is not must give what ld.so's merge gives.
+        ranked = sorted((os.fsencode(name), rank) for rank, name in enumerate(self._hwcaps, 1))
+        ranks: list[int] = []
+        for at in names:
+            name = self._string(at) if at < self._size else b""
+            while ranked and ranked[0][0] < name:
+                del ranked[0]
+            ranks.append(ranked.pop(0)[1] if ranked and ranked[0][0] == name else 0)
+        return ranks

@@ -116,9 +116,9 @@ def check_header(backing: Backing, path: str) -> None:
 
 
 def has_dst(text: str) -> bool:
-    """Whether `text` contains a dynamic string token that ld.so knows. Source.
+    """Whether `text` contains a dynamic string token that ld.so knows.
 
-    Glibc elf/dl-load.c:_dl_dst_count.
+    Source: glibc elf/dl-load.c:_dl_dst_count.
     """
     return any(_dst_at(text, i + 1)[1] for i, char in enumerate(text) if char == "$")
 
@@ -142,9 +142,9 @@ def _dst_at(text: str, start: int) -> tuple[str, int]:
 
 
 def _is_trusted(path: str) -> bool:
-    """Whether a path, its `.` and `..` resolved by name, lies in a system directory. Source.
+    """Whether a path, its `.` and `..` resolved by name, lies in a system directory.
 
-    Is_trusted_path_normalize.
+    Source: glibc elf/dl-load.c:is_trusted_path_normalize.
     """
     parts: list[str] = []
     for part in path.split("/"):
@@ -254,9 +254,9 @@ class SearchPath:
             yield self._list_of(loader, "RUNPATH", main), f"RUNPATH of {loader.display_name}"
 
     def _list_of(self, map_: MapView, tag: str, main: MapView | None) -> list[_Directory]:
-        """Return an object's own search list; it is taken apart once. Source.
+        """Return an object's own search list; it is taken apart once.
 
-        Cache_rpath, decompose_rpath.
+        Source: glibc elf/dl-load.c:cache_rpath, decompose_rpath.
         """
         if tag == "RUNPATH":
             text = map_.runpath
