@@ -1,0 +1,88 @@
+"""Every event as text and as JSON, whatever its fields hold."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from emu.core.events import CATEGORIES, CATEGORY_OF, EVENT_TYPES, Record
+from emu.trace import jsonl, text
+from emu.trace.fields import ADDRESSES, event_name, field_kinds
+from emu.trace.schema import schema
+
+NUMBERS = frozenset((
+    "align", "count_after", "count_before", "generation", "ifunc", "lazy", "module", "namespace", "number",
+    "offset", "relative", "size", "slots", "surplus", "symbolic", "used",
+))  # fmt: skip
+"""Integer fields that are no addresses."""
+
+
+def _example(event_type: type[Any], string: str = "some name") -> Record:
+    """A record of the type; addresses have a value of their own, so that hexadecimal shows."""
+    values = {"string": string, "boolean": True, "integer": 7, "address": 0xABC0}
+    return Record(
+        1, 1_500_000_000, 42, event_type(*(values[kind] for kind in field_kinds(event_type).values()))
+    )
+
+
+@pytest.mark.parametrize("event_type", EVENT_TYPES)
+def test_text_line(event_type: type[Any]) -> None:
+    line = text.render(_example(event_type))
+    assert line.split()[:4] == ["1", "1.500000000", "42", CATEGORY_OF[event_type]]
+    kinds = field_kinds(event_type)
+    assert ("0xabc0" in line) == ("address" in kinds.values())
+    assert "some name" in line or "string" not in kinds.values()
+
+
+@pytest.mark.parametrize("event_type", EVENT_TYPES)
+def test_a_hostile_name_stays_on_its_line(event_type: type[Any]) -> None:
+    line = text.render(_example(event_type, "a\n\x1b[2Jb\udcff"))
+    assert line.isprintable()
+    parsed = json.loads(jsonl.render(_example(event_type, "a\n\x1b[2Jb\udcff")))
+    strings = [name for name, kind in field_kinds(event_type).items() if kind == "string"]
+    assert all(parsed[name] == "a\n\x1b[2Jb\udcff" for name in strings)
+
+
+@pytest.mark.parametrize("event_type", EVENT_TYPES)
+def test_json_line_follows_the_schema(event_type: type[Any]) -> None:
+    line = jsonl.render(_example(event_type))
+    assert line.startswith(jsonl.BEGINNING)
+    parsed = json.loads(line)
+    validator = jsonschema.Draft202012Validator(schema())
+    validator.validate(parsed)
+    assert parsed["event"] == event_name(event_type)
+    for name in field_kinds(event_type):
+        with pytest.raises(jsonschema.ValidationError):
+            validator.validate({key: value for key, value in parsed.items() if key != name})
+
+
+def test_colour_only_wraps_the_category() -> None:
+    for event_type in EVENT_TYPES:
+        record = _example(event_type)
+        coloured = text.render_coloured(record)
+        start, end = coloured.index("\x1b["), coloured.index("\x1b[0m")
+        assert coloured[coloured.index("m", start) + 1 : end] == CATEGORY_OF[event_type]
+
+
+def test_the_schema_itself_is_one_and_describes_every_event() -> None:
+    whole = schema()
+    jsonschema.Draft202012Validator.check_schema(whole)
+    for event_type in EVENT_TYPES:
+        definition = whole["$defs"][event_name(event_type)]
+        assert definition["description"] == inspect.getdoc(event_type)
+        assert definition["properties"]["category"]["const"] in CATEGORIES
+
+
+def test_every_integer_is_known_as_an_address_or_a_number() -> None:
+    integers = {
+        name
+        for event_type in EVENT_TYPES
+        for name, kind in field_kinds(event_type).items()
+        if kind in ("integer", "address")
+    }
+    assert integers <= ADDRESSES | NUMBERS
+    assert not ADDRESSES & NUMBERS
