@@ -12,7 +12,7 @@ from emu.core.events import EventBus
 from emu.process import Process, RunConfig
 
 if TYPE_CHECKING:
-    from emu.machine.address_space import Vma
+    from emu.machine.vma import Vma
 
 
 @click.command("maps", context_settings=options.GUEST_CONTEXT)

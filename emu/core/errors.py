@@ -79,10 +79,6 @@ class ProgramError(EmuError):
         self.exit_code = exit_code
 
 
-class MemoryLimitError(EmuError):
-    """The guest asked for more memory than `--max-memory` allows, where Linux would have killed it."""
-
-
 class RunTimeout(EmuError):
     """The run took longer than `--timeout`."""
 

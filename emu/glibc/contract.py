@@ -25,6 +25,7 @@ from emu.rtld.link_map import LinkMap
 from emu.rtld.relocate import relocate_object
 from emu.rtld.rtld import Entries, MappedObject, Rtld
 from emu.rtld.scope import Scope
+from emu.rtld.tls import SURPLUS
 
 if TYPE_CHECKING:
     from emu.machine.address_space import AddressSpace
@@ -70,6 +71,7 @@ class Contract:
         self.mirror: Mirror
         self.stubs: Stubs
         self.atexit: ThreadAtexit | None = None
+        self.on_dtors_planted: Callable[[ThreadAtexit], None] = lambda atexit: None
         self.source: Callable[[int], str] = lambda address: ""
         self.patched: Callable[[int, int], None] = lambda address, size: None
         self._pointer_stubs: dict[str, int] = {}
@@ -159,6 +161,7 @@ class Contract:
         self.atexit = atexit = ThreadAtexit(
             self.rtld, self.arena, libc, offset, self.thread_pointer, self.source
         )
+        self.on_dtors_planted(atexit)
         if self.model_dtors:
             self._plant(atexit.register_at[0], lambda contract, call: atexit.register(*call.args[:3]))
             self._plant(atexit.run_at[0], lambda contract, call: atexit.run())
@@ -227,13 +230,13 @@ class Contract:
         ro("_dl_lazy", 0 if rtld.bind_now else 1, 4)
         ro("_dl_tls_static_size", rtld.tls.static_size)
         ro("_dl_tls_static_align", rtld.tls.static_align)
-        ro("_dl_tls_static_surplus", 1664)
+        ro("_dl_tls_static_surplus", SURPLUS)
         ro("_dl_dso_sort_algo", rtld.sort_algorithm, 4)
         ro("_dl_debug_fd", 2, 4)
         main = rtld.namespaces[0].maps[0]
         ro(
             "_dl_initial_searchlist.r_list",
-            self.mirror._array(id(main.searchlist), [m.address for m in main.searchlist]),
+            self.mirror.array(id(main.searchlist), [m.address for m in main.searchlist]),
         )
         ro("_dl_initial_searchlist.r_nlist", len(main.searchlist), 4)
         if rtld.vdso is not None:

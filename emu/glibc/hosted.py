@@ -18,7 +18,7 @@ from emu.core.errors import LoaderError, UnsupportedError
 from emu.core.events import DtvResized, TlsBlockAllocated
 from emu.elf import constants as c
 from emu.rtld.fini import fini
-from emu.rtld.link_map import FORCED_DYNAMIC_TLS_OFFSET, NO_TLS_OFFSET, LinkMap
+from emu.rtld.link_map import FORCED_DYNAMIC_TLS_OFFSET, NO_TLS_OFFSET
 from emu.rtld.lookup import lookup_symbol
 from emu.rtld.tls import UNALLOCATED
 from emu.rtld.version import Version
@@ -49,21 +49,21 @@ def runtime_resolve(contract: Contract, call: Call) -> Hosted:
     return 0
 
 
-def tls_get_addr_slow(contract: Contract, call: Call) -> Hosted:
+def tls_get_addr_slow(contract: Contract, call: Call) -> int:
     """`__tls_get_addr` when the DTV is old or the block not yet allocated."""
     module, offset = struct.unpack("<QQ", contract.arena.read(call.args[0], 16))
-    block = yield from dtv_block(contract, module)
-    return int(block + offset) & _M64
+    block = dtv_block(contract, module)
+    return (block + int(offset)) & _M64
 
 
-def tlsdesc_slow(contract: Contract, call: Call) -> Hosted:
+def tlsdesc_slow(contract: Contract, call: Call) -> int:
     """A dynamic TLS descriptor's slow path: rax holds its argument (module, offset, generation)."""
     module, offset = struct.unpack("<QQ", contract.arena.read(call.rax, 16))
-    block = yield from dtv_block(contract, module)
-    return int(block + offset - contract.thread_pointer()) & _M64
+    block = dtv_block(contract, module)
+    return (block + int(offset) - contract.thread_pointer()) & _M64
 
 
-def dtv_block(contract: Contract, module: int) -> Hosted:
+def dtv_block(contract: Contract, module: int) -> int:
     """Bring the thread's DTV up to date and return its block for `module`, allocated now if need be.
 
     Source: glibc elf/dl-tls.c:_dl_update_slotinfo, tls_get_addr_tail.
@@ -109,7 +109,6 @@ def dtv_block(contract: Contract, module: int) -> Hosted:
     if contract.rtld.bus.tls:
         contract.rtld.bus.emit(TlsBlockAllocated(module, map_.display_name, block, False))
     return block
-    yield  # this slow path will call the guest's malloc once modules can be loaded at run time
 
 
 def tls_get_addr_soft(contract: Contract, call: Call) -> int:
@@ -254,16 +253,6 @@ def unsupported(name: str) -> Handler:
         raise UnsupportedError(f"{name} (run-time loading)", contract.rtld.program)
 
     return handler
-
-
-def debug_state(contract: Contract, call: Call) -> int:
-    """`_dl_debug_state()`: where debuggers stop."""
-    return 0
-
-
-def map_of(contract: Contract, address: int) -> LinkMap:
-    """Return the map of a guest link map."""
-    return contract.rtld.by_address[address]
 
 
 HOSTED_SYMBOLS: dict[bytes, Handler] = {

@@ -156,7 +156,7 @@ class Mirror:
         put("l_entry", map_.entry)
         put("l_phnum", len(map_.phdrs), 2)
         put("l_ldnum", len(map_.dynamic.entries) + 1, 2)
-        put("l_searchlist.r_list", self._array(id(map_.searchlist), [m.address for m in map_.searchlist]))
+        put("l_searchlist.r_list", self.array(id(map_.searchlist), [m.address for m in map_.searchlist]))
         put("l_searchlist.r_nlist", len(map_.searchlist), 4)
         put("l_loader", map_.loader.address if map_.loader is not None else 0)
         self._hash(map_, put)
@@ -172,13 +172,13 @@ class Mirror:
         put("l_map_end", map_.map_end)
         put("l_text_end", map_.text_end)
         scopes = [self._scope(scope) for scope in map_.scopes]
-        put("l_scope", self._array(id(map_.scopes), [*scopes, 0], at_least=5))
+        put("l_scope", self.array(id(map_.scopes), [*scopes, 0], at_least=5))
         put("l_scope_max", max(4, len(scopes) + 1))
         put("l_local_scope[]", map_.address + at["l_searchlist"])
         put("l_file_id.dev", map_.file_id[0])
         put("l_file_id.ino", map_.file_id[1])
         initfini = map_.initfini or []
-        put("l_initfini", self._array(id(map_), [*(m.address for m in initfini), 0]) if initfini else 0)
+        put("l_initfini", self.array(id(map_), [*(m.address for m in initfini), 0]) if initfini else 0)
         put("l_used", 1, 4)
         put("l_flags_1", map_.dynamic.flags_1, 4)
         put("l_flags", map_.dynamic.flags, 4)
@@ -266,7 +266,7 @@ class Mirror:
             following = node
         return following
 
-    def _array(self, key: int, values: list[int], at_least: int = 1) -> int:
+    def array(self, key: int, values: list[int], at_least: int = 1) -> int:
         """Return the guest array kept under `key`, with `values` in it; it moves when it must grow."""
         address, room = self._arrays.get(key, (0, 0))
         if len(values) > room:
@@ -286,7 +286,7 @@ class Mirror:
                 scope.address = map_.address + self._at["l_searchlist"]
         if not scope.address:
             scope.address = self.heap.allocate(self.layout.size("r_scope_elem"))
-        listed = self._array(id(scope.maps), [m.address for m in scope.maps])
+        listed = self.array(id(scope.maps), [m.address for m in scope.maps])
         self.arena.write(scope.address, struct.pack("<QI", listed, len(scope.maps)))
         return scope.address
 

@@ -14,7 +14,7 @@ from emu.kernel import abi, proctext
 from emu.kernel.directory import Directory
 from emu.kernel.inodes import Inode, Meta, Symlink, fail, fresh
 from emu.kernel.openfile import OpenFile, TextFile
-from emu.kernel.vfs import MagicLink
+from emu.kernel.place import MagicLink
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel

@@ -13,47 +13,14 @@ import errno
 import os
 import weakref
 from collections.abc import Callable
-from typing import NamedTuple
 
 from emu.kernel import abi
 from emu.kernel.directory import Directory, OverlayDirectory
 from emu.kernel.inodes import Inode, Meta, Regular, Special, Symlink, fail, fresh
 from emu.kernel.openfile import OpenFile, PathFile, RegularFile
+from emu.kernel.place import MagicLink, Place, check_no_cycle
 
 _MAX_EXCESS = abi.PATH_MAX * 4
-
-
-class MagicLink(Symlink):
-    """A link of /proc that leads to a file directly, whatever its text says."""
-
-    __slots__ = ()
-
-    def follow(self) -> Inode:
-        """Return the inode that the link leads to. Raises OSError."""
-        raise fail(errno.ENOENT)
-
-
-class Place(NamedTuple):
-    """The end of a walk: the directory, the last name in it, the inode (None if there is none), a trailing
-    slash.
-
-    `name` is "" where the path ended in `.`, `..` or was the root: `inode` is then the directory itself.
-    """
-
-    parent: Directory
-    name: str
-    inode: Inode | None
-    slash: bool
-
-    def path(self) -> str:
-        """Return the guest's absolute path."""
-        return self.parent.child_path(self.name) if self.name else self.parent.path()
-
-    def found(self) -> Inode:
-        """Return the inode. Raises OSError(ENOENT)."""
-        if self.inode is None:
-            raise fail(errno.ENOENT)
-        return self.inode
 
 
 class FileSystem:
@@ -383,7 +350,7 @@ class FileSystem:
         if noreplace and new.inode is not None:
             raise fail(errno.EEXIST)
         if isinstance(inode, Directory):
-            self._check_no_cycle(inode, new.parent)
+            check_no_cycle(inode, new.parent)
         elif old.slash or new.slash:
             raise fail(errno.ENOTDIR)
         self.allow_removal(old.parent, inode)
@@ -394,7 +361,7 @@ class FileSystem:
         if exchange:
             target = new.found()
             if isinstance(target, Directory):
-                self._check_no_cycle(target, old.parent)
+                check_no_cycle(target, old.parent)
             old.parent.exchange(old.name, new.parent, new.name)
             return
         if new.inode is inode:
@@ -404,15 +371,6 @@ class FileSystem:
         if isinstance(new.inode, Directory) and new.inode.listing():
             raise fail(errno.ENOTEMPTY)
         old.parent.rename(old.name, new.parent, new.name)
-
-    def _check_no_cycle(self, moved: Directory, target: Directory) -> None:
-        node = target
-        while True:
-            if node is moved:
-                raise fail(errno.EINVAL)
-            if node.parent is node:
-                return
-            node = node.parent
 
     def mount(self, path: str, make: Callable[[Directory, str], Inode]) -> None:
         """Put `make(parent, name)` at the absolute guest path, with directories in memory on the way where

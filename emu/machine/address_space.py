@@ -27,6 +27,7 @@ from emu.machine.arena import (
     physical,
 )
 from emu.machine.shared_files import SharedFiles
+from emu.machine.vma import Vma
 
 MMAP_BASE = 0x7FFF_F7FF_F000
 """Where Linux puts the first mapping without randomisation and with the default stack limit."""
@@ -36,54 +37,6 @@ MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 def page_up(value: int) -> int:
     """Round up to a whole page."""
     return (value + PAGE_SIZE - 1) & -PAGE_SIZE
-
-
-class Vma:
-    """One area [start, end) with equal protection and one origin. `offset` is the file offset of `start`, in bytes.
-
-    `host_mapped` tells that host file pages lie under it, which must be replaced when it goes.
-    """
-
-    __slots__ = ("start", "end", "prot", "shared", "name", "offset", "backing", "host_mapped")
-
-    def __init__(
-        self,
-        start: int,
-        end: int,
-        prot: int,
-        *,
-        shared: bool = False,
-        name: str = "",
-        offset: int = 0,
-        backing: Backing | None = None,
-        host_mapped: bool = False,
-    ) -> None:
-        self.start, self.end, self.prot, self.shared = start, end, prot, shared
-        self.name, self.offset, self.backing, self.host_mapped = name, offset, backing, host_mapped
-
-    def part(self, start: int, end: int) -> Vma:
-        """Return a copy that covers [start, end) of this area."""
-        offset = self.offset + start - self.start if self.backing is not None else 0
-        return Vma(
-            start, end, self.prot, shared=self.shared, name=self.name, offset=offset, backing=self.backing,
-            host_mapped=self.host_mapped,
-        )  # fmt: skip
-
-    def joins(self, other: Vma) -> bool:
-        """Whether `other`, which starts where this one ends, can be one area with it."""
-        return (
-            self.end == other.start
-            and self.prot == other.prot
-            and self.shared == other.shared
-            and self.name == other.name
-            and self.backing is other.backing
-            and self.host_mapped == other.host_mapped
-            and (self.backing is None or self.offset + self.end - self.start == other.offset)
-        )
-
-    def __repr__(self) -> str:
-        flags = "".join(c if self.prot & bit else "-" for c, bit in (("r", 1), ("w", 2), ("x", 4)))
-        return f"<Vma {self.start:#x}-{self.end:#x} {flags} {self.name}>"
 
 
 class AddressSpace:
@@ -174,12 +127,7 @@ class AddressSpace:
             address, address + length, prot, shared=shared, offset=offset if backing else 0, backing=backing,
             name=name or (backing.path if backing else ""),
         )  # fmt: skip
-        valid = self._fill(area) if backing is not None else length
-        self._insert(area)
-        self.total += length
-        self._set_perms(address, length, prot)
-        if valid < length:
-            self.arena.set_perms(address + valid, length - valid, MAPPED | BUS | _normal(prot))
+        self._enter(area)
         return address
 
     def munmap(self, address: int, length: int) -> None:
@@ -215,11 +163,8 @@ class AddressSpace:
             self.on_change(start, stop, bool(area.prot & PROT_EXEC))
             middle = self._cut(area, start, stop)
             middle.prot = prot
+            self._set_perms(middle)
             self._insert(middle)
-            bus = self._bus_start(middle)
-            self._set_perms(start, bus - start, prot)
-            if bus < stop:
-                self.arena.set_perms(bus, stop - bus, MAPPED | BUS | _normal(prot))
 
     def mremap(self, old: int, old_size: int, new_size: int, flags: int = 0, new_address: int = 0) -> int:
         """Resize or move a mapping; return its address. `flags` are MREMAP_*."""
@@ -256,7 +201,7 @@ class AddressSpace:
                 continue
             self._zero(start, stop, area.host_mapped)
             if area.backing is not None:
-                self._fill(area.part(start, stop))
+                self._fill(area.part(start, stop), area.backing)
 
     def sync(self, address: int, length: int) -> None:
         """Write shared file mappings of the range back to their files (msync)."""
@@ -278,8 +223,21 @@ class AddressSpace:
         if self.total + length > self.max_memory:
             raise OSError(errno.ENOMEM, "--max-memory reached")
 
-    def _set_perms(self, address: int, length: int, prot: int) -> None:
-        self.arena.set_perms(address, length, MAPPED | _normal(prot))
+    def _enter(self, area: Vma) -> None:
+        """Make a new area's bytes and permissions, then let it join its neighbours."""
+        if area.backing is not None:
+            self._fill(area, area.backing)
+        self.total += area.end - area.start
+        self._set_perms(area)
+        self._insert(area)
+
+    def _set_perms(self, area: Vma) -> None:
+        """Give the pages of `area` its protection; to be done before it joins another, whose file may end elsewhere."""
+        # x86 has no page that can be written or executed but not read.
+        perms = MAPPED | area.prot | (PROT_READ if area.prot & (PROT_WRITE | PROT_EXEC) else 0)
+        bus = self._bus_start(area)
+        self.arena.set_perms(area.start, bus - area.start, perms)
+        self.arena.set_perms(bus, area.end - bus, perms | BUS)
 
     def _bus_start(self, area: Vma) -> int:
         """Return the first address of `area` past the end of its file (`area.end` if there is none)."""
@@ -287,33 +245,26 @@ class AddressSpace:
             return area.end
         return min(max(area.start + page_up(max(area.backing.size() - area.offset, 0)), area.start), area.end)
 
-    def _fill(self, area: Vma) -> int:
-        """Put the bytes of the file under `area`; return how many of its bytes (whole pages) the file reaches."""
-        backing = area.backing
-        assert backing is not None
+    def _fill(self, area: Vma, backing: Backing) -> None:
+        """Put the bytes of the file under `area`, as far as the file reaches."""
         length = self._bus_start(area) - area.start
         if not length:
-            return 0
+            return
         start = physical(area.start)
         if area.shared:
-            host.map_shared(
-                self.arena.host_base + start, length, self.shared_files.copy_of(backing), area.offset
-            )
+            descriptor = self.shared_files.copy_of(backing)
+            host.map_shared(self.arena.host_base + start, length, descriptor, area.offset)
             area.host_mapped = True
-            return length
+            return
         host_fd = self.shared_files.find(backing.dev, backing.ino) or backing.host_fd()
         if host_fd is not None:
             host.map_file(self.arena.host_base + start, length, host_fd, area.offset)
             area.host_mapped = True
-        else:
-            at = 0
-            while at < length:
-                data = backing.pread(min(length - at, 1 << 20), area.offset + at)
-                if not data:
-                    break
-                self.arena.bytes[start + at : start + at + len(data)] = data
-                at += len(data)
-        return length
+            return
+        at = 0
+        while at < length and (data := backing.pread(min(length - at, 1 << 20), area.offset + at)):
+            self.arena.bytes[start + at : start + at + len(data)] = data
+            at += len(data)
 
     def _write_back(self, area: Vma, start: int, stop: int) -> None:
         if not area.shared or area.backing is None or not area.prot & PROT_WRITE:
@@ -362,22 +313,17 @@ class AddressSpace:
     def _extend(self, area: Vma, start: int, length: int) -> None:
         self._charge(length)
         offset = area.offset + start - area.start if area.backing is not None else 0
-        extra = Vma(
-            start,
-            start + length,
-            area.prot,
-            shared=area.shared,
-            name=area.name,
-            offset=offset,
-            backing=area.backing,
+        self._enter(
+            Vma(
+                start,
+                start + length,
+                area.prot,
+                shared=area.shared,
+                name=area.name,
+                offset=offset,
+                backing=area.backing,
+            )
         )
-        valid = self._fill(extra) if extra.backing is not None else length
-        prot = extra.prot
-        self._insert(extra)
-        self.total += length
-        self._set_perms(start, length, prot)
-        if valid < length:
-            self.arena.set_perms(start + valid, length - valid, MAPPED | BUS | _normal(prot))
 
     def _move(self, area: Vma, old: int, old_size: int, new_size: int, new: int) -> int:
         self._charge(new_size)
@@ -394,18 +340,9 @@ class AddressSpace:
         host.map_anonymous(base + physical(old), kept)
         self.arena.set_perms(old, kept, 0)
         piece.start, piece.end = new, new + kept
-        bus = self._bus_start(piece)
-        prot = piece.prot
-        self._set_perms(new, bus - new, prot)
-        if bus < new + kept:
-            self.arena.set_perms(bus, new + kept - bus, MAPPED | BUS | _normal(prot))
+        self._set_perms(piece)
         template = piece.part(new, new + kept)
         self._insert(piece)
         if new_size > kept:
             self._extend(template, new + kept, new_size - kept)
         return new
-
-
-def _normal(prot: int) -> int:
-    """Return the permissions that x86 really gives: writable and executable pages can be read too."""
-    return prot | PROT_READ if prot & (PROT_WRITE | PROT_EXEC) else prot

@@ -10,6 +10,7 @@ from emu.core.errors import ElfError, EmuError, LinkError, LoaderError, RunTimeo
 from emu.core.events import Fault
 from emu.elf import constants as c
 from emu.glibc.contract import Contract, StartInfo
+from emu.glibc.cxa_thread_atexit_impl import Observer
 from emu.kernel.exec import load_program
 from emu.kernel.kernel import Kernel, KernelConfig
 from emu.kernel.task import Task
@@ -27,6 +28,7 @@ from emu.rtld.rtld import MappedObject, Rtld, VersionErrors
 
 if TYPE_CHECKING:
     from emu.core.events import EventBus
+    from emu.glibc.cxa_thread_atexit_impl import ThreadAtexit
     from emu.kernel.exec import Loaded
     from emu.kernel.exec import MappedImage as KernelImage
 
@@ -122,21 +124,12 @@ class Process:
         self.load()
         assert self.loaded is not None
         if self.contract is not None and self.config.tls_dtors == "guest" and self.bus.dtors:
-            self._observe_guest_dtors(self.contract)
+            self.contract.on_dtors_planted = self._observe
         start = self.contract.start_stub if self.contract is not None else self.loaded.start
         return self._run_from(start)
 
-    def _observe_guest_dtors(self, contract: Contract) -> None:
-        from emu.glibc.cxa_thread_atexit_impl import Observer
-
-        plant = contract.plant_dtors
-
-        def plant_and_watch() -> None:
-            plant()
-            if contract.atexit is not None:
-                Observer(contract.atexit, self.cpu.watch, self.cpu.gprs)
-
-        contract.plant_dtors = plant_and_watch  # type: ignore[method-assign]
+    def _observe(self, atexit: ThreadAtexit) -> None:
+        Observer(atexit, self.cpu.watch, self.cpu.gprs)
 
     def _run_from(self, address: int, *, until_stop: bool = False) -> Result:
         assert self.loaded is not None

@@ -24,9 +24,8 @@ def map_named(rtld: Rtld, name: str, loader: LinkMap | None, type_: int, ns: int
     Raises LoaderError "cannot open shared object file" when there is none. Source: glibc elf/dl-load.c:_dl_map_object.
     """
     namespace = rtld.namespaces[ns]
-    for known in namespace.maps:
-        if known.matches_name(name):
-            return known
+    if (loaded := rtld.find_loaded(name, namespace)) is not None:
+        return loaded
     found = rtld.search.find(name, loader, namespace.main)
     if found is None:
         number = rtld.search.last_errno or errno.ENOENT

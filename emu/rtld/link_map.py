@@ -57,7 +57,7 @@ class LinkMap:
         "needed_as", "nodelete_active", "nodelete_pending", "ns", "origin", "path", "phdr", "phdrs", "reldeps",
         "relocated", "relro", "removed", "rpath", "runpath", "scopes", "searchlist", "soname", "symbolic", "symtab", "text_end", "tls_align",
         "tls_blocksize", "tls_firstbyte_offset", "tls_initimage", "tls_initimage_size", "tls_modid", "tls_offset", "type", "version_definitions", "versions",
-        "lookup_cache", "gnu_property_isa", "serial",
+        "gnu_property_isa", "serial",
     )  # fmt: skip
 
     def __init__(self, name: str, path: str, type_: int, ns: int, loader: LinkMap | None) -> None:
@@ -92,7 +92,6 @@ class LinkMap:
         self.tls_align = 1
         self.tls_modid = 0
         self.tls_offset = NO_TLS_OFFSET
-        self.lookup_cache: dict[tuple[int, int], tuple[LinkMap, int] | None] = {}
         self.gnu_property_isa = 0
         self.version_definitions: list[VersionDef] | None = None
 

@@ -20,6 +20,7 @@ from emu.core.events import LibrarySearch
 from emu.elf.constants import DF_1_NODEFLIB, EHDR_SIZE
 from emu.elf.header import ForeignObjectError, parse_ehdr
 from emu.rtld.cache import CACHE_PATH, LdSoCache
+from emu.rtld.dst import dst_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,7 +43,6 @@ _LEGACY_SUBDIRS = (
 The last two have one name, so ld.so too tries the same file twice.
 """
 _UNKNOWN, _EXISTING, _NONEXISTING = range(3)
-_IDENTIFIER = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
 
 
 class DynamicView(Protocol):
@@ -113,32 +113,6 @@ class _Directory:
 def check_header(backing: Backing, path: str) -> None:
     """Refuse a file by its ELF header: ForeignObjectError lets a search go on, any other ElfError ends it."""
     parse_ehdr(backing.pread(EHDR_SIZE, 0), path)
-
-
-def has_dst(text: str) -> bool:
-    """Whether `text` contains a dynamic string token that ld.so knows.
-
-    Source: glibc elf/dl-load.c:_dl_dst_count.
-    """
-    return any(_dst_at(text, i + 1)[1] for i, char in enumerate(text) if char == "$")
-
-
-def _dst_at(text: str, start: int) -> tuple[str, int]:
-    """Return the token that begins after the `$` before `start` and its length without the `$`.
-
-    Length 0 for none.
-    """
-    curly = text.startswith("{", start)
-    first = start + curly
-    for token in ("ORIGIN", "PLATFORM", "LIB"):
-        if text.startswith(token, first):
-            end = first + len(token)
-            following = text[end : end + 1]
-            # As in ld.so, a name in braces must not be followed by an identifier character either, and "}"
-            # is none.
-            if following not in _IDENTIFIER and (following == "}" or not curly):
-                return token, len(token) + 2 * curly
-    return "", 0
 
 
 def _is_trusted(path: str) -> bool:
@@ -307,7 +281,7 @@ class SearchPath:
         must_be_trusted = False
         while (dollar := text.find("$", at)) >= 0:
             parts.append(text[at:dollar])
-            token, length = _dst_at(text, dollar + 1)
+            token, length = dst_at(text, dollar + 1)
             at = dollar + 1 + length
             if token == "ORIGIN":
                 if self._secure and not (dollar == 0 and text[at : at + 1] in ("", "/")):

@@ -15,7 +15,8 @@ from emu.core.errors import ElfError, LoaderError
 from emu.core.events import EventBus, LibrarySearch, Record
 from emu.elf.builder import ElfBuilder
 from emu.elf.constants import DF_1_NODEFLIB
-from emu.rtld.search_path import HWCAPS, Found, SearchPath, has_dst
+from emu.rtld.dst import has_dst
+from emu.rtld.search_path import HWCAPS, Found, SearchPath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -69,17 +69,17 @@ def _with_mask(k: Kernel, t: Task, mask: int, size: int, call: Callable[[], int]
         raise fail(errno.EINVAL)
     new, old = read_mask(k, mask), t.mask
     k.signals.set_mask(t, new)
+    restore = True
     try:
-        result = call()
+        return call()
     except Interrupted:
+        restore = False  # the handler runs under the new mask; its return restores the old one
         t.saved_mask = old
         k.signals.wake = True
         raise
-    except BaseException:
-        k.signals.set_mask(t, old)
-        raise
-    k.signals.set_mask(t, old)
-    return result
+    finally:
+        if restore:
+            k.signals.set_mask(t, old)
 
 
 def _deadline(k: Kernel, nanoseconds: int | None) -> int | None:
