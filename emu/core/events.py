@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-CATEGORIES = ("libs", "bindings", "reloc", "init", "fini", "tls", "dtors", "syscalls", "faults")
+from emu.core.dl_events import DL_EVENTS
+
+CATEGORIES = ("libs", "dl", "bindings", "reloc", "init", "fini", "tls", "dtors", "syscalls", "faults")
 
 
 class LibrarySearch(NamedTuple):
@@ -47,6 +49,13 @@ class Binding(NamedTuple):
     lazy: bool
 
 
+class RelocationStarted(NamedTuple):
+    """The relocation of an object begins; `lazy` leaves PLT slots to their first calls."""
+
+    name: str
+    lazy: bool
+
+
 class Relocated(NamedTuple):
     """An object whose relocations are done: counts by kind of work."""
 
@@ -63,6 +72,20 @@ class RelroProtected(NamedTuple):
     name: str
     start: int
     end: int
+
+
+class InitStarted(NamedTuple):
+    """The constructors of an object are about to be called, if it has any."""
+
+    name: str
+    namespace: int
+
+
+class FiniStarted(NamedTuple):
+    """The destructor functions of an object are about to be called, if it has any."""
+
+    name: str
+    namespace: int
 
 
 class Initializer(NamedTuple):
@@ -186,13 +209,21 @@ _BY_CATEGORY: dict[str, tuple[type[Any], ...]] = {
         LibrarySearch,
         LibraryLoad,
     ),
+    "dl": DL_EVENTS,
     "bindings": (Binding,),
     "reloc": (
+        RelocationStarted,
         Relocated,
         RelroProtected,
     ),
-    "init": (Initializer,),
-    "fini": (Finalizer,),
+    "init": (
+        InitStarted,
+        Initializer,
+    ),
+    "fini": (
+        FiniStarted,
+        Finalizer,
+    ),
     "tls": (
         TlsModuleAssigned,
         TlsStaticLayout,
@@ -222,6 +253,7 @@ class EventBus:
     __slots__ = (*CATEGORIES, "_sinks", "_sequence", "now", "task")
 
     libs: bool
+    dl: bool
     bindings: bool
     reloc: bool
     init: bool
@@ -238,6 +270,11 @@ class EventBus:
         self._sequence = 0
         self.now: Callable[[], int] = lambda: 0
         self.task = 0
+
+    @property
+    def upcoming(self) -> int:
+        """The sequence number of the next event."""
+        return self._sequence + 1
 
     def subscribe(self, sink: Callable[[Record], None], categories: Iterable[str]) -> None:
         """Send every later event of `categories` to `sink`. Raises ValueError for a category that does not exist."""

@@ -10,18 +10,20 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.effects import CallGuest, Effect, Hosted, Jump, SystemCall
-from emu.core.errors import LoaderError, UnsupportedError
+from emu.core.errors import UnsupportedError
 from emu.core.events import Initializer
 from emu.elf import constants as c
 from emu.glibc import hosted
+from emu.glibc.call import Call, Handler
 from emu.glibc.cxa_thread_atexit_impl import ThreadAtexit
-from emu.glibc.hosted import Call, Handler
+from emu.glibc.errors import Errors
 from emu.glibc.layout import Layout, load_layout
-from emu.glibc.mirror import Mirror
+from emu.glibc.mirror_global import GlobalMirror
 from emu.glibc.stubs import Stubs, build_stubs
 from emu.machine.arena import Arena
 from emu.rtld.init import init
 from emu.rtld.link_map import LinkMap
+from emu.rtld.map_object import RT_ADD, RT_CONSISTENT
 from emu.rtld.relocate import relocate_object
 from emu.rtld.rtld import Entries, MappedObject, Rtld
 from emu.rtld.scope import Scope
@@ -68,8 +70,11 @@ class Contract:
         self.traps: dict[int, Handler] = {}
         self.preserving: set[int] = set()
         self.layout: Layout
-        self.mirror: Mirror
+        self.mirror: GlobalMirror
         self.stubs: Stubs
+        self.errors: Errors = Errors(self)
+        self.close_callers: dict[int, int] = {}
+        self.on_linked: Callable[[], None] = lambda: None
         self.atexit: ThreadAtexit | None = None
         self.on_dtors_planted: Callable[[ThreadAtexit], None] = lambda atexit: None
         self.source: Callable[[int], str] = lambda address: ""
@@ -88,7 +93,7 @@ class Contract:
         probe.addr, probe.phdrs = interpreter.bias, interpreter.phdrs
         probe.read_dynamic(self.arena)
         self.layout = load_layout(_glibc_version(probe, self.arena), interpreter.path)
-        self.mirror = Mirror(self.layout, self.arena, self.rtld.heap, self.rtld)
+        self.mirror = GlobalMirror(self.layout, self.arena, self.rtld.heap, self.rtld)
         self.mirror.rtld_global = self._data(probe, b"_rtld_global", self.layout.size("rtld_global"))
         self.mirror.rtld_global_ro = self._data(probe, b"_rtld_global_ro", self.layout.size("rtld_global_ro"))
         self.mirror.r_debug = self._data(probe, b"_r_debug", 0)
@@ -114,6 +119,7 @@ class Contract:
             ("start", lambda contract, call: contract.start(call)),
             ("fini", hosted.run_fini),
             ("resolve", hosted.runtime_resolve),
+            ("operate", lambda contract, call: contract.errors.operate(call)),
             *hosted.HOSTED_POINTERS.items(),
         ]
         generation = self.mirror.global_address("_dl_tls_generation")
@@ -128,6 +134,7 @@ class Contract:
         self.traps[self.stubs.tlsdesc_slow] = hosted.tlsdesc_slow
         self.preserving = {self._pointer_stubs["resolve"], self.stubs.tlsdesc_slow}
         self.start_stub, self.fini_stub = self._pointer_stubs["start"], self._pointer_stubs["fini"]
+        self.errors.operate_stub = self._pointer_stubs["operate"]
         self.rtld.entries = Entries(
             self._pointer_stubs["resolve"], self.stubs.tlsdesc_return, self.stubs.tlsdesc_undefweak,
             self.stubs.tlsdesc_dynamic,
@@ -171,9 +178,10 @@ class Contract:
     def lay_out_tls(self) -> None:
         """Fix the static TLS layout (the wall after mapping)."""
         self.rtld.tls.determine_offsets(self.layout.size("pthread"))
-        self.mirror.namespace(self.rtld.namespaces[0])
-        if self.rtld.ld_so is not None:
-            self.mirror.sync(self.rtld.ld_so)
+        for map_ in self.rtld.namespaces[0].maps:
+            self.mirror.flags(map_)
+            self.mirror.tls_offset(map_)
+        self.mirror.chain(self.rtld.namespaces[0])
         self.mirror.tls()
 
     def start(self, call: Call) -> Hosted:
@@ -194,17 +202,38 @@ class Contract:
         self._fill_ro(info)
         self._lists()
         yield from self._first_thread(info)
-        mirror.debug_state(1)
-        mirror.debug_pointer(rtld.namespaces[0].maps[0])
-        main = rtld.namespaces[0].maps[0]
+        base = rtld.namespaces[0]
+        main = base.maps[0]
+        rtld.set_state(base, RT_ADD)
+        mirror.debug_pointer(main)
         for map_ in reversed(main.initfini or [main]):
             if map_ is not ld_so:
                 yield from relocate_object(rtld, map_, not rtld.bind_now)
         self.rtld.tls.initialise_thread(self.thread_pointer())
         self.plant_dtors()
-        mirror.namespace(rtld.namespaces[0])
+        mirror.opencount(main)
         mirror.tls()
-        mirror.debug_state(0)
+        rtld.set_state(base, RT_CONSISTENT)
+        self._start_serving()
+
+    def _start_serving(self) -> None:
+        """From here on the guest may call for more objects: give the run-time linker what it needs of libc."""
+        rtld, mirror = self.rtld, self.mirror
+        libc = rtld.namespaces[0].libc_map
+        for name in ("_dl_load_lock", "_dl_load_write_lock", "_dl_load_tls_lock"):
+            rtld.locks[name] = mirror.global_address(name)
+        if libc is not None:
+            rtld.mutex_lock = rtld.lookup(b"pthread_mutex_lock", libc) or 0
+            rtld.mutex_unlock = rtld.lookup(b"pthread_mutex_unlock", libc) or 0
+        rtld.thread_pointer, rtld.threads = self.thread_pointer, mirror.threads
+        rtld.catching, rtld.uncaught = self.errors.catching, self.errors.uncaught
+        rtld.search.unload_cache()
+        rtld.started = True
+        self.on_linked()
+
+    def close_caller(self) -> int:
+        """Return where the running thread called dlclose, 0 if that was not seen (libc's own closes)."""
+        return self.close_callers.pop(self.thread_pointer(), 0)
 
     def initialise(self) -> Generator[Effect, int, None]:
         """Call libc's early initialisation and the constructors of the libraries."""
@@ -236,7 +265,7 @@ class Contract:
         main = rtld.namespaces[0].maps[0]
         ro(
             "_dl_initial_searchlist.r_list",
-            self.mirror.array(id(main.searchlist), [m.address for m in main.searchlist]),
+            rtld.heap.words([m.address for m in main.searchlist]),
         )
         ro("_dl_initial_searchlist.r_nlist", len(main.searchlist), 4)
         if rtld.vdso is not None:
@@ -275,7 +304,7 @@ class Contract:
         flags = next((p.flags for p in main.phdrs if p.type == c.PT_GNU_STACK), 7)
         self.mirror.set_global("_dl_stack_flags", flags, 4)
         self.mirror.set_global("_dl_nns", 1)
-        self.mirror.set_global("_dl_load_adds", len(self.rtld.namespaces[0].maps))
+        self.mirror.set_global("_dl_load_adds", self.rtld.load_adds)
 
     def _first_thread(self, info: StartInfo) -> Generator[Effect, int, None]:
         """Make the TCB of the main thread and tell the kernel of it, as `__tls_init_tp` does."""
@@ -332,36 +361,12 @@ class Contract:
         words = struct.unpack(f"<{count}Q", self.arena.read(listed, 8 * count))
         return Scope([self.rtld.by_address[word] for word in words])
 
-    def signal_error(self, error: LoaderError) -> Hosted:
-        """Leave by libc's `_dl_signal_error(errno, objname, occasion, text)`, so that dlerror is right by construction."""
-        target = self.rtld.lookup(b"_dl_signal_error")
-        assert target is not None
-        heap = self.rtld.heap
-        occasion = heap.string(error.occasion.encode()) if error.occasion else 0
-        name = heap.string(error.object_name.encode(errors="surrogateescape"))
-        text = heap.string(error.text.encode(errors="surrogateescape"))
-        yield Jump(target, (error.errno, name, occasion, text))
-        return 0
-
     def guest_function(self, name: bytes) -> int:
         """Return what `name` binds to in the program's scope. Raises UnsupportedError."""
         address = self.rtld.lookup(name)
         if address is None:
             raise UnsupportedError(f"program without {name.decode()}", self.rtld.program)
         return address
-
-    def fill_exception(self, exception: int, objname: bytes, text: bytes) -> Hosted:
-        """Fill a `struct dl_exception` with copies of both strings in one block of the guest's malloc."""
-        block = yield CallGuest(self.guest_function(b"malloc"), (len(text) + len(objname) + 2,))
-        self.arena.write(block, text + b"\0" + objname + b"\0")
-        self.arena.write(exception, struct.pack("<QQQ", block + len(text) + 1, block, block))
-        return 0
-
-    def free_exception(self, exception: int) -> Hosted:
-        """Free what `fill_exception` made."""
-        yield CallGuest(self.guest_function(b"free"), (self.arena.read_u64(exception + 16),))
-        self.arena.write(exception, bytes(24))
-        return 0
 
     def allocate_tls(self, tcb: int, *, initialise: bool) -> int:
         """Give a new thread its TLS; `tcb` is where its TCB must be, 0 for anywhere."""

@@ -20,17 +20,21 @@ import struct
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from emu.core.effects import CallGuest
+from emu.core.dl_events import NodeleteCleared
+from emu.core.effects import CallGuest, Effect
 from emu.core.errors import UnsupportedError
 from emu.core.events import DtorDone, DtorRegistered, DtorRun
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela
+from emu.rtld.dependency import mark_nodelete
+from emu.rtld.link_map import LT_LOADED
 
 if TYPE_CHECKING:
     from emu.machine.arena import Arena
     from emu.rtld.link_map import LinkMap
     from emu.rtld.rtld import Rtld
 
+_LOAD_LOCK = "_dl_load_lock"
 _NODE_SIZE = 32
 _ROTATE = 0x11
 _M64 = (1 << 64) - 1
@@ -104,7 +108,7 @@ class ThreadAtexit:
 
     # -- the model --------------------------------------------------------------------------------------------------
 
-    def register(self, function: int, object_: int, dso: int) -> Generator[CallGuest, int, int]:
+    def register(self, function: int, object_: int, dso: int) -> Generator[Effect, int, int]:
         """`__cxa_thread_atexit_impl(func, obj, dso_symbol)`."""
         arena, thread = self.arena, self.thread_pointer()
         node = yield CallGuest(self.rtld_function(b"calloc"), (1, _NODE_SIZE))
@@ -118,17 +122,21 @@ class ThreadAtexit:
             ),
         )
         arena.write_u64(head, node)
+        yield from self.rtld.lock(_LOAD_LOCK)
         owner = self.owner(thread, dso)
         arena.write_u64(thread + self.cache_offset, owner)
         count = self._count_address(owner)
         before = arena.read_u64(count)
+        if not before:
+            self._set_nodelete(owner)
         arena.write_u64(count, before + 1)
+        yield from self.rtld.unlock(_LOAD_LOCK)
         arena.write_u64(node + 16, owner)
         if self.rtld.bus.dtors:
             self.registered(function, object_, dso, owner, before)
         return 0
 
-    def run(self) -> Generator[CallGuest, int, int]:
+    def run(self) -> Generator[Effect, int, int]:
         """`__call_tls_dtors()`: pop, call, count down, free, until the list is empty."""
         arena, thread = self.arena, self.thread_pointer()
         head = thread + self.head_offset
@@ -139,13 +147,38 @@ class ThreadAtexit:
             if self.rtld.bus.dtors:
                 self.running(function, object_, owner)
             yield CallGuest(function, (object_,))
+            if self._by_flag:
+                yield from self.rtld.lock(_LOAD_LOCK)
             count = self._count_address(owner)
             before = arena.read_u64(count)
             if self.rtld.bus.dtors:
                 self.done(function, object_, owner, before)
             arena.write_u64(count, before - 1)
+            if self._by_flag:
+                if before == 1:
+                    self._clear_nodelete(owner)
+                yield from self.rtld.unlock(_LOAD_LOCK)
             yield CallGuest(self.rtld_function(b"free"), (node,))
         return 0
+
+    # The rule of glibc 2.18 to 2.22: NODELETE while the count is not zero, whoever set the flag before.
+
+    @property
+    def _by_flag(self) -> bool:
+        return self.rtld.unload_rule == "nodelete-flag"
+
+    def _set_nodelete(self, owner: int) -> None:
+        map_ = self.rtld.by_address.get(owner)
+        if self._by_flag and map_ is not None and map_.type == LT_LOADED:
+            mark_nodelete(self.rtld, map_, 0, "thread_local destructor")
+
+    def _clear_nodelete(self, owner: int) -> None:
+        map_ = self.rtld.by_address.get(owner)
+        if map_ is not None and map_.type == LT_LOADED:
+            map_.nodelete_active = False
+            self.rtld.mirror.nodelete(map_)
+            if self.rtld.bus.dl:
+                self.rtld.bus.emit(NodeleteCleared(map_.display_name, map_.ns))
 
     def rtld_function(self, name: bytes) -> int:
         """Return what libc's own reference to `name` binds to (a malloc of the program's, if it has one)."""

@@ -9,7 +9,8 @@ class RunConfig(NamedTuple):
     """One run of one program. Paths of `sysroot` and `writable` are the host's, `program` and `cwd` the guest's.
 
     `env` is the guest's whole environment. `max_memory` is in bytes, `timeout` in seconds of host time. `tls_dtors` chooses who keeps the
-    thread_local destructors: our model, or libc's own code. With `keep_going` missing objects are recorded, not fatal.
+    thread_local destructors: our model, or libc's own code. `unload_rule` is what
+    keeps an object with pending destructors (the second needs the model). With `keep_going` missing objects are recorded, not fatal.
     """
 
     program: str
@@ -22,6 +23,7 @@ class RunConfig(NamedTuple):
     max_memory: int | None = None
     timeout: float | None = None
     tls_dtors: Literal["model", "guest"] = "model"
+    unload_rule: Literal["dtor-count", "nodelete-flag"] = "dtor-count"
     keep_going: bool = False
     argv0: str | None = None
 

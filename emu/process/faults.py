@@ -164,6 +164,8 @@ def describe_fault(signal: SignalFacts, outcome: PageFault | CpuException, proce
     elif area is not None:
         mode = "".join(c if area.prot & bit else "-" for c, bit in (("r", 1), ("w", 2), ("x", 4)))
         what = f"{target}, which is mapped {mode} ({process.symbols.area_name(signal.address)})"
+    elif (gone := process.symbols.departed(signal.address)) is not None:
+        what = f"{target}, which was {gone}"
     else:
         what = f"{target}, which is not mapped"
     verb = {"read": "read of", "write": "write to", "execute": "jump to"}[outcome.access]

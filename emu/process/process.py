@@ -83,9 +83,7 @@ class Process:
             return
         program = loaded.program
         name = os.fsdecode(loaded.argv[0])
-        rtld = self.rtld = Rtld(
-            self.arena, self.space, self.kernel.fs, self.bus, config.env, name, config.cwd
-        )
+        rtld = self.rtld = Rtld(self.arena, self.space, self.kernel.fs, self.bus, config.env, name)
         rtld.keep_going = config.keep_going
         rtld.write_error = _say
         rtld.describe = self.symbols.describe
@@ -93,6 +91,10 @@ class Process:
             rtld, self.arena, self.space, self.thread_pointer, config.tls_dtors == "model"
         )
         contract.source = self.symbols.source
+        contract.on_linked = lambda: self._watch_dlclose(contract)
+        rtld.describe_caller = self.symbols.call_site
+        rtld.on_unload = self.symbols.forget
+        rtld.unload_rule = config.unload_rule
         interpreter = _mapped(loaded.interpreter)
         try:
             ld_so_map = contract.prepare(interpreter)
@@ -130,6 +132,17 @@ class Process:
 
     def _observe(self, atexit: ThreadAtexit) -> None:
         Observer(atexit, self.cpu.watch, self.cpu.gprs)
+
+    def _watch_dlclose(self, contract: Contract) -> None:
+        """Note who calls dlclose: unlike dlopen, it does not pass that on."""
+        dlclose = contract.rtld.lookup(b"dlclose")
+        if dlclose is not None:
+            self.cpu.watch(
+                dlclose,
+                lambda: contract.close_callers.__setitem__(
+                    self.thread_pointer(), self.arena.read_u64(self.cpu.get(regs.RSP))
+                ),
+            )
 
     def _run_from(self, address: int, *, until_stop: bool = False) -> Result:
         assert self.loaded is not None

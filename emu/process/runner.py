@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.core.effects import CallGuest, Exit, Hosted, Jump, RegistersSet, SystemCall
-from emu.core.errors import MemoryFault
-from emu.glibc.hosted import Call
+from emu.core.errors import ElfError, LoaderError, MemoryFault
+from emu.glibc.call import Call
 from emu.kernel.timers import NEVER
 from emu.machine import regs
 from emu.machine.cpu import BLOCKS_PER_CALL
@@ -148,6 +148,15 @@ class Runner:
             except StopIteration as stop:
                 self._leave(frame, stop.value)
                 return
+            except (LoaderError, ElfError) as error:
+                contract = self.contract
+                if contract is None or not contract.rtld.started:
+                    raise
+                if isinstance(error, ElfError):
+                    error = LoaderError(error.object_name, error.reason)
+                frame.generator = generator = contract.errors.signal(error)
+                value = None
+                continue
             if isinstance(effect, CallGuest):
                 self._call(frame, effect)
                 return

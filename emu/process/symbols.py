@@ -11,6 +11,7 @@ from emu.elf.demangle import demangle
 if TYPE_CHECKING:
     from emu.elf.dwarf import DebugInfo
     from emu.process.process import Process
+    from emu.rtld.link_map import LinkMap
 
 
 class Symbols:
@@ -88,10 +89,28 @@ class Symbols:
             self._described[address] = self.function(address) or plain
         return self._described[address]
 
+    def call_site(self, return_address: int) -> str:
+        """Return the place of a call (function and source line, as far as known), from the address that it returns to."""
+        place = self.place(return_address)
+        if place is None:
+            return f"{return_address:#x}"
+        function = self.function(return_address - 1).partition("+0x")[0]
+        source = self.source(return_address - 1)
+        name = function or f"{place[0]}+{place[1]:#x}"
+        return f"{name} ({source})" if source else name
+
+    def forget(self, map_: LinkMap) -> None:
+        """Drop what is known of the addresses of an object that goes."""
+        for known in (self._described, self._sources):
+            for address in [a for a in known if map_.map_start <= a < map_.map_end]:
+                del known[address]
+
     def where(self, address: int) -> str:
         """Return object+offset, function and source line, as far as they are known."""
         place = self.place(address)
         if place is None:
+            if (gone := self.departed(address)) is not None:
+                return gone
             area = self._process.space.find(address)
             return (
                 f"{area.name or 'anonymous memory'} at {address:#x}" if area is not None else f"{address:#x}"
@@ -102,6 +121,18 @@ class Symbols:
         if source := self.source(address):
             text += f" ({source})"
         return text
+
+    def departed(self, address: int) -> str | None:
+        """Return what used to be at an address where nothing is now: the object and offset, when it went and by which call."""
+        process = self._process
+        if process.rtld is None or process.space.find(address) is not None:
+            return None
+        gone = process.rtld.index.find_departed(address)
+        if gone is None:
+            return None
+        seconds, rest = divmod(gone.time, 1_000_000_000)
+        when = f"#{gone.sequence}, " if gone.sequence else ""
+        return f"{gone.name}+{address - gone.addr:#x}, unloaded at {when}{seconds}.{rest:09d} s by {gone.by}"
 
     def near_stack(self, address: int) -> bool:
         """Whether `address` lies in the guard below the main stack."""

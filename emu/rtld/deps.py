@@ -8,85 +8,153 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from emu.core.errors import LoaderError, UnsupportedError
-from emu.rtld.link_map import LT_EXECUTABLE, LinkMap
-from emu.rtld.map_object import map_object
-from emu.rtld.scope import Scope
+from emu.core.dl_events import ObjectNeeded
+from emu.core.errors import EmuError, LoaderError
+from emu.elf import constants as c
+from emu.elf.dynamic import Dynamic
+from emu.rtld.dst import has_dst
+from emu.rtld.link_map import LT_EXECUTABLE, LT_LIBRARY, LinkMap
+from emu.rtld.map_object import enter, map_object
+from emu.rtld.scope import set_up_scopes
 from emu.rtld.sort_maps import sort_maps
 
 if TYPE_CHECKING:
     from emu.rtld.rtld import Rtld
 
+RTLD_NOLOAD, RTLD_DEEPBIND = 4, 8
+RTLD_DLOPEN, RTLD_CALLMAP = 0x80000000, 0x10000000
+"""Internal mode bits: the opening is dlopen's; the loader only lends its search path."""
 
-def map_named(rtld: Rtld, name: str, loader: LinkMap | None, type_: int, ns: int, rule: str = "") -> LinkMap:
+
+def map_named(
+    rtld: Rtld, name: str, loader: LinkMap | None, type_: int, ns: int, mode: int = 0, rule: str = ""
+) -> LinkMap | None:
     """Return the object that `name` means to `loader`: one that is loaded already, or the file that the search finds.
 
-    Raises LoaderError "cannot open shared object file" when there is none. Source: glibc elf/dl-load.c:_dl_map_object.
+    None only with RTLD_NOLOAD, for a file that is there but not loaded. Raises LoaderError "cannot open shared object file" when there is none.
+    Source: glibc elf/dl-load.c:_dl_map_object.
     """
     namespace = rtld.namespaces[ns]
     if (loaded := rtld.find_loaded(name, namespace)) is not None:
         return loaded
-    found = rtld.search.find(name, loader, namespace.main)
+    if loader is not None and rtld.bus.dl:
+        dynamic = bool(mode & RTLD_CALLMAP)
+        rtld.bus.emit(ObjectNeeded(name, ns, loader.display_name, loader.ns, dynamic))
+    found = rtld.search.find(name, loader, rtld.namespaces[0].main)
     if found is None:
         number = rtld.search.last_errno or errno.ENOENT
         raise LoaderError(name, "cannot open shared object file", number)
+    identity = (found.backing.dev, found.backing.ino)
     for known in namespace.maps:
-        if known.file_id == (found.backing.dev, found.backing.ino) and known.file_id != (0, 0):
-            known.lib_names.append(name)
+        if known.file_id == identity and identity != (0, 0) and not known.removed:
+            if name not in known.lib_names:
+                known.lib_names.append(name)
+                rtld.mirror.names(known)
             return known
-    map_ = map_object(rtld, found.backing, found.path, loader, type_, ns, rule or found.rule)
-    map_.needed_as = name
-    if name != found.path:
-        map_.lib_names.append(name)
-    set_up_scopes(rtld, map_)
-    rtld.mirror.new_map(map_)
+    if mode & RTLD_CALLMAP:
+        loader = None
+    if ns and rtld.ld_so is not None and (rtld.ld_so.file_id == identity or rtld.ld_so.matches_name(name)):
+        return _stand_in(rtld, rtld.ld_so, found.path, name, type_, ns, loader)
+    if mode & RTLD_NOLOAD:
+        return None
+    return map_object(rtld, found.backing, found.path, name, loader, type_, ns, mode, rule or found.rule)
+
+
+def _stand_in(
+    rtld: Rtld, ld_so: LinkMap, path: str, name: str, type_: int, ns: int, loader: LinkMap | None
+) -> LinkMap:
+    """Let the one ld.so be seen in another namespace, by a map of its own that refers to the real one."""
+    map_ = LinkMap(path, path, type_, ns, loader)
+    map_.lib_names = [name]
+    map_.real, map_.addr, map_.ld = ld_so, ld_so.addr, ld_so.ld
+    map_.symtab, map_.dynamic = ld_so.symtab, Dynamic(bytes(c.DYN_SIZE), path)
+    set_up_scopes(rtld.namespaces[ns], map_)
+    enter(rtld, map_)
     return map_
 
 
-def set_up_scopes(rtld: Rtld, map_: LinkMap) -> None:
-    """Give a new object its scopes: itself if symbolic, the namespace's global scope, the search list of its first loader.
+class _Entry:
+    """A place in the list of dependencies: `done` once the object's own needs have been looked at."""
 
-    Source: glibc elf/dl-object.c:_dl_new_object, elf/dl-load.c:setup symbolic searchlist.
-    """
-    map_.local_scope = Scope(map_.searchlist)
-    scopes = [rtld.namespaces[map_.ns].global_scope]
-    root = map_
-    while root.loader is not None:
-        root = root.loader
-    if root.type != LT_EXECUTABLE and root.local_scope is not scopes[0]:
-        scopes.append(root.local_scope)
-    if map_.symbolic:
-        scopes.insert(0, Scope([map_]))
-    map_.scopes = scopes
+    __slots__ = ("done", "map")
+
+    def __init__(self, map_: LinkMap, done: bool = False) -> None:
+        self.map, self.done = map_, done
 
 
-def map_deps(rtld: Rtld, root: LinkMap, preloads: list[LinkMap]) -> None:
+def map_deps(rtld: Rtld, root: LinkMap, preloads: list[LinkMap], mode: int = 0) -> None:
     """Load everything that `root` needs; set its search list (breadth-first) and everybody's `initfini`.
 
-    Raises LoaderError for an object that is not found (with `rtld.keep_going` it is recorded instead).
+    A filtee (DT_FILTER, DT_AUXILIARY) comes before the object that names it, in the search list and in the namespace's list. Raises the error
+    for an object that cannot be loaded once the lists hold what has been loaded so far (with `rtld.keep_going` it is recorded instead).
     """
-    known: list[LinkMap] = [root, *preloads]
-    seen = set(known)
-    for map_ in known:
-        direct = [map_]
-        if map_.initfini is None or map_ is root or map_ in preloads:
-            if map_.dynamic.filter or map_.dynamic.auxiliary:
-                raise UnsupportedError("DT_FILTER or DT_AUXILIARY", map_.display_name)
-        for name in map_.needed_names():
-            try:
-                needed = map_named(rtld, name, map_, root.type if root.type == 2 else 1, root.ns)
-            except LoaderError:
-                if not rtld.keep_going:
-                    raise
+    entries = [_Entry(map_) for map_ in (root, *preloads)]
+    failure: EmuError | None = None
+    at: int | None = 0
+    while at is not None and failure is None:
+        try:
+            _visit(rtld, root, entries, at, mode)
+        except EmuError as error:
+            failure = error
+        at = next((i for i in range(at, len(entries)) if not entries[i].done), None)
+    known = [entry.map for entry in entries]
+    root.searchlist[:] = known
+    if any(map_ in known and map_ is not root for map_ in root.reldeps):
+        root.reldeps = [map_ for map_ in root.reldeps if map_ not in known or map_ is root]
+        rtld.mirror.reldeps(root)
+    maps = [root, *(map_ for map_ in known if map_ is not root)]
+    force_first = root is not rtld.namespaces[root.ns].libc_map
+    root.initfini = sort_maps(maps, force_first=force_first, for_fini=False, algorithm=rtld.sort_algorithm)
+    rtld.mirror.dependencies(root)
+    if failure is not None:
+        raise failure
+
+
+def _visit(rtld: Rtld, root: LinkMap, entries: list[_Entry], at: int, mode: int) -> None:
+    """Load what one entry's object names; put new objects at the end, filtees before the entry."""
+    entry = entries[at]
+    entry.done = True
+    map_ = entry.map
+    direct = [map_]
+    for tag, offset in map_.dynamic.entries:
+        if tag not in (c.DT_NEEDED, c.DT_AUXILIARY, c.DT_FILTER):
+            continue
+        name = map_.symtab.strings.at(offset).decode(errors="surrogateescape")
+        if has_dst(name):
+            expanded = rtld.search.expand(name, map_, rtld.namespaces[0].main)
+            if not expanded and tag == c.DT_AUXILIARY:
+                raise LoaderError(name, "empty dynamic string token substitution")
+            if not expanded:
+                continue
+            name = expanded
+        type_ = LT_LIBRARY if map_.type == LT_EXECUTABLE else map_.type
+        try:
+            needed = map_named(rtld, name, map_, type_, map_.ns, mode)
+        except LoaderError:
+            if tag == c.DT_AUXILIARY:
+                continue
+            if tag == c.DT_NEEDED and rtld.keep_going:
                 rtld.missing.append((name, map_))
                 continue
-            if needed not in seen:
-                seen.add(needed)
-                known.append(needed)
-            if needed not in direct:
-                direct.append(needed)
-        if map_.initfini is None:
-            map_.initfini = direct
-    root.searchlist[:] = known
-    root.initfini = sort_maps(known, force_first=True, for_fini=False, algorithm=rtld.sort_algorithm)
-    rtld.mirror.dependencies(root)
+            raise
+        assert needed is not None
+        direct.append(needed)
+        if tag != c.DT_NEEDED:
+            _insert_filtee(rtld, entries, entry, needed)
+        elif all(known.map is not needed for known in entries):
+            entries.append(_Entry(needed))
+    if map_ is not root and map_.initfini is None and map_.real is map_:
+        map_.initfini = direct
+        rtld.mirror.initfini(map_)
+
+
+def _insert_filtee(rtld: Rtld, entries: list[_Entry], entry: _Entry, filtee: LinkMap) -> None:
+    """Put a filtee right before the object that filters it, unless it comes earlier already."""
+    here = entries.index(entry)
+    place = next((i for i, known in enumerate(entries) if known.map is filtee), None)
+    if place is not None and place <= here:
+        return
+    if place is not None:
+        del entries[place]
+    entries.insert(here, _Entry(filtee))
+    rtld.move_before(filtee, entry.map)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from emu.core.effects import CallGuest
-from emu.core.events import Finalizer
+from emu.core.effects import CallGuest, Effect
+from emu.core.events import Finalizer, FiniStarted
 from emu.elf import constants as c
 from emu.rtld.link_map import LinkMap
 from emu.rtld.sort_maps import sort_maps
@@ -15,28 +15,33 @@ if TYPE_CHECKING:
     from emu.rtld.rtld import Rtld
 
 
-def fini(rtld: Rtld) -> Generator[CallGuest, int, None]:
+def fini(rtld: Rtld) -> Generator[Effect, int, None]:
     """Call the destructors of every initialised object, namespaces from the highest, each in the order of the fini sort.
 
     All open counts go up first, so that nothing is unloaded by a destructor that closes it.
     """
-    for namespace in reversed(rtld.namespaces):
-        maps = [map_ for map_ in namespace.maps if not map_.faked]
-        if not maps:
-            continue
+    for namespace in reversed(list(rtld.namespaces)):
+        yield from rtld.lock("_dl_load_lock")
+        maps = [map_ for map_ in namespace.maps if map_.real is map_]
         for map_ in maps:
             map_.direct_opencount += 1
+            rtld.mirror.opencount(map_)
         is_base = namespace.index == 0
-        for map_ in sort_maps(maps, force_first=is_base, for_fini=True, algorithm=rtld.sort_algorithm):
+        ordered = sort_maps(maps, force_first=is_base, for_fini=True, algorithm=rtld.sort_algorithm)
+        yield from rtld.unlock("_dl_load_lock")
+        for map_ in ordered:
             if map_.init_called:
-                map_.init_called = False
-                rtld.mirror.flags(map_)
                 yield from call_fini(rtld, map_)
             map_.direct_opencount -= 1
+            rtld.mirror.opencount(map_)
 
 
-def call_fini(rtld: Rtld, map_: LinkMap) -> Generator[CallGuest, int, None]:
-    """Call one object's fini array from the back, then its DT_FINI."""
+def call_fini(rtld: Rtld, map_: LinkMap) -> Generator[Effect, int, None]:
+    """Call one object's fini array from the back, then its DT_FINI; never twice. Source: elf/dl-call_fini.c."""
+    if rtld.bus.fini:
+        rtld.bus.emit(FiniStarted(map_.display_name, map_.ns))
+    map_.init_called = False
+    rtld.mirror.flags(map_)
     data = map_.table(rtld.memory, c.DT_FINI_ARRAY)
     for at in range(len(data) - 8, -1, -8):
         yield from _call(rtld, map_, "fini_array", int.from_bytes(data[at : at + 8], "little"))
@@ -45,7 +50,7 @@ def call_fini(rtld: Rtld, map_: LinkMap) -> Generator[CallGuest, int, None]:
         yield from _call(rtld, map_, "DT_FINI", map_.addr + fini_function)
 
 
-def _call(rtld: Rtld, map_: LinkMap, kind: str, address: int) -> Generator[CallGuest, int, None]:
+def _call(rtld: Rtld, map_: LinkMap, kind: str, address: int) -> Generator[Effect, int, None]:
     if rtld.bus.fini:
         rtld.bus.emit(Finalizer(map_.display_name, kind, address, rtld.describe(address)))
     yield CallGuest(address)

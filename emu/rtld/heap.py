@@ -5,6 +5,7 @@ Plays the part of ld.so's minimal malloc, but also takes memory back: freed bloc
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,6 +48,12 @@ class Heap:
             return False
         self._free.setdefault(kind, []).append(address)
         return True
+
+    def words(self, values: list[int]) -> int:
+        """Return the address of an array of 64-bit words."""
+        address = self.allocate(8 * len(values), 8)
+        self._memory.write(address, struct.pack(f"<{len(values)}Q", *values))
+        return address
 
     def string(self, text: bytes) -> int:
         """Return the address of a NUL-terminated copy of `text`."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from emu.core.effects import CallGuest
-from emu.core.events import Initializer
+from emu.core.effects import CallGuest, Effect
+from emu.core.events import Initializer, InitStarted
 from emu.elf import constants as c
 from emu.rtld.link_map import LT_EXECUTABLE, LinkMap
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from emu.rtld.rtld import Rtld
 
 
-def init(rtld: Rtld, main: LinkMap, args: tuple[int, int, int]) -> Generator[CallGuest, int, None]:
+def init(rtld: Rtld, main: LinkMap, args: tuple[int, int, int]) -> Generator[Effect, int, None]:
     """Call the constructors of `main`'s dependencies; `args` are argc, argv and envp as they get them.
 
     The DF_1_INITFIRST object comes first, then the program's preinit array, then the rest in `initfini` order from the back.
@@ -29,14 +29,16 @@ def init(rtld: Rtld, main: LinkMap, args: tuple[int, int, int]) -> Generator[Cal
         yield from call_init(rtld, map_, args)
 
 
-def call_init(rtld: Rtld, map_: LinkMap, args: tuple[int, int, int]) -> Generator[CallGuest, int, None]:
+def call_init(rtld: Rtld, map_: LinkMap, args: tuple[int, int, int]) -> Generator[Effect, int, None]:
     """Call one object's DT_INIT and init array; the flag is set first, so that a cycle of opens ends."""
-    if map_.init_called:
+    if map_.real is not map_ or map_.init_called:
         return
     map_.init_called = True
     rtld.mirror.flags(map_)
     if map_.type == LT_EXECUTABLE and not map_.name:
         return
+    if rtld.bus.init:
+        rtld.bus.emit(InitStarted(map_.display_name, map_.ns))
     init_function = map_.dynamic.get(c.DT_INIT)
     if init_function is not None:
         yield from _call(rtld, map_, "DT_INIT", map_.addr + init_function, args)
@@ -51,7 +53,7 @@ def _array(rtld: Rtld, map_: LinkMap, tag: int) -> list[int]:
 
 def _call(
     rtld: Rtld, map_: LinkMap, kind: str, address: int, args: tuple[int, int, int]
-) -> Generator[CallGuest, int, None]:
+) -> Generator[Effect, int, None]:
     if rtld.bus.init:
         rtld.bus.emit(Initializer(map_.display_name, kind, address, rtld.describe(address)))
     yield CallGuest(address, args)

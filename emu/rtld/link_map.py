@@ -14,12 +14,12 @@ from emu.core.errors import ElfError, MemoryFault
 from emu.elf import constants as c
 from emu.elf.dynamic import Dynamic
 from emu.elf.symtab import SymbolTable
+from emu.rtld.scope import Scope
 
 if TYPE_CHECKING:
     from emu.core.types import Memory
     from emu.elf.header import Phdr
     from emu.elf.versions import VersionDef
-    from emu.rtld.scope import Scope
     from emu.rtld.version import Version
 
 LT_EXECUTABLE, LT_LIBRARY, LT_LOADED = 0, 1, 2
@@ -48,14 +48,17 @@ class MappedImage:
 class LinkMap:
     """One loaded object. Names are glibc's member names without the `l_`; addresses are guest addresses unless they say vaddr.
 
-    `address` is where the guest's `struct link_map` mirror lies, 0 until it has one.
+    `address` is where the guest's `struct link_map` mirror lies, 0 until it has one. `searchlist` (the object and what it needs, breadth-first)
+    is empty for one that was loaded only because another needs it. `real` is the map itself, except for the one that stands for ld.so
+    in a namespace of dlmopen.
     """
 
     __slots__ = (
         "addr", "address", "contiguous", "direct_opencount", "dynamic", "entry", "faked", "file_id", "found_by",
         "global_", "init_called", "initfini", "ld", "lib_names", "loader", "local_scope", "main_map", "map_end", "map_start", "name",
-        "needed_as", "nodelete_active", "nodelete_pending", "ns", "origin", "path", "phdr", "phdrs", "reldeps",
+        "need_tls_init", "needed_as", "nodelete_active", "nodelete_pending", "ns", "origin", "path", "phdr", "phdr_allocated", "phdrs", "real", "reldeps",
         "relocated", "relro", "removed", "rpath", "runpath", "scopes", "searchlist", "soname", "symbolic", "symtab", "text_end", "tls_align",
+        "tlsdesc_arguments",
         "tls_blocksize", "tls_firstbyte_offset", "tls_initimage", "tls_initimage_size", "tls_modid", "tls_offset", "type", "version_definitions", "versions",
         "gnu_property_isa", "serial",
     )  # fmt: skip
@@ -81,16 +84,18 @@ class LinkMap:
         self.searchlist: list[LinkMap] = []
         self.initfini: list[LinkMap] | None = None
         self.reldeps: list[LinkMap] = []
-        self.local_scope: Scope
+        self.local_scope = Scope(self.searchlist, self)
         self.scopes: list[Scope] = []
+        self.real = self
         self.symbolic = self.global_ = self.relocated = self.init_called = self.faked = self.removed = False
-        self.main_map = False
+        self.main_map = self.need_tls_init = self.phdr_allocated = False
         self.direct_opencount = 0
         self.nodelete_active = self.nodelete_pending = False
         self.relro: tuple[int, int] | None = None
         self.tls_blocksize = self.tls_initimage = self.tls_initimage_size = self.tls_firstbyte_offset = 0
         self.tls_align = 1
         self.tls_modid = 0
+        self.tlsdesc_arguments: list[int] = []
         self.tls_offset = NO_TLS_OFFSET
         self.gnu_property_isa = 0
         self.version_definitions: list[VersionDef] | None = None

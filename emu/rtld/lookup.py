@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING
 from emu.core.errors import ElfError
 from emu.elf import constants as c
 from emu.elf.hash import gnu_hash, sysv_hash
+from emu.rtld.dependency import ADD_DEPENDENCY, RETURN_NEWEST, add_dependency, is_nodelete, mark_nodelete
+from emu.rtld.link_map import LT_LOADED
 
 if TYPE_CHECKING:
     from emu.rtld.link_map import LinkMap
-    from emu.rtld.scope import Namespace, Scope
+    from emu.rtld.rtld import Rtld
+    from emu.rtld.scope import Scope
     from emu.rtld.version import Version
 
 CLASS_PLT, CLASS_COPY = 1, 2
 """Type classes of a reference: a PLT slot or TLS (an undefined symbol with a value does not do), a COPY relocation."""
-
-RETURN_NEWEST = 2
-"""Flag of dlsym: an unversioned reference takes the default version in place of the base one."""
 
 DYNAMIC_WEAK = 1 << 8
 """Flag of LD_DYNAMIC_WEAK: a weak definition counts only where no scope has a strong one."""
@@ -41,13 +41,13 @@ Found = tuple["LinkMap", int]
 
 
 def lookup_symbol(
+    rtld: Rtld,
     name: bytes,
     undef_map: LinkMap,
     reference: int,
     scopes: Iterable[Scope],
     version: Version | None,
     type_class: int,
-    namespaces: Sequence[Namespace],
     *,
     flags: int = 0,
     skip_map: LinkMap | None = None,
@@ -55,7 +55,8 @@ def lookup_symbol(
     """Return the definition that `name` binds to, or None.
 
     `reference` is the index of the symbol in `undef_map`'s own table (0: there is none). With `skip_map` the search begins behind that
-    object in the first scope. Raises ElfError for a broken hash table.
+    object in the first scope. With the flag ADD_DEPENDENCY the object found is kept as long as `undef_map` is there.
+    Raises ElfError for a broken hash table.
     """
     value = gnu_hash(name)
     terminated = name + b"\0"
@@ -75,7 +76,7 @@ def lookup_symbol(
             skip_map,
             undef_map,
             reference,
-            namespaces,
+            rtld,
         )
         if (
             found is not None
@@ -88,7 +89,7 @@ def lookup_symbol(
             break
     found = found or weak
     if reference and undef_map.symtab.data[reference * 24 + 5] & 3 == c.STV_PROTECTED and found is not None:
-        return _protected(
+        found = _protected(
             found,
             name,
             terminated,
@@ -99,8 +100,10 @@ def lookup_symbol(
             version,
             type_class,
             flags,
-            namespaces,
+            rtld,
         )
+    if found is not None and flags & ADD_DEPENDENCY and found[0].type == LT_LOADED:
+        add_dependency(rtld, undef_map, found[0], flags, name)
     return found
 
 
@@ -115,7 +118,7 @@ def _protected(
     version: Version | None,
     type_class: int,
     flags: int,
-    namespaces: Sequence[Namespace],
+    rtld: Rtld,
 ) -> Found:
     """A reference by a protected definition of one's own stays at home; only a COPY elsewhere of one's own data is taken."""
     if type_class == CLASS_PLT:
@@ -132,7 +135,7 @@ def _protected(
             None,
             undef_map,
             reference,
-            namespaces,
+            rtld,
         )
         if other is not None:
             return (undef_map, reference) if other[0] is not undef_map else found
@@ -150,11 +153,12 @@ def _search(
     skip_map: LinkMap | None,
     undef_map: LinkMap,
     reference: int,
-    namespaces: Sequence[Namespace],
+    rtld: Rtld,
 ) -> Found | None:
     bloom_bit = value >> 6
     weak = None
-    for map_ in maps:
+    for listed in maps:
+        map_ = listed.real
         table = map_.symtab
         gnu = table.gnu_hash
         if gnu is not None:
@@ -180,7 +184,7 @@ def _search(
         elif bind in (c.STB_GLOBAL, c.STB_WEAK):
             return map_, index
         if bind == c.STB_GNU_UNIQUE:
-            return _unique(name, map_, index, type_class, undef_map, reference, namespaces[map_.ns])
+            return _unique(rtld, name, map_, index, type_class, undef_map, reference, flags)
     return weak
 
 
@@ -232,17 +236,27 @@ def _match(
 
 
 def _unique(
+    rtld: Rtld,
     name: bytes,
     map_: LinkMap,
     index: int,
     type_class: int,
     undef_map: LinkMap,
     reference: int,
-    namespace: Namespace,
+    flags: int,
 ) -> Found:
-    """The first definition of a unique symbol that is found in a namespace becomes everybody's."""
-    known = namespace.unique.get(name)
+    """The first definition of a unique symbol that is found in a namespace becomes everybody's, and so its object must stay.
+
+    Source: glibc elf/dl-lookup.c:do_lookup_unique.
+    """
+    unique = rtld.namespaces[map_.ns].unique
+    known = unique.get(name)
     if known is not None:
         return (map_, index) if type_class & CLASS_COPY else known
-    namespace.unique[name] = (undef_map, reference) if type_class & CLASS_COPY else (map_, index)
+    if type_class & CLASS_COPY:
+        unique[name] = (undef_map, reference)
+        return map_, index
+    unique[name] = (map_, index)
+    if map_.type == LT_LOADED and not is_nodelete(map_, flags):
+        mark_nodelete(rtld, map_, flags, "unique symbol", undef_map, name)
     return map_, index

@@ -6,21 +6,26 @@ Source: glibc elf/dl-load.c:_dl_map_object_from_fd, elf/dl-map-segments.h:_dl_ma
 from __future__ import annotations
 
 import posixpath
+import struct
 from typing import TYPE_CHECKING
 
-from emu.core.errors import LoaderError, UnsupportedError
+from emu.core.errors import EmuError, LoaderError, UnsupportedError
 from emu.core.events import LibraryLoad
 from emu.elf import constants as c
 from emu.elf.header import check_loadable, parse_ehdr, parse_phdrs
 from emu.elf.notes import gnu_properties, parse_notes
 from emu.rtld.link_map import LinkMap
+from emu.rtld.scope import set_up_scopes
 
 if TYPE_CHECKING:
     from emu.core.files import Backing
     from emu.elf.header import Phdr
     from emu.rtld.rtld import Rtld
 
+LIBC_SO = "libc.so.6"
+RT_CONSISTENT, RT_ADD, RT_DELETE = 0, 1, 2
 _PAGE = 4096
+_RTLD_DEEPBIND, _RTLD_DLOPEN = 8, 0x80000000
 _PROT = (0, 4, 2, 6, 1, 5, 3, 7)
 """mmap's protection for each value of p_flags: the two number read, write and execute in opposite order."""
 _ISA_LEVELS = {1: "x86-64-baseline", 2: "x86-64-v2", 4: "x86-64-v3", 8: "x86-64-v4"}
@@ -34,6 +39,7 @@ def map_segments(rtld: Rtld, backing: Backing, phdrs: list[Phdr], name: str) -> 
     start = loads[0].vaddr & -_PAGE
     end = -(-(loads[-1].vaddr + loads[-1].memsz) // _PAGE) * _PAGE
     mappings = rtld.mappings
+    base = 0
     try:
         base = mappings.find_gap(end - start, align=align)
         for index, load in enumerate(loads):
@@ -61,6 +67,8 @@ def map_segments(rtld: Rtld, backing: Backing, phdrs: list[Phdr], name: str) -> 
                 if hole > mem_end:
                     mappings.mmap(base + mem_end - start, hole - mem_end, 0, fixed=True, name=backing.path)
     except OSError as error:
+        if base:
+            mappings.munmap(base, end - start)
         raise LoaderError(name, "failed to map segment from shared object", error.errno or 0) from None
     return base - start
 
@@ -79,32 +87,69 @@ def _zero_fill(rtld: Rtld, bias: int, load: Phdr, map_end: int, prot: int) -> No
 
 
 def map_object(
-    rtld: Rtld, backing: Backing, name: str, loader: LinkMap | None, type_: int, ns: int, rule: str
+    rtld: Rtld,
+    backing: Backing,
+    path: str,
+    name: str,
+    loader: LinkMap | None,
+    type_: int,
+    ns: int,
+    mode: int,
+    rule: str,
 ) -> LinkMap:
     """Map the open file `backing` as a new object of namespace `ns` and enter it there.
 
-    `name` is the path that becomes the object's l_name. Raises ElfError, LoaderError, or UnsupportedError for an object that
-    needs a CPU that is not emulated.
+    `path` is what it was opened by and becomes the object's l_name, `name` what it was asked for by. On failure nothing is left of it.
+    Raises ElfError, LoaderError, or UnsupportedError for an object that needs a CPU that is not emulated.
     """
     header = backing.pread(4096, 0)
-    ehdr = parse_ehdr(header, name)
+    ehdr = parse_ehdr(header, path)
     if ehdr.phoff + ehdr.phnum * c.PHDR_SIZE > len(header):
         header = backing.pread(ehdr.phoff + ehdr.phnum * c.PHDR_SIZE, 0)
-    phdrs = parse_phdrs(header, ehdr, name)
+    phdrs = parse_phdrs(header, ehdr, path)
     check_loadable(ehdr, phdrs, backing.size(), name)
     bias = map_segments(rtld, backing, phdrs, name)
-    map_ = LinkMap(name, backing.path, type_, ns, loader)
+    map_ = LinkMap(path, backing.path, type_, ns, loader)
     map_.addr = bias
     map_.phdrs = phdrs
     map_.entry = bias + ehdr.entry
     map_.file_id = (backing.dev, backing.ino)
     map_.found_by = rule
-    map_.origin = posixpath.dirname(posixpath.join(rtld.cwd, name))
-    place_phdrs(rtld, map_, ehdr.phoff)
-    finish_map(rtld, map_)
-    if map_.dynamic.is_pie:
-        raise LoaderError(name, "cannot dynamically load position-independent executable")
+    map_.lib_names = [name]
+    map_.needed_as = name
+    map_.read_phdrs()
+    try:
+        map_.origin = posixpath.dirname(posixpath.join(rtld.files.realpath("."), path))
+        map_.read_dynamic(rtld.memory)
+        _check_openable(map_, name, mode)
+        place_phdrs(rtld, map_, ehdr.phoff)
+        _check_isa(rtld, map_)
+    except EmuError:
+        unmap_object(rtld, map_)
+        raise
+    set_up_scopes(rtld.namespaces[ns], map_, deepbind=bool(mode & _RTLD_DEEPBIND))
+    if map_.dynamic.flags_1 & c.DF_1_INITFIRST:
+        rtld.init_first = map_
+    enter(rtld, map_)
     return map_
+
+
+def _check_openable(map_: LinkMap, name: str, mode: int) -> None:
+    flags = map_.dynamic.flags_1
+    if flags & c.DF_1_PIE:
+        raise LoaderError(name, "cannot dynamically load position-independent executable")
+    if flags & c.DF_1_NOOPEN and mode & _RTLD_DLOPEN:
+        raise LoaderError(name, "shared object cannot be dlopen()ed")
+
+
+def unmap_object(rtld: Rtld, map_: LinkMap) -> None:
+    """Give back the pages of an object. Source: glibc elf/dl-unmap-segments.h."""
+    start = map_.map_start & -_PAGE
+    end = -(-map_.map_end // _PAGE) * _PAGE
+    if end > start:
+        rtld.mappings.munmap(start, end - start)
+    if map_.phdr_allocated:
+        rtld.heap.free(map_.phdr)
 
 
 def place_phdrs(rtld: Rtld, map_: LinkMap, phoff: int) -> None:
@@ -118,21 +163,35 @@ def place_phdrs(rtld: Rtld, map_: LinkMap, phoff: int) -> None:
         if phdr.type == c.PT_LOAD and phdr.offset <= phoff and phoff + size <= phdr.offset + phdr.filesz:
             map_.phdr = map_.addr + phdr.vaddr + phoff - phdr.offset
             return
-    raise UnsupportedError("program headers outside every segment", map_.display_name)
+    map_.phdr, map_.phdr_allocated = rtld.heap.allocate(size, 8), True
+    rtld.memory.write(map_.phdr, b"".join(struct.pack("<IIQQQQQQ", *phdr) for phdr in map_.phdrs))
 
 
-def finish_map(rtld: Rtld, map_: LinkMap) -> None:
-    """Read what a mapped object says of itself, check that it can run here, and enter it into its namespace."""
+def adopt(rtld: Rtld, map_: LinkMap, mirror_address: int = 0) -> None:
+    """Read what an object says of itself that the kernel has mapped, and enter it into its namespace."""
     map_.read_phdrs()
     map_.read_dynamic(rtld.memory)
     _check_isa(rtld, map_)
+    set_up_scopes(rtld.namespaces[map_.ns], map_)
+    enter(rtld, map_, mirror_address)
+
+
+def enter(rtld: Rtld, map_: LinkMap, mirror_address: int = 0) -> None:
+    """Put a new object at the end of its namespace's list, give it its TLS module id, and let everybody know."""
     namespace = rtld.namespaces[map_.ns]
-    namespace.maps.append(map_)
     map_.serial = rtld.next_serial()
-    if map_.soname is not None and map_.soname.startswith("libc.so.") and namespace.libc_map is None:
+    if map_.soname == LIBC_SO and namespace.libc_map is None:
         namespace.libc_map = map_
     if map_.tls_blocksize:
         rtld.tls.assign_module_id(map_)
+    namespace.maps.append(map_)
+    if map_.map_end:
+        rtld.index.add(map_)
+    rtld.mirror.new_map(map_, mirror_address)
+    if rtld.started:
+        rtld.mirror.appended(map_)
+        if namespace.state == RT_CONSISTENT:
+            rtld.set_state(namespace, RT_ADD)
     if rtld.bus.libs:
         needed_by = map_.loader.display_name if map_.loader is not None else ""
         rtld.bus.emit(
@@ -160,6 +219,8 @@ def _check_isa(rtld: Rtld, map_: LinkMap) -> None:
             map_.gnu_property_isa = properties.isa_1_needed
             missing = properties.isa_1_needed & ~_ISA_SUPPORTED
             for bit, level in _ISA_LEVELS.items():
+                if missing & bit and rtld.started:
+                    raise LoaderError(map_.name, "CPU ISA level is lower than required")
                 if missing & bit:
                     raise UnsupportedError(
                         f"CPU: the object needs {level} (GNU_PROPERTY_X86_ISA_1_NEEDED)",

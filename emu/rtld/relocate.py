@@ -12,17 +12,18 @@ import struct
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from emu.core.effects import CallGuest
+from emu.core.effects import CallGuest, Effect
 from emu.core.errors import ElfError, LoaderError, UnsupportedError
-from emu.core.events import Binding, Relocated, RelroProtected
+from emu.core.events import Relocated, RelocationStarted, RelroProtected
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela, reloc_name, relr_addresses
-from emu.rtld.link_map import NO_TLS_OFFSET, LinkMap
+from emu.rtld.dependency import FOR_RELOCATE
+from emu.rtld.link_map import FORCED_DYNAMIC_TLS_OFFSET, NO_TLS_OFFSET, LinkMap
 from emu.rtld.lookup import CLASS_COPY, CLASS_PLT, Found
+from emu.rtld.runtime import emit_binding, resolve
 
 if TYPE_CHECKING:
     from emu.rtld.rtld import Rtld
-    from emu.rtld.version import Version
 
 _SYM = struct.Struct("<IBBHQQ").unpack_from
 _PUT64 = struct.Struct("<Q").pack_into
@@ -33,7 +34,7 @@ _PAGE = 4096
 _PLT_CLASS = frozenset(
     (c.R_X86_64_JUMP_SLOT, c.R_X86_64_DTPMOD64, c.R_X86_64_DTPOFF64, c.R_X86_64_TPOFF64, c.R_X86_64_TLSDESC)
 )
-Work = Generator[CallGuest, int, None]
+Work = Generator[Effect, int, None]
 
 
 def relocate_object(rtld: Rtld, map_: LinkMap, lazy: bool) -> Work:
@@ -45,10 +46,12 @@ def relocate_object(rtld: Rtld, map_: LinkMap, lazy: bool) -> Work:
         return
     if map_.dynamic.flags & c.DF_BIND_NOW or map_.dynamic.flags_1 & c.DF_1_NOW:
         lazy = False
+    if rtld.bus.reloc:
+        rtld.bus.emit(RelocationStarted(map_.display_name, lazy))
     worker = _Relocator(rtld, map_, lazy)
     yield from worker.run()
     map_.relocated = True
-    rtld.mirror.relocated(map_)
+    rtld.mirror.flags(map_)
     protect_relro(rtld, map_)
 
 
@@ -205,6 +208,8 @@ class _Relocator:
             self._copy(found, symbol, at)
         else:
             where = f"{self.map.display_name} at offset {offset:#x}"
+            if self.rtld.started:
+                raise LoaderError(self.map.name, f"unexpected reloc type 0x{kind:02x}")
             raise UnsupportedError(f"relocation {reloc_name(kind)} (type {kind})", where)
 
     def _store(self, wide: bool, at: int, value: int, symbol: int, kind: int) -> None:
@@ -238,8 +243,9 @@ class _Relocator:
             raise LoaderError(
                 target.display_name, "symbol is thread-local, but the object has no TLS segment"
             )
-        if target.tls_offset in (NO_TLS_OFFSET, -1):
-            self.rtld.tls.allocate_static(target, optional=False)
+        if target.tls_offset in (NO_TLS_OFFSET, FORCED_DYNAMIC_TLS_OFFSET):
+            self.rtld.tls.allocate_static(target)
+            self.rtld.mirror.tls_offset(target)
         return target.tls_offset
 
     def _tls_descriptor(self, found: Found | None, at: int, addend: int) -> None:
@@ -251,9 +257,9 @@ class _Relocator:
             return
         target = found[0]
         value = self.st_value(found) + addend
-        if target.tls_offset == NO_TLS_OFFSET:
-            self.rtld.tls.try_allocate_static(target)
-        if target.tls_offset in (NO_TLS_OFFSET, -1):
+        if target.tls_offset == NO_TLS_OFFSET and self.rtld.tls.try_allocate_static(target, optional=True):
+            self.rtld.mirror.tls_offset(target)
+        if target.tls_offset in (NO_TLS_OFFSET, FORCED_DYNAMIC_TLS_OFFSET):
             _PUT64(view, at, entries.tlsdesc_dynamic)
             _PUT64(view, at + 8, self.rtld.tls.dynamic_argument(target, value & _M64))
             return
@@ -269,7 +275,7 @@ class _Relocator:
         cache = self.cache
         if key in cache:
             return cache[key]
-        found = cache[key] = self.rtld.resolve(self.map, symbol, type_class)
+        found = cache[key] = resolve(self.rtld, self.map, symbol, type_class, FOR_RELOCATE)
         if self.rtld.bus.bindings and not self._binds_locally(symbol):
             self.announce(symbol, found, kind, offset, lazy=False)
         return found
@@ -319,29 +325,3 @@ class _Relocator:
                 f"Relink `{self.map.display_name}' with `{target.display_name}' for IFUNC symbol `{name}'"
             )
         return (yield CallGuest(resolver))
-
-
-def emit_binding(
-    rtld: Rtld, map_: LinkMap, symbol: int, found: Found | None, kind: int, offset: int, lazy: bool
-) -> None:
-    """Tell who bound what where, with the version that the reference asked for."""
-    name = map_.symtab.symbol_name(symbol).decode(errors="replace")
-    version = reference_version(map_, symbol)
-    target, address = "", 0
-    if found is not None:
-        target = found[0].display_name
-        _, _, _, shndx, value, _ = _SYM(found[0].symtab.data, found[1] * 24)
-        address = value if shndx == c.SHN_ABS or found[1] == 0 else value + found[0].addr
-    text = version.name.decode(errors="replace") if version is not None else ""
-    rtld.bus.emit(
-        Binding(map_.display_name, name, text, target, address, map_.addr + offset, reloc_name(kind), lazy)
-    )
-
-
-def reference_version(map_: LinkMap, symbol: int) -> Version | None:
-    """Return the version that a reference of `map_` asks for, or None."""
-    versym = map_.symtab.versym
-    if versym is None:
-        return None
-    index = versym[symbol] & 0x7FFF
-    return map_.versions[index] if index < len(map_.versions) else None

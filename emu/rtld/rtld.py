@@ -8,18 +8,19 @@ Source: glibc elf/rtld.c:dl_main.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Generator, Iterable, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from emu.core.effects import CallGuest
+from emu.core.effects import CallGuest, Effect
 from emu.core.errors import EmuError, LoaderError
-from emu.elf import constants as c
-from emu.rtld.deps import map_deps, map_named, set_up_scopes
+from emu.rtld.address_index import AddressIndex
+from emu.rtld.dependency import RETURN_NEWEST
+from emu.rtld.deps import map_deps, map_named
 from emu.rtld.heap import Heap
 from emu.rtld.link_map import LT_EXECUTABLE, LT_LIBRARY, LinkMap
-from emu.rtld.lookup import DYNAMIC_WEAK, Found, lookup_symbol
-from emu.rtld.map_object import finish_map
-from emu.rtld.relocate import emit_binding, reference_version
+from emu.rtld.lookup import lookup_symbol
+from emu.rtld.map_object import adopt
 from emu.rtld.scope import Namespace, Scope
 from emu.rtld.search_path import SearchPath
 from emu.rtld.tls import Tls
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from emu.elf.header import Phdr
 
 
+Work = Generator[Effect, int, None]
+
+
 class Entries(NamedTuple):
     """Guest addresses that relocation puts into slots: the lazy resolver and the TLS descriptor functions."""
 
@@ -42,22 +46,73 @@ class Entries(NamedTuple):
 
 
 class MirrorView(Protocol):
-    """What the loader tells of its state to whoever keeps the guest's copy."""
+    """What the loader tells of its state to whoever keeps the guest's copy: the part of its argument that has changed."""
 
     def new_map(self, map_: LinkMap, address: int = 0) -> None:
-        """A new map exists."""
+        """A map exists that was not there before."""
 
-    def sync(self, map_: LinkMap) -> None:
-        """A map changed."""
+    def free_map(self, map_: LinkMap) -> None:
+        """A map is gone."""
+
+    def appended(self, map_: LinkMap) -> None:
+        """A map has come to the end of its namespace's list."""
+
+    def unlinked(self, namespace: Namespace, index: int) -> None:
+        """The map that was at `index` of the list is out of it."""
+
+    def chain(self, namespace: Namespace) -> None:
+        """The order of the list."""
+
+    def namespace(self, namespace: Namespace) -> None:
+        """Head, length and libc of a namespace."""
+
+    def namespaces(self) -> None:
+        """The number of namespaces."""
 
     def flags(self, map_: LinkMap) -> None:
-        """A flag of a map changed."""
+        """Single-bit flags."""
 
-    def relocated(self, map_: LinkMap) -> None:
-        """A map is relocated."""
+    def opencount(self, map_: LinkMap) -> None:
+        """The count of direct opens."""
+
+    def nodelete(self, map_: LinkMap) -> None:
+        """NODELETE, active or pending."""
+
+    def names(self, map_: LinkMap) -> None:
+        """The names that it is known by."""
+
+    def loader(self, map_: LinkMap) -> None:
+        """Who loaded it."""
+
+    def tls_offset(self, map_: LinkMap) -> None:
+        """Its TLS module id and static offset."""
+
+    def initfini(self, map_: LinkMap) -> None:
+        """Its dependencies in init order."""
+
+    def reldeps(self, map_: LinkMap) -> None:
+        """Its relocation dependencies."""
+
+    def searchlist(self, map_: LinkMap) -> None:
+        """Its search list."""
 
     def dependencies(self, root: LinkMap) -> None:
-        """The search list and init order of a closure are settled."""
+        """Search list and init order, both."""
+
+    def scopes(self, map_: LinkMap) -> None:
+        """The list of its scopes."""
+
+    def tls(self) -> None:
+        """The TLS modules."""
+
+    def debug_state(self, namespace: Namespace) -> None:
+        """The state shown to debuggers."""
+
+    def debug_chain(self) -> None:
+        """A namespace has come to the list shown to debuggers."""
+
+    def dtor_count(self, map_: LinkMap) -> int:
+        """Return the number of pending thread_local destructors, which the guest's copy alone knows."""
 
 
 class MappedObject(NamedTuple):
@@ -69,6 +124,28 @@ class MappedObject(NamedTuple):
     phdr: int
     phdrs: list[Phdr]
     file_id: tuple[int, int]
+
+
+class Caught(Protocol):
+    """An error that ld.so's own machinery caught, to be looked at or passed on."""
+
+    def text(self) -> str:
+        """Return what dlerror would say of it."""
+
+    def signal(self) -> Work:
+        """Leave the hosted function by raising it again."""
+
+
+class Closing(Enum):
+    """Whether a collection is going on, and whether it was asked to start over. Source: glibc elf/dl-close.c:dl_close_state."""
+
+    NO = 0
+    PENDING = 1
+    RERUN = 2
+
+
+UnloadRule = Literal["dtor-count", "nodelete-flag"]
+"""What keeps an object with pending thread_local destructors: the count (2.23 and later), or NODELETE (2.18 to 2.22)."""
 
 
 class VersionErrors(EmuError):
@@ -84,7 +161,10 @@ class VersionErrors(EmuError):
 class Rtld:
     """All that the dynamic linker knows. `env` is the guest's environment; `program` is argv[0] as messages show it.
 
-    `cwd` makes $ORIGIN of an object with a relative name absolute.
+    `started` is true once the program's own code may run: what is loaded from then on can fail without ending the process. Of the services,
+    `catching` runs a generator and returns the error that
+    ended it, `uncaught` runs one in which ld.so's errors are fatal, `describe_caller` names the place of a call
+    by its return address, `on_unload` is told of an object before it is unmapped, `threads` yields the thread pointers of all threads.
     """
 
     def __init__(
@@ -95,10 +175,9 @@ class Rtld:
         bus: EventBus,
         env: Mapping[str, str],
         program: str,
-        cwd: str,
     ) -> None:
         self.memory, self.mappings, self.files, self.bus, self.program = memory, mappings, files, bus, program
-        self.env, self.cwd = env, cwd
+        self.env = env
         self.namespaces = [Namespace(0)]
         self.heap = Heap(mappings, memory)
         self.tls = Tls(self)
@@ -113,6 +192,7 @@ class Rtld:
         self.missing: list[tuple[str, LinkMap]] = []
         self.write_error: Callable[[str], None] = lambda text: None
         self.describe: Callable[[int], str] = hex
+        self.describe_caller: Callable[[int], str] = hex
         self.verbose = bool(env.get("LD_VERBOSE"))
         self.dynamic_weak = "LD_DYNAMIC_WEAK" in env
         self.bind_now = bool(env.get("LD_BIND_NOW"))
@@ -120,22 +200,34 @@ class Rtld:
             1 if "glibc.rtld.dynamic_sort=1" in env.get("GLIBC_TUNABLES", "").split(":") else 2
         )
         self.debug_break = 0
-        self._serial = 0
+        self.load_adds = 0
+        self.index = AddressIndex()
+        self.started = False
+        self.closing = Closing.NO
+        self.locks: dict[str, int] = {}
+        self.mutex_lock = self.mutex_unlock = 0
+        self.catching: Callable[[Work], Generator[Effect, int, Caught | None]]
+        self.uncaught: Callable[[Work], Work]
+        self.on_unload: Callable[[LinkMap], None] = lambda map_: None
+        self.thread_pointer: Callable[[], int] = lambda: 0
+        self.threads: Callable[[], Iterable[int]] = lambda: ()
+        self.unload_rule: UnloadRule = "dtor-count"
 
     def next_serial(self) -> int:
-        """Return the next load serial number."""
-        self._serial += 1
-        return self._serial - 1
+        """Return the next load serial number: how many objects were ever loaded before."""
+        self.load_adds += 1
+        return self.load_adds - 1
 
     # -- phase 1: map ------------------------------------------------------------------------------------------------
 
-    def adopt(self, mapped: MappedObject, name: str, type_: int, found_by: str) -> LinkMap:
+    def adopt(
+        self, mapped: MappedObject, name: str, type_: int, found_by: str, mirror_address: int = 0
+    ) -> LinkMap:
         """Make the link map of an object that the kernel has mapped."""
         map_ = LinkMap(name, mapped.path, type_, 0, None)
         map_.addr, map_.entry, map_.phdr, map_.phdrs = mapped.bias, mapped.entry, mapped.phdr, mapped.phdrs
         map_.file_id, map_.found_by = mapped.file_id, found_by
-        map_.lib_names = [name]
-        finish_map(self, map_)
+        adopt(self, map_, mirror_address)
         return map_
 
     def load(
@@ -149,28 +241,17 @@ class Rtld:
         main = self.adopt(program, "", LT_EXECUTABLE, "program")
         main.origin = self.files.realpath(program.path).rpartition("/")[0] or "/"
         base.main = main
-        base.global_scope = main.local_scope = Scope(main.searchlist)
         main.searchlist.append(main)
-        main.scopes = [base.global_scope]
-        self.mirror.new_map(main)
         if vdso is not None:
             self.vdso = self.adopt(vdso, "linux-vdso.so.1", LT_LIBRARY, "vdso")
             self.vdso.relocated = True
             self.vdso.searchlist.append(self.vdso)
-            set_up_scopes(self, self.vdso)
-            self.mirror.new_map(self.vdso)
-        ld_so = self.adopt(interpreter, interpreter.path, LT_LIBRARY, "interpreter")
-        ld_so.lib_names = [interpreter.path]
-        set_up_scopes(self, ld_so)
-        self.ld_so = ld_so
-        self.mirror.new_map(ld_so, ld_so_map)
+        self.ld_so = self.adopt(interpreter, interpreter.path, LT_LIBRARY, "interpreter", ld_so_map)
         preloads = self._preload(main)
         map_deps(self, main, preloads)
         self._place_ld_so(main)
         for map_ in main.searchlist:
             map_.global_ = True
-            if map_.dynamic.flags_1 & c.DF_1_INITFIRST:
-                self.init_first = map_
         main.direct_opencount += 1
         self._check_versions(base)
 
@@ -188,14 +269,14 @@ class Rtld:
         maps: list[LinkMap] = []
         for name, source in names:
             try:
-                map_ = map_named(self, name, main, LT_LIBRARY, 0, source)
+                map_ = map_named(self, name, main, LT_LIBRARY, 0, 0, source)
             except EmuError as error:
                 reason = error.reason if hasattr(error, "reason") else getattr(error, "text", str(error))
                 self.write_error(
                     f"ERROR: ld.so: object '{name}' from {source} cannot be preloaded ({reason}): ignored.\n"
                 )
                 continue
-            if map_ not in maps and map_ is not main:
+            if map_ is not None and map_ not in maps and map_ is not main:
                 maps.append(map_)
         return maps
 
@@ -224,70 +305,53 @@ class Rtld:
     def find_loaded(self, name: str, namespace: Namespace) -> LinkMap | None:
         """Return the object of the namespace that is known as `name`."""
         for map_ in namespace.maps:
-            if map_.matches_name(name):
-                return map_
+            if not map_.removed and not map_.faked:
+                known = len(map_.lib_names)
+                if map_.matches_name(name):
+                    if len(map_.lib_names) != known:
+                        self.mirror.names(map_)
+                    return map_
         return None
 
     # -- look-up -----------------------------------------------------------------------------------------------------
-
-    def resolve(self, map_: LinkMap, symbol: int, type_class: int) -> Found | None:
-        """Return what symbol number `symbol` of `map_` binds to; None for a weak one that nobody defines.
-
-        Raises LoaderError "undefined symbol". Source: glibc elf/dl-reloc.c:RESOLVE_MAP.
-        """
-        st_name, info, other, _, _, _ = map_.symtab.fields(symbol)
-        if symbol == 0:
-            return map_, 0
-        if info >> 4 == c.STB_LOCAL or other & 3 in (c.STV_HIDDEN, c.STV_INTERNAL):
-            return map_, symbol
-        name = map_.symtab.strings.at(st_name)
-        version = reference_version(map_, symbol)
-        flags = DYNAMIC_WEAK if self.dynamic_weak else 0
-        found = lookup_symbol(
-            name, map_, symbol, map_.scopes, version, type_class, self.namespaces, flags=flags
-        )
-        if found is None and info >> 4 != c.STB_WEAK:
-            text = f"undefined symbol: {name.decode(errors='replace')}"
-            if version is not None:
-                text += f", version {version.name.decode(errors='replace')}"
-            raise LoaderError(map_.name or self.program, text, occasion="symbol lookup error")
-        return found
 
     def lookup(self, name: bytes, map_: LinkMap | None = None) -> int | None:
         """Return the address of a symbol as the program's global scope (or one object alone) defines it."""
         main = self.namespaces[0].main
         assert main is not None
         scopes = [Scope([map_])] if map_ is not None else main.scopes
-        found = lookup_symbol(name, map_ or main, 0, scopes, None, 0, self.namespaces, flags=2)
+        found = lookup_symbol(self, name, map_ or main, 0, scopes, None, 0, flags=RETURN_NEWEST)
         if found is None:
             return None
         return found[0].addr + found[0].symtab.fields(found[1])[4]
 
     def find_map(self, address: int) -> LinkMap | None:
         """Return the object that contains `address`, in any namespace."""
-        for namespace in self.namespaces:
-            for map_ in namespace.maps:
-                if map_.map_start <= address < map_.map_end and map_.contains(address):
-                    return map_
-        return None
+        return self.index.find(address)
 
-    # -- lazy binding ------------------------------------------------------------------------------------------------
+    # -- locks ---------------------------------------------------------------------------------------------------------
 
-    def fixup(self, map_: LinkMap, index: int) -> Generator[CallGuest, int, int]:
-        """Bind PLT slot `index` of `map_` and return the function's address. Source: glibc elf/dl-runtime.c:_dl_fixup."""
-        table, _ = map_.dynamic.table(c.DT_JMPREL)
-        entry = self.memory.read(map_.addr + table + 24 * index, 24)
-        offset, info = int.from_bytes(entry[:8], "little"), int.from_bytes(entry[8:16], "little")
-        symbol, kind = info >> 32, info & 0xFFFFFFFF
-        found = self.resolve(map_, symbol, 1)
-        value = 0
-        if found is not None:
-            _, st_info, _, shndx, value, _ = found[0].symtab.fields(found[1])
-            if shndx != c.SHN_ABS:
-                value += found[0].addr
-            if st_info & 15 == c.STT_GNU_IFUNC:
-                value = yield CallGuest(value)
-        if self.bus.bindings:
-            emit_binding(self, map_, symbol, found, kind, offset, True)
-        self.memory.write_u64(map_.addr + offset, value)
-        return value
+    def lock(self, name: str) -> Work:
+        """Take one of ld.so's recursive locks (by its member of `_rtld_global`) as libc takes it: by libc's own code."""
+        if self.mutex_lock:
+            yield CallGuest(self.mutex_lock, (self.locks[name],))
+
+    def unlock(self, name: str) -> Work:
+        """Give a lock back."""
+        if self.mutex_lock:
+            yield CallGuest(self.mutex_unlock, (self.locks[name],))
+
+    # -- lists ---------------------------------------------------------------------------------------------------------
+
+    def set_state(self, namespace: Namespace, state: int) -> None:
+        """Set `_r_debug.r_state` of a namespace: RT_CONSISTENT, RT_ADD or RT_DELETE."""
+        namespace.state = state
+        self.mirror.debug_state(namespace)
+
+    def move_before(self, map_: LinkMap, other: LinkMap) -> None:
+        """Move an object right before another in the list of its namespace."""
+        namespace = self.namespaces[map_.ns]
+        namespace.maps.remove(map_)
+        namespace.maps.insert(namespace.maps.index(other), map_)
+        if self.started:
+            self.mirror.chain(namespace)

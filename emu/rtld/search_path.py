@@ -335,6 +335,21 @@ class SearchPath:
         """
         self._cache = None
 
+    def listing(self, map_: MapView, main: MapView | None) -> list[str]:
+        """Return the directories that a search for what `map_` needs goes through, ld.so.cache left out, as dlinfo tells them.
+
+        Source: glibc elf/dl-load.c:_dl_rtld_di_serinfo.
+        """
+        lists = [directories for directories, _ in self._before_cache(map_, main)]
+        if not map_.dynamic.flags_1 & DF_1_NODEFLIB:
+            lists.append(self._system)
+        return [d.name.rstrip("/") or ("/" if d.name else ".") for directories in lists for d in directories]
+
+    def forget(self, map_: MapView) -> None:
+        """Drop the search lists of an object that is gone."""
+        for tag in ("RPATH", "RUNPATH"):
+            self._lists.pop((map_, tag), None)
+
     def try_open(self, name: str, path: str, rule: str, check: Callable[[Backing, str], object]) -> Found:
         """Open and judge one candidate. Raises OSError, ForeignObjectError, or what `check` raises.
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.core.errors import LoaderError
-from emu.core.events import TlsBlockAllocated, TlsModuleAssigned, TlsStaticLayout
+from emu.core.dl_events import TlsGeneration
+from emu.core.errors import LoaderError, MemoryFault
+from emu.core.events import DtvResized, TlsBlockAllocated, TlsModuleAssigned, TlsStaticLayout
 from emu.rtld.link_map import FORCED_DYNAMIC_TLS_OFFSET, NO_TLS_OFFSET, LinkMap
 
 if TYPE_CHECKING:
@@ -31,16 +32,28 @@ def _round_up(value: int, align: int) -> int:
     return (value + align - 1) // align * align
 
 
+class Slot:
+    """What is known of one module id: its map (None: free, or not settled yet) and the generation in which that last changed."""
+
+    __slots__ = ("generation", "map")
+
+    def __init__(self) -> None:
+        self.map: LinkMap | None = None
+        self.generation = 0
+
+
 class Tls:
     """The TLS modules of the process and the layout of the static area.
 
-    `modules[i]` is the map with module id i, or None for a gap; `generations[i]` the generation in which that slot last changed.
+    `slots` is indexed by module id (0 is not used) and never shrinks; ids above `max_dtv_idx` are free. `gaps` tells that there may be free ones
+    below it. `generation` goes up whenever dlopen or dlclose changed the modules.
     """
 
     def __init__(self, rtld: Rtld) -> None:
         self.rtld = rtld
-        self.modules: list[LinkMap | None] = [None]
-        self.generations: list[int] = [0]
+        self.slots: list[Slot] = [Slot()]
+        self.max_dtv_idx = 0
+        self.gaps = False
         self.generation = 0
         self.static_used = self.static_size = 0
         self.static_align = TCB_ALIGN
@@ -49,27 +62,59 @@ class Tls:
         self.tcb_size = 0
         self.laid_out = False
 
-    @property
-    def max_dtv_idx(self) -> int:
-        """The highest module id in use."""
-        return len(self.modules) - 1
+    # -- module ids ---------------------------------------------------------------------------------------------------
 
     def assign_module_id(self, map_: LinkMap) -> None:
-        """Give an object with a TLS segment the lowest free module id. Source: dl-tls.c:_dl_assign_tls_modid."""
-        for index in range(self.static_modules + 1, len(self.modules)):
-            if self.modules[index] is None:
-                self.modules[index] = map_
-                map_.tls_modid = index
-                return
-        self.modules.append(map_)
-        self.generations.append(0)
-        map_.tls_modid = len(self.modules) - 1
+        """Give an object with a TLS segment the lowest free module id above the static ones. Source: dl-tls.c:_dl_assign_tls_modid."""
+        if self.gaps:
+            for index in range(self.static_modules + 1, self.max_dtv_idx + 1):
+                slot = self.slots[index]
+                if slot.map is None:
+                    slot.map, slot.generation = map_, 0
+                    map_.tls_modid = index
+                    return
+            self.gaps = False
+        self.max_dtv_idx += 1
+        if len(self.slots) == self.max_dtv_idx:
+            self.slots.append(Slot())
+        map_.tls_modid = self.max_dtv_idx
+        if not self.laid_out:
+            self.slots[map_.tls_modid].map = map_
+
+    def add_module(self, map_: LinkMap) -> None:
+        """Enter a module under its id, to be known from the next generation on. Source: dl-tls.c:_dl_add_to_slotinfo."""
+        slot = self.slots[map_.tls_modid]
+        slot.map, slot.generation = map_, self.generation + 1
+
+    def remove_module(self, map_: LinkMap) -> None:
+        """Free the id of a module that goes. Source: dl-close.c:remove_slotinfo."""
+        index = map_.tls_modid
+        slot = self.slots[index]
+        if slot.map is not None:
+            slot.map, slot.generation = None, self.generation + 1
+        if index != self.max_dtv_idx:
+            self.gaps = True
+            return
+        while index > self.static_modules + 1:
+            index -= 1
+            if self.slots[index].map is not None:
+                break
+        else:
+            index = self.static_modules
+        self.max_dtv_idx = index
+
+    def next_generation(self, why: str) -> None:
+        """Raise the generation: every thread's DTV is out of date now."""
+        self.generation += 1
+        if self.rtld.bus.dl:
+            self.rtld.bus.emit(TlsGeneration(self.generation, why))
 
     def determine_offsets(self, tcb_size: int) -> None:
         """Lay out the static area for the modules that are there at start-up. Source: dl-tls.c:_dl_determine_tlsoffset."""
         offset = free_top = free_bottom = 0
         max_align = TCB_ALIGN
-        for map_ in self.modules[1:]:
+        for slot in self.slots[1:]:
+            map_ = slot.map
             assert map_ is not None
             size, align = map_.tls_blocksize, map_.tls_align
             first_byte = -map_.tls_firstbyte_offset & (align - 1)
@@ -89,18 +134,20 @@ class Tls:
         self.laid_out = True
         bus = self.rtld.bus
         if bus.tls:
-            for map_ in self.modules[1:]:
-                if map_ is not None:
-                    bus.emit(
-                        TlsModuleAssigned(
-                            map_.display_name,
-                            map_.tls_modid,
-                            map_.tls_offset,
-                            map_.tls_blocksize,
-                            map_.tls_align,
-                        )
-                    )
+            for slot in self.slots[1:]:
+                if slot.map is not None:
+                    self.announce(slot.map)
             bus.emit(TlsStaticLayout(offset, self.static_size, max_align, SURPLUS))
+
+    def announce(self, map_: LinkMap) -> None:
+        """Emit what a module has been given."""
+        self.rtld.bus.emit(
+            TlsModuleAssigned(
+                map_.display_name, map_.tls_modid, map_.tls_offset, map_.tls_blocksize, map_.tls_align
+            )
+        )
+
+    # -- threads ------------------------------------------------------------------------------------------------------
 
     def allocate_thread(self) -> int:
         """Return the thread pointer of a new thread: static area and DTV allocated, blocks not yet initialised.
@@ -124,10 +171,11 @@ class Tls:
         memory = self.rtld.memory
         dtv = memory.read_u64(thread_pointer + 8)
         newest = 0
-        for index, map_ in enumerate(self.modules):
-            if map_ is None:
+        for index, slot in enumerate(self.slots[: self.max_dtv_idx + 1]):
+            map_ = slot.map
+            if map_ is None or slot.generation > self.generation:
                 continue
-            newest = max(newest, self.generations[index])
+            newest = max(newest, slot.generation)
             entry = dtv + 16 * index
             memory.write_u64(entry, UNALLOCATED)
             memory.write_u64(entry + 8, 0)
@@ -135,41 +183,166 @@ class Tls:
                 continue
             block = thread_pointer - map_.tls_offset
             memory.write_u64(entry, block)
-            image = (
-                memory.read(map_.tls_initimage, map_.tls_initimage_size) if map_.tls_initimage_size else b""
-            )
-            memory.write(block, image + bytes(map_.tls_blocksize - map_.tls_initimage_size))
+            self.copy_image(map_, block)
             if self.rtld.bus.tls:
                 self.rtld.bus.emit(TlsBlockAllocated(index, map_.display_name, block, True))
         memory.write_u64(dtv, newest)
 
-    def allocate_static(self, map_: LinkMap, *, optional: bool) -> None:
-        """Give a module that came later a place in the static surplus. Raises LoaderError when there is none.
+    def copy_image(self, map_: LinkMap, block: int) -> None:
+        """Give a block its first values."""
+        memory = self.rtld.memory
+        image = memory.read(map_.tls_initimage, map_.tls_initimage_size) if map_.tls_initimage_size else b""
+        memory.write(block, image + bytes(map_.tls_blocksize - map_.tls_initimage_size))
 
+    # -- static TLS for modules that come later -------------------------------------------------------------------------
+
+    def try_allocate_static(self, map_: LinkMap, *, optional: bool) -> bool:
+        """Give a module that came later a place in the static surplus, if there is room; tell whether.
+
+        With `optional` only the part of the surplus is used that is set aside for optimisation. The blocks of an object that is relocated already
+        get their first values in every thread now, those of another one when its opening succeeds.
         Source: glibc elf/dl-reloc.c:_dl_try_allocate_static_tls.
         """
-        error = LoaderError(map_.display_name, "cannot allocate memory in static TLS block")
         if map_.tls_offset == FORCED_DYNAMIC_TLS_OFFSET or map_.tls_align > self.static_align:
-            raise error
-        room = self.static_size - self.tcb_size - self.static_used
-        if room < map_.tls_blocksize:
-            raise error
-        blocks = (room - map_.tls_blocksize - map_.tls_firstbyte_offset) // map_.tls_align
-        if blocks < 0:
-            raise error
-        use = room - blocks * map_.tls_align - map_.tls_firstbyte_offset
+            return False
+        room = self.static_size - self.static_used - self.tcb_size
+        block = map_.tls_blocksize + map_.tls_firstbyte_offset
+        if room < block:
+            return False
+        use = room - (room - block) // map_.tls_align * map_.tls_align - map_.tls_firstbyte_offset
         if optional:
             if use > self.optional_left:
-                raise error
+                return False
             self.optional_left -= use
         map_.tls_offset = self.static_used = self.static_used + use
+        if map_.real.relocated and self.rtld.started:
+            self.update_slotinfo(self.rtld.thread_pointer())
+            self.initialise_static(map_)
+        else:
+            map_.need_tls_init = True
+        return True
 
-    def try_allocate_static(self, map_: LinkMap) -> None:
-        """Use static TLS for a descriptor where the optional surplus allows; leave the module dynamic where not."""
-        try:
-            self.allocate_static(map_, optional=True)
-        except LoaderError:
-            map_.tls_offset = FORCED_DYNAMIC_TLS_OFFSET
+    def allocate_static(self, map_: LinkMap) -> None:
+        """Give a module a place in the static surplus. Raises LoaderError when there is none.
+
+        Source: glibc elf/dl-reloc.c:_dl_allocate_static_tls.
+        """
+        if not self.try_allocate_static(map_, optional=False):
+            raise LoaderError(map_.display_name, "cannot allocate memory in static TLS block")
+
+    def initialise_static(self, map_: LinkMap) -> None:
+        """Give the static block of a late module its first values in every thread. Source: glibc nptl/nptl-stack.c:_dl_init_static_tls."""
+        map_.need_tls_init = False
+        for thread_pointer in self.rtld.threads():
+            block = thread_pointer - map_.tls_offset
+            self.copy_image(map_, block)
+            if self.rtld.bus.tls:
+                self.rtld.bus.emit(TlsBlockAllocated(map_.tls_modid, map_.display_name, block, True))
+
+    def reclaim_static(self, going: list[LinkMap]) -> int | None:
+        """Return the value for `static_used` once the objects `going` (in the order of their unloading) are gone, None where it stays.
+
+        Only one contiguous run of blocks is kept in mind; it can be given back where it ends the used area. A block that neither touches the run
+        nor ends the area is lost, as in ld.so. Source: glibc elf/dl-close.c:_dl_close_worker.
+        """
+        start = end = 0
+        for map_ in going:
+            offset, size = map_.tls_offset, map_.tls_blocksize
+            if not size or offset in (NO_TLS_OFFSET, FORCED_DYNAMIC_TLS_OFFSET):
+                continue
+            if start == 0 or offset == start:
+                start, end = offset - size, end or offset
+            elif offset - size == end:
+                end = offset
+            elif end == self.static_used:
+                self.static_used = start
+                start, end = offset - size, offset
+            elif offset == self.static_used:
+                self.static_used = offset - size
+            elif end < offset:
+                start, end = offset - size, offset
+        return start if end == self.static_used and end else None
+
+    # -- dynamic TLS --------------------------------------------------------------------------------------------------
+
+    def update_slotinfo(self, thread_pointer: int) -> None:
+        """Bring a thread's DTV up to the newest generation: forget the blocks of modules that changed. Source: dl-tls.c:_dl_update_slotinfo."""
+        memory, heap = self.rtld.memory, self.rtld.heap
+        dtv = memory.read_u64(thread_pointer + 8)
+        seen = memory.read_u64(dtv)
+        if seen >= self.generation:
+            return
+        for index, slot in enumerate(self.slots[1 : self.max_dtv_idx + 1], 1):
+            if not seen < slot.generation <= self.generation:
+                continue
+            if memory.read_u64(dtv - 16) < index:
+                if slot.map is None:
+                    continue
+                dtv = self._resize_dtv(thread_pointer, dtv)
+            stale = memory.read_u64(dtv + 16 * index + 8)
+            if stale:
+                heap.free(stale)
+            memory.write_u64(dtv + 16 * index, UNALLOCATED)
+            memory.write_u64(dtv + 16 * index + 8, 0)
+        memory.write_u64(dtv, self.generation)
+        if self.rtld.bus.tls:
+            self.rtld.bus.emit(DtvResized(dtv, memory.read_u64(dtv - 16), self.generation))
+
+    def _resize_dtv(self, thread_pointer: int, dtv: int) -> int:
+        """Give a thread a larger DTV with the same contents. Source: dl-tls.c:_dl_resize_dtv."""
+        memory, heap = self.rtld.memory, self.rtld.heap
+        length = memory.read_u64(dtv - 16)
+        room = self.max_dtv_idx + DTV_SURPLUS
+        fresh = heap.allocate((room + 2) * 16, 16)
+        memory.write(fresh, memory.read(dtv - 16, 16 * (length + 2)))
+        memory.write_u64(fresh, room)
+        heap.free(dtv - 16)
+        memory.write_u64(thread_pointer + 8, fresh + 16)
+        return fresh + 16
+
+    def block(self, thread_pointer: int, module: int) -> int:
+        """Return a thread's block for `module`, with its DTV brought up to date and the block allocated now if need be.
+
+        The first dynamic access decides that the module stays out of static TLS. Source: dl-tls.c:update_get_addr, tls_get_addr_tail.
+        """
+        memory = self.rtld.memory
+        self.update_slotinfo(thread_pointer)
+        dtv = memory.read_u64(thread_pointer + 8)
+        entry = dtv + 16 * module
+        block = memory.read_u64(entry)
+        if block != UNALLOCATED:
+            return block
+        map_ = self.slots[module].map
+        if map_ is None:
+            raise MemoryFault(entry, "read")  # ld.so would follow the null map of an unloaded module
+        if map_.tls_offset not in (NO_TLS_OFFSET, FORCED_DYNAMIC_TLS_OFFSET):
+            block = thread_pointer - map_.tls_offset
+            memory.write_u64(entry, block)
+            memory.write_u64(entry + 8, 0)
+            return block
+        map_.tls_offset = FORCED_DYNAMIC_TLS_OFFSET
+        self.rtld.mirror.tls_offset(map_)
+        block = self.rtld.heap.allocate(map_.tls_blocksize, max(map_.tls_align, 16))
+        self.copy_image(map_, block)
+        memory.write_u64(entry, block)
+        memory.write_u64(entry + 8, block)
+        if self.rtld.bus.tls:
+            self.rtld.bus.emit(TlsBlockAllocated(module, map_.display_name, block, False))
+        return block
+
+    def soft_block(self, thread_pointer: int, map_: LinkMap) -> int:
+        """Return a thread's block for the module of `map_`, 0 if it has none yet; nothing changes. Source: dl-tls.c:_dl_tls_get_addr_soft."""
+        memory, module = self.rtld.memory, map_.tls_modid
+        if not module:
+            return 0
+        dtv = memory.read_u64(thread_pointer + 8)
+        seen = memory.read_u64(dtv)
+        if seen != self.generation and (
+            module >= memory.read_u64(dtv - 16) or seen < self.slots[module].generation
+        ):
+            return 0
+        block = memory.read_u64(dtv + 16 * module)
+        return 0 if block == UNALLOCATED else block
 
     def dynamic_argument(self, map_: LinkMap, offset: int) -> int:
         """Return the guest address of the argument of a dynamic TLS descriptor: module id, offset, generation.
@@ -177,6 +350,15 @@ class Tls:
         Source: glibc elf/tlsdeschtab.h:_dl_make_tlsdesc_dynamic.
         """
         argument = self.rtld.heap.allocate(24, 8)
-        for at, word in enumerate((map_.tls_modid, offset, self.generations[map_.tls_modid])):
+        map_.tlsdesc_arguments.append(argument)
+        for at, word in enumerate((map_.tls_modid, offset, self._needed_generation(map_))):
             self.rtld.memory.write_u64(argument + 8 * at, word)
         return argument
+
+    def _needed_generation(self, map_: LinkMap) -> int:
+        """Return the generation that a DTV must have to know the module: one that is not entered yet will come with the next.
+
+        Source: glibc elf/tlsdeschtab.h:map_generation.
+        """
+        slot = self.slots[map_.tls_modid]
+        return slot.generation if slot.map is map_ and slot.generation else self.generation + 1

@@ -14,11 +14,11 @@ def event_name(event_type: type[Any]) -> str:
 
 
 def field_kinds(event_type: type[Any]) -> dict[str, str]:
-    """Return each field of an event type in order with its kind: "string", "boolean", "integer" or "address".
+    """Return each field of an event type in order with its kind: "string", "strings", "boolean", "integer" or "address".
 
     Raises TypeError for a field of another type.
     """
-    kinds = {str: "string", bool: "boolean", int: "integer"}
+    kinds = {str: "string", bool: "boolean", int: "integer", tuple[str, ...]: "strings"}
     result = {}
     for name, hint in get_type_hints(event_type).items():
         if hint not in kinds:

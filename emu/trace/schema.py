@@ -11,8 +11,9 @@ from typing import Any
 from emu.core.events import CATEGORY_OF, EVENT_TYPES
 from emu.trace.fields import event_name, field_kinds
 
-_KINDS: dict[str, dict[str, str]] = {
+_KINDS: dict[str, dict[str, Any]] = {
     "string": {"type": "string"},
+    "strings": {"type": "array", "items": {"type": "string"}},
     "boolean": {"type": "boolean"},
     "integer": {"type": "integer"},
     "address": {"$ref": "#/$defs/address"},

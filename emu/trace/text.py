@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.core import events as ev
 from emu.core.events import CATEGORY_OF
+from emu.trace.dl_text import DL_RENDERERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,12 +41,20 @@ def _binding(e: ev.Binding) -> str:
     return f"bind {symbol} of {e.origin} to {e.target} {e.address:#x} ({e.relocation} at {e.slot:#x}{lazy})"
 
 
+def _relocation(e: ev.RelocationStarted) -> str:
+    return f"begin relocation of {e.name}{' (lazy)' if e.lazy else ''}"
+
+
 def _relocated(e: ev.Relocated) -> str:
     return f"relocate {e.name}: {e.relative} relative, {e.symbolic} symbolic, {e.lazy} lazy, {e.ifunc} ifunc"
 
 
 def _relro(e: ev.RelroProtected) -> str:
     return f"protect {e.start:#x}-{e.end:#x} of {e.name} (RELRO)"
+
+
+def _started(e: ev.InitStarted | ev.FiniStarted) -> str:
+    return f"begin with {e.name}" + (f" in namespace {e.namespace}" if e.namespace else "")
 
 
 def _call(e: ev.Initializer | ev.Finalizer) -> str:
@@ -99,8 +108,11 @@ RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.LibrarySearch: _search,
     ev.LibraryLoad: _load,
     ev.Binding: _binding,
+    ev.RelocationStarted: _relocation,
     ev.Relocated: _relocated,
     ev.RelroProtected: _relro,
+    ev.InitStarted: _started,
+    ev.FiniStarted: _started,
     ev.Initializer: _call,
     ev.Finalizer: _call,
     ev.TlsModuleAssigned: _module,
@@ -112,6 +124,7 @@ RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.DtorDone: _done,
     ev.Syscall: _syscall,
     ev.Fault: _fault,
+    **DL_RENDERERS,
 }
 
 

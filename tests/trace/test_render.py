@@ -15,15 +15,15 @@ from emu.trace.fields import ADDRESSES, event_name, field_kinds
 from emu.trace.schema import schema
 
 NUMBERS = frozenset((
-    "align", "count_after", "count_before", "generation", "ifunc", "lazy", "module", "namespace", "number",
-    "offset", "relative", "size", "slots", "surplus", "symbolic", "used",
+    "align", "by_namespace", "count_after", "count_before", "generation", "ifunc", "lazy", "module", "namespace", "number",
+    "offset", "opencount", "opencount_after", "opencount_before", "relative", "size", "slots", "surplus", "symbolic", "used",
 ))  # fmt: skip
 """Integer fields that are no addresses."""
 
 
 def _example(event_type: type[Any], string: str = "some name") -> Record:
     """A record of the type; addresses have a value of their own, so that hexadecimal shows."""
-    values = {"string": string, "boolean": True, "integer": 7, "address": 0xABC0}
+    values = {"string": string, "strings": (string, string), "boolean": True, "integer": 7, "address": 0xABC0}
     return Record(
         1, 1_500_000_000, 42, event_type(*(values[kind] for kind in field_kinds(event_type).values()))
     )
@@ -43,7 +43,9 @@ def test_a_hostile_name_stays_on_its_line(event_type: type[Any]) -> None:
     line = text.render(_example(event_type, "a\n\x1b[2Jb\udcff"))
     assert line.isprintable()
     parsed = json.loads(jsonl.render(_example(event_type, "a\n\x1b[2Jb\udcff")))
-    strings = [name for name, kind in field_kinds(event_type).items() if kind == "string"]
+    kinds = field_kinds(event_type)
+    strings = [name for name, kind in kinds.items() if kind == "string"]
+    assert all(parsed[name] == ["a\n\x1b[2Jb\udcff"] * 2 for name, kind in kinds.items() if kind == "strings")
     assert all(parsed[name] == "a\n\x1b[2Jb\udcff" for name in strings)
 
 

@@ -1,0 +1,23 @@
+"""What a hosted function is called with, and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.core.effects import Hosted
+
+if TYPE_CHECKING:
+    from emu.glibc.contract import Contract
+
+
+class Call(NamedTuple):
+    """A call of a hosted function: the six integer argument registers, rsp (at the return address) and rax."""
+
+    args: tuple[int, int, int, int, int, int]
+    rsp: int
+    rax: int
+
+
+Handler = Callable[["Contract", Call], int | Hosted]
+"""A handler gets a `Call` (arguments as the psABI passes them) and returns rax, or a generator of effects."""

@@ -1,0 +1,160 @@
+"""The guest's view of the whole: `_rtld_global`, `_rtld_global_ro`, the lists of namespaces, slotinfo, `_r_debug`.
+
+Source: glibc sysdeps/generic/ldsodefs.h, elf/dl-debug.c, elf/dl-tls.c.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from emu.elf import constants as c
+from emu.glibc.mirror import Mirror
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.rtld.link_map import LinkMap
+    from emu.rtld.scope import Namespace
+
+
+class GlobalMirror(Mirror):
+    """Writes what is not one object's own. `rtld_global`, `rtld_global_ro` and `r_debug` are set once ld.so is mapped."""
+
+    rtld_global = rtld_global_ro = r_debug = 0
+    _slotinfo = _slotinfo_room = 0
+
+    # -- single members -----------------------------------------------------------------------------------------------
+
+    def set_global(self, member: str, value: int, size: int = 8) -> None:
+        """Store a member of `_rtld_global`."""
+        self.arena.write(self.global_address(member), value.to_bytes(size, "little"))
+
+    def global_address(self, member: str) -> int:
+        """Return the guest address of a member of `_rtld_global`."""
+        return self.rtld_global + self.layout.offset("rtld_global", member)
+
+    def set_ro(self, member: str, value: int, size: int = 8) -> None:
+        """Store a member of `_rtld_global_ro`."""
+        self.arena.write(self.ro_address(member), value.to_bytes(size, "little"))
+
+    def ro_address(self, member: str) -> int:
+        """Return the guest address of a member of `_rtld_global_ro`."""
+        return self.rtld_global_ro + self.layout.offset("rtld_global_ro", member)
+
+    # -- namespaces -----------------------------------------------------------------------------------------------------
+
+    def _namespace_at(self, namespace: Namespace, member: str) -> int:
+        base = self.global_address("_dl_ns[]") + self.layout.size("link_namespaces") * namespace.index
+        return base + self.layout.offset("link_namespaces", member)
+
+    def namespace(self, namespace: Namespace) -> None:
+        """Write the `_dl_ns` element of a namespace; the base namespace's global scope is the program's search list."""
+        maps, arena = namespace.maps, self.arena
+        first = maps[0].address if maps else 0
+        arena.write_u64(self._namespace_at(namespace, "_ns_loaded"), first)
+        arena.write_u32(self._namespace_at(namespace, "_ns_nloaded"), len(maps))
+        if namespace.main is not None:
+            element = self.scope_element(namespace.main.local_scope)
+            arena.write_u64(self._namespace_at(namespace, "_ns_main_searchlist"), element)
+        libc = namespace.libc_map.address if namespace.libc_map is not None else 0
+        arena.write_u64(self._namespace_at(namespace, "libc_map"), libc)
+
+    def chain(self, namespace: Namespace) -> None:
+        """Write the links of all objects of a namespace."""
+        maps = namespace.maps
+        for before, map_, after in zip([None, *maps], maps, [*maps[1:], None], strict=False):
+            self.links(map_, before, after)
+        self.namespace(namespace)
+
+    def appended(self, map_: LinkMap) -> None:
+        """Link the last object of its namespace, just entered."""
+        namespace = self.rtld.namespaces[map_.ns]
+        maps = namespace.maps
+        before = maps[-2] if len(maps) > 1 else None
+        self.links(map_, before, None)
+        if before is not None:
+            self.links(before, maps[-3] if len(maps) > 2 else None, map_)
+        self.namespace(namespace)
+        self.set_global("_dl_load_adds", self.rtld.load_adds)
+
+    def unlinked(self, namespace: Namespace, index: int) -> None:
+        """Close the chain where the object at `index` has been taken out."""
+        maps = namespace.maps
+        for at in (index - 1, index):
+            if 0 <= at < len(maps):
+                self.links(
+                    maps[at],
+                    maps[at - 1] if at else None,
+                    maps[at + 1] if at + 1 < len(maps) else None,
+                )
+        self.namespace(namespace)
+
+    def namespaces(self) -> None:
+        """Write how many namespaces there are."""
+        self.set_global("_dl_nns", len(self.rtld.namespaces))
+
+    # -- TLS --------------------------------------------------------------------------------------------------------------
+
+    def tls(self) -> None:
+        """Write the TLS state: slotinfo, generation, sizes."""
+        tls = self.rtld.tls
+        count = len(tls.slots)
+        if count > self._slotinfo_room:
+            if self._slotinfo:
+                self.heap.free(self._slotinfo)
+            self._slotinfo_room = max(2 * count, 64)
+            self._slotinfo = self.heap.allocate(16 + 16 * self._slotinfo_room)
+        words = [self._slotinfo_room, 0]
+        for slot in tls.slots:
+            words += [slot.generation, slot.map.address if slot.map is not None else 0]
+        self.arena.write(self._slotinfo, struct.pack(f"<{len(words)}Q", *words))
+        self.set_global("_dl_tls_dtv_slotinfo_list", self._slotinfo)
+        self.set_global("_dl_tls_dtv_gaps", tls.gaps, 1)
+        self.set_global("_dl_tls_max_dtv_idx", tls.max_dtv_idx)
+        self.set_global("_dl_tls_static_nelem", tls.static_modules)
+        self.set_global("_dl_tls_static_used", tls.static_used)
+        self.set_global("_dl_tls_static_optional", tls.optional_left)
+        self.set_global("_dl_tls_generation", tls.generation)
+
+    def threads(self) -> Iterator[int]:
+        """Yield the thread pointer of every thread that is on libc's lists of stacks. Source: nptl/nptl-stack.c:_dl_init_static_tls."""
+        offset = self.layout.offset("pthread", "list")
+        for name in ("_dl_stack_used", "_dl_stack_user"):
+            head = self.global_address(name)
+            node = self.arena.read_u64(head)
+            while node != head:
+                yield node - offset
+                node = self.arena.read_u64(node)
+
+    # -- for debuggers ------------------------------------------------------------------------------------------------------
+
+    def debug_pointer(self, main: LinkMap) -> None:
+        """Put the address of `_r_debug` where debuggers look for it: the program's DT_DEBUG entry."""
+        for number, (tag, _) in enumerate(main.dynamic.entries):
+            if tag == c.DT_DEBUG:
+                self.arena.write_u64(main.ld + 16 * number + 8, self.r_debug)
+
+    def debug_state(self, namespace: Namespace) -> None:
+        """Write a namespace's `struct r_debug`; all of them are chained, and a second one makes the version 2.
+
+        Source: glibc elf/dl-debug.c:_dl_debug_initialize.
+        """
+        ld_so = self.rtld.ld_so
+        several = len(self.rtld.namespaces) > 1
+        first = namespace.maps[0].address if namespace.maps else 0
+        words = (
+            2 if several else 1, 0, first, self.rtld.debug_break, namespace.state, 0, ld_so.addr if ld_so is not None else 0,
+        )  # fmt: skip
+        self.arena.write(self._r_debug(namespace), struct.pack("<iiQQiiQ", *words))
+
+    def debug_chain(self) -> None:
+        """Chain the `struct r_debug` of the namespaces."""
+        places = [self._r_debug(namespace) for namespace in self.rtld.namespaces]
+        following = self.layout.offset("r_debug_extended", "r_next")
+        for place, after in zip(places, [*places[1:], 0], strict=True):
+            self.arena.write_u64(place + following, after)
+            self.arena.write_u32(place, 2 if len(places) > 1 else 1)
+
+    def _r_debug(self, namespace: Namespace) -> int:
+        return self._namespace_at(namespace, "_ns_debug") if namespace.index else self.r_debug

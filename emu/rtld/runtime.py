@@ -1,0 +1,97 @@
+"""Binding: from a reference of an object to the definition that serves it, at relocation or on the first call of a PLT slot.
+
+Source: glibc elf/dl-runtime.c:_dl_fixup, elf/dl-reloc.c:resolve_map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from emu.core.effects import CallGuest
+from emu.core.errors import LoaderError
+from emu.core.events import Binding
+from emu.elf import constants as c
+from emu.elf.relocations import reloc_name
+from emu.rtld.dependency import ADD_DEPENDENCY
+from emu.rtld.lookup import CLASS_PLT, DYNAMIC_WEAK, Found, lookup_symbol
+
+if TYPE_CHECKING:
+    from emu.rtld.link_map import LinkMap
+    from emu.rtld.rtld import Rtld
+    from emu.rtld.version import Version
+
+
+def undefined(map_: LinkMap | None, name: bytes, version: Version | None, program: str) -> LoaderError:
+    """Return the error for a reference that nothing satisfies."""
+    text = f"undefined symbol: {name.decode(errors='replace')}"
+    if version is not None:
+        text += f", version {version.name.decode(errors='replace')}"
+    return LoaderError(
+        (map_.name if map_ is not None else "") or program, text, occasion="symbol lookup error"
+    )
+
+
+def resolve(rtld: Rtld, map_: LinkMap, symbol: int, type_class: int, flags: int = 0) -> Found | None:
+    """Return what symbol number `symbol` of `map_` binds to; None for a weak one that nobody defines.
+
+    What is bound to is kept as long as `map_` is there (`flags` tell whether it is being relocated). Raises LoaderError "undefined symbol".
+    """
+    st_name, info, other, _, _, _ = map_.symtab.fields(symbol)
+    if symbol == 0:
+        return map_, 0
+    if info >> 4 == c.STB_LOCAL or other & 3 in (c.STV_HIDDEN, c.STV_INTERNAL):
+        return map_, symbol
+    name = map_.symtab.strings.at(st_name)
+    version = reference_version(map_, symbol)
+    flags |= ADD_DEPENDENCY | (DYNAMIC_WEAK if rtld.dynamic_weak else 0)
+    found = lookup_symbol(rtld, name, map_, symbol, map_.scopes, version, type_class, flags=flags)
+    if found is None and info >> 4 != c.STB_WEAK:
+        raise undefined(map_, name, version, rtld.program)
+    return found
+
+
+def fixup(rtld: Rtld, map_: LinkMap, index: int) -> Generator[CallGuest, int, int]:
+    """Bind PLT slot `index` of `map_` and return the function's address. Raises LoaderError."""
+    table, _ = map_.dynamic.table(c.DT_JMPREL)
+    entry = rtld.memory.read(map_.addr + table + 24 * index, 24)
+    offset, info = int.from_bytes(entry[:8], "little"), int.from_bytes(entry[8:16], "little")
+    symbol, kind = info >> 32, info & 0xFFFFFFFF
+    found = resolve(rtld, map_, symbol, CLASS_PLT)
+    value = 0
+    if found is not None:
+        _, st_info, _, shndx, value, _ = found[0].symtab.fields(found[1])
+        if shndx != c.SHN_ABS:
+            value += found[0].addr
+        if st_info & 15 == c.STT_GNU_IFUNC:
+            value = yield CallGuest(value)
+    if rtld.bus.bindings:
+        emit_binding(rtld, map_, symbol, found, kind, offset, True)
+    rtld.memory.write_u64(map_.addr + offset, value)
+    return value
+
+
+def emit_binding(
+    rtld: Rtld, map_: LinkMap, symbol: int, found: Found | None, kind: int, offset: int, lazy: bool
+) -> None:
+    """Tell who bound what where, with the version that the reference asked for."""
+    name = map_.symtab.symbol_name(symbol).decode(errors="replace")
+    version = reference_version(map_, symbol)
+    target, address = "", 0
+    if found is not None:
+        target = found[0].display_name
+        _, _, _, shndx, value, _ = found[0].symtab.fields(found[1])
+        address = value if shndx == c.SHN_ABS or found[1] == 0 else value + found[0].addr
+    text = version.name.decode(errors="replace") if version is not None else ""
+    rtld.bus.emit(
+        Binding(map_.display_name, name, text, target, address, map_.addr + offset, reloc_name(kind), lazy)
+    )
+
+
+def reference_version(map_: LinkMap, symbol: int) -> Version | None:
+    """Return the version that a reference of `map_` asks for, or None."""
+    versym = map_.symtab.versym
+    if versym is None:
+        return None
+    index = versym[symbol] & 0x7FFF
+    return map_.versions[index] if index < len(map_.versions) else None
