@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
 
+from emu.cli import parameters
 from emu.core.errors import EXIT_LOADER, EXIT_NOT_EXECUTABLE, ProgramError
+from emu.core.events import CATEGORIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Iterator
+
+    from emu.core.events import EventBus
+    from emu.trace.output import TraceWriter
 
     Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -54,6 +60,97 @@ def guest_options(function: Command) -> Command:
     ):
         function = option(function)
     return function
+
+
+def trace_options(function: Command) -> Command:
+    """Add --trace, --trace-output, --trace-format and --force; the command gets them as `tracing`."""
+
+    @wraps(function)
+    def with_tracing(
+        *args: Any,
+        categories: tuple[str, ...] | None,
+        trace_output: str | None,
+        trace_format: str | None,
+        force: bool,
+        **rest: Any,
+    ) -> Any:
+        if categories is None and (trace_output or trace_format or force):
+            raise click.UsageError("--trace-output, --trace-format and --force need --trace")
+        tracing = Tracing(categories or (), trace_output, trace_format or "text", force)
+        return function(*args, tracing=tracing, **rest)
+
+    for option in (
+        click.option("--force", is_flag=True, help="Let --trace-output overwrite a file that is no trace."),
+        click.option(
+            "--trace-format",
+            type=click.Choice(["text", "jsonl"]),
+            help="Text for people (default) or JSON Lines.",
+        ),
+        click.option(
+            "--trace-output", metavar="FILE", help="Where the trace goes; standard error otherwise."
+        ),
+        click.option(
+            "--trace",
+            "categories",
+            callback=parameters.categories,
+            metavar="CATEGORIES",
+            help=f"What to trace, comma-separated: {', '.join(CATEGORIES)}, or all.",
+        ),
+    ):
+        with_tracing = option(with_tracing)
+    return cast("Command", with_tracing)
+
+
+class Tracing(NamedTuple):
+    """What the user wants traced, where to and in which format."""
+
+    categories: tuple[str, ...]
+    path: str | None
+    form: str
+    force: bool
+
+    @contextmanager
+    def attached(self, bus: EventBus) -> Iterator[None]:
+        """Subscribe a writer for the duration of a run. Raises TraceError."""
+        if not self.categories:
+            yield
+            return
+        writer = self._writer(bus)
+        try:
+            yield
+        finally:
+            writer.flush()
+
+    def _writer(self, bus: EventBus) -> TraceWriter:
+        from emu.trace import text
+        from emu.trace.output import TraceWriter, open_output
+
+        path, form = self.path, self.form
+        render = text.render
+        beginnings: tuple[str, ...] = (text.BEGINNING,)
+        if form == "jsonl" or path is not None:
+            from emu.trace import jsonl
+
+            beginnings = (text.BEGINNING, jsonl.BEGINNING)
+            render = jsonl.render if form == "jsonl" else text.render
+        if path is None:
+            if form == "text" and _colourful():
+                render = text.render_coloured
+            writer = TraceWriter(2, "standard error", render, buffered=False)
+        else:
+            writer = TraceWriter(open_output(path, beginnings, force=self.force), path, render, buffered=True)
+            if form == "text":
+                writer.line(text.BEGINNING)
+            from emu.cli.last_words import flush_before_death
+
+            flush_before_death(writer.flush)
+        bus.subscribe(writer, self.categories)
+        return writer
+
+
+def _colourful() -> bool:
+    """Whether standard error is a terminal that wants colour. Source: no-color.org."""
+    return os.isatty(2) and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def environment(variables: dict[str, str], clean: bool) -> dict[str, str]:

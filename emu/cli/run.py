@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
 from emu.cli import options, parameters
-from emu.core.events import CATEGORIES, EventBus
+from emu.core.events import EventBus
 from emu.process import Process, RunConfig
-
-if TYPE_CHECKING:
-    from emu.trace.output import TraceWriter
 
 
 @click.command("run", context_settings=options.GUEST_CONTEXT)
 @options.guest_options
-@click.option(
-    "--trace", "categories", callback=parameters.categories, metavar="CATEGORIES",
-    help=f"What to trace, comma-separated: {', '.join(CATEGORIES)}, or all.",
-)  # fmt: skip
-@click.option("--trace-output", metavar="FILE", help="Where the trace goes; standard error otherwise.")
-@click.option(
-    "--trace-format", type=click.Choice(["text", "jsonl"]), help="Text for people (default) or JSON Lines."
-)
-@click.option("--force", is_flag=True, help="Let --trace-output overwrite a file that is no trace.")
+@options.trace_options
 @click.option(
     "--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, metavar="N",
     help="Seed of the guest's random bytes (default 0).",
@@ -47,6 +35,10 @@ if TYPE_CHECKING:
     "--tls-dtors", type=click.Choice(["model", "guest"]), default="model",
     help="Who runs thread_local destructors: emu's model (default) or libc's own code.",
 )  # fmt: skip
+@click.option(
+    "--unload-rule", type=click.Choice(["dtor-count", "nodelete-flag"]), default="dtor-count",
+    help="What keeps a DSO with pending thread_local destructors: their count, as in glibc 2.23 and later (default), or NODELETE, as in 2.18 to 2.22.",
+)  # fmt: skip
 @click.argument("program")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def command(
@@ -55,15 +47,13 @@ def command(
     variables: dict[str, str],
     clean_env: bool,
     sysroot: str,
-    categories: tuple[str, ...] | None,
-    trace_output: str | None,
-    trace_format: str | None,
-    force: bool,
+    tracing: options.Tracing,
     seed: int,
     writable: tuple[str, ...],
     max_memory: int | None,
     timeout: float | None,
     tls_dtors: Literal["model", "guest"],
+    unload_rule: Literal["dtor-count", "nodelete-flag"],
 ) -> int:
     """Run PROGRAM under emu; its exit code is emu's.
 
@@ -74,12 +64,15 @@ def command(
     Examples:
       emu run ./hello a b
       emu run --trace libs,bindings ./hello
+      emu run --trace dl,dtors ./host
       emu run --trace all --trace-format jsonl --trace-output t.jsonl ./hello
       emu run --clean-env --env LD_LIBRARY_PATH=./lib ./hello
       emu run --writable . --timeout 10 --max-memory 512M sort -o out in
     """
-    if categories is None and (trace_output or trace_format or force):
-        raise click.UsageError("--trace-output, --trace-format and --force need --trace")
+    if unload_rule == "nodelete-flag" and tls_dtors == "guest":
+        raise click.UsageError(
+            "--unload-rule nodelete-flag is not what the guest's libc does: it needs --tls-dtors model"
+        )
     env = options.environment(variables, clean_env)
     config = RunConfig(
         program=options.find_program(program, env.get("PATH", options.DEFAULT_PATH), sysroot),
@@ -92,16 +85,13 @@ def command(
         max_memory=max_memory,
         timeout=timeout,
         tls_dtors=tls_dtors,
+        unload_rule=unload_rule,
         argv0=program,
     )
     bus = EventBus()
-    writer = _tracing(bus, categories, trace_output, trace_format or "text", force) if categories else None
     _die_at_once()
-    try:
+    with tracing.attached(bus):
         result = Process(config, bus).run()
-    finally:
-        if writer is not None:
-            writer.flush()
     if result.report:
         print(result.report, file=sys.stderr)
     return result.status
@@ -112,37 +102,3 @@ def _die_at_once() -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _tracing(
-    bus: EventBus, categories: tuple[str, ...], path: str | None, form: str, force: bool
-) -> TraceWriter:
-    """Subscribe a writer to the categories and return it. Raises TraceError."""
-    from emu.trace import text
-    from emu.trace.output import TraceWriter, open_output
-
-    render = text.render
-    beginnings: tuple[str, ...] = (text.BEGINNING,)
-    if form == "jsonl" or path is not None:
-        from emu.trace import jsonl
-
-        beginnings = (text.BEGINNING, jsonl.BEGINNING)
-        render = jsonl.render if form == "jsonl" else text.render
-    if path is None:
-        if form == "text" and _colourful():
-            render = text.render_coloured
-        writer = TraceWriter(2, "standard error", render, buffered=False)
-    else:
-        writer = TraceWriter(open_output(path, beginnings, force=force), path, render, buffered=True)
-        if form == "text":
-            writer.line(text.BEGINNING)
-        from emu.cli.last_words import flush_before_death
-
-        flush_before_death(writer.flush)
-    bus.subscribe(writer, categories)
-    return writer
-
-
-def _colourful() -> bool:
-    """Whether standard error is a terminal that wants colour. Source: no-color.org."""
-    return os.isatty(2) and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"

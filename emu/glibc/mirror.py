@@ -98,6 +98,7 @@ class Mirror:
         self.names(map_)
         self.flags(map_)
         self.opencount(map_)
+        self.nodelete(map_)
         self.loader(map_)
         self.scopes(map_)
         self.tls_offset(map_)

@@ -78,16 +78,24 @@ class Loaded(NamedTuple):
 
 
 def load_program(
-    kernel: Kernel, path: str, argv: list[bytes], envp: list[bytes], vdso: bytes = b""
+    kernel: Kernel,
+    path: str,
+    argv: list[bytes],
+    envp: list[bytes],
+    vdso: bytes = b"",
+    image: bytes | None = None,
 ) -> Loaded:
     """Map the program at the guest path `path` and make its stack; `vdso` is an ELF image to be shown as
-    [vdso].
+    [vdso]. With `image` the program is these bytes, in a file that has no name.
 
     Raises ProgramError with the shell's exit code: 127 for a missing file, 126 for one that cannot be
     executed.
     """
     name = path
-    file, argv, path = _resolve_scripts(kernel, path, list(argv))
+    if image is None:
+        file, argv, path = _resolve_scripts(kernel, path, list(argv))
+    else:
+        file = kernel.fs.in_memory(path, image)
     if sum(map(len, argv)) + sum(map(len, envp)) + 9 * (len(argv) + len(envp)) > _ARGUMENT_LIMIT:
         raise ProgramError(f"{path}: Argument list too long", EXIT_NOT_EXECUTABLE)
     ehdr, phdrs, interp_path = _judge(file, path)
@@ -113,7 +121,7 @@ def load_program(
     )
     stack = build_stack(kernel, facts, os.fsencode(name), argv, envp)
     auxv = b"".join(struct.pack("<QQ", *pair) for pair in stack.auxv)
-    exe = kernel.fs.realpath(path)
+    exe = kernel.fs.realpath(path) if image is None else path
     kernel.program = Program(exe, file.inode, tuple(argv), tuple(envp), auxv, stack.pointer)
     return Loaded(
         interpreter.entry if interpreter else program.entry, stack.pointer, program, interpreter, vdso_base,

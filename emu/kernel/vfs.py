@@ -20,6 +20,8 @@ from emu.kernel.inodes import Inode, Meta, Regular, Special, Symlink, fail, fres
 from emu.kernel.openfile import OpenFile, PathFile, RegularFile
 from emu.kernel.place import MagicLink, Place, check_no_cycle
 
+_LOADER_READS = 832
+"""How much of a file ld.so reads to judge it (struct filebuf)."""
 _MAX_EXCESS = abi.PATH_MAX * 4
 
 
@@ -279,11 +281,18 @@ class FileSystem:
         return RegularFile(Regular(self, None, meta, bytearray()), path, flags)
 
     def open_for_loading(self, path: str) -> RegularFile:
-        """Open a regular file read-only, for the loader. Raises OSError (EISDIR, EACCES where it is none)."""
+        """Open a file read-only, for the loader; a device counts for what can be read at its start. Raises OSError (EISDIR)."""
         file = self.open(path, abi.O_RDONLY | abi.O_CLOEXEC)
-        if not isinstance(file, RegularFile):
-            raise fail(errno.EISDIR if isinstance(file.inode, Directory) else errno.EACCES)
-        return file
+        if isinstance(file, RegularFile):
+            return file
+        if file.inode is None or isinstance(file.inode, Directory):
+            raise fail(errno.EISDIR)
+        return self.in_memory(path, file.read(_LOADER_READS))
+
+    def in_memory(self, path: str, content: bytes) -> RegularFile:
+        """Return an open, read-only file with that content, which no directory knows; `path` is what it is called."""
+        meta = Meta(fresh(self, abi.S_IFREG | 0o555))
+        return RegularFile(Regular(self, None, meta, bytearray(content)), path, abi.O_RDONLY)
 
     # -- names -----------------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ from emu.machine.xstate import load_fxsave, store_fxsave
 
 _FETCH, _WRITE = binding.UC_MEM_FETCH, binding.UC_MEM_WRITE
 _FIRST_FLUSH = 2000
+_BLOCKS_KEPT = 20_000
+"""Translated blocks after which the next removal of code throws all of them away: Unicorn gets no single block's memory back."""
 BLOCKS_PER_CALL = 1000
 _CPUID_1 = (0x306C4, 0x800, 0x8ED82203, 0x78BFBFD)
 """CPUID leaf 1 of Unicorn's Haswell (no AVX, FMA or F16C), less RDRAND, whose numbers would be the host's."""
@@ -90,8 +92,8 @@ class Cpu:
         self._force_fetch = False
         self.tlb_misses = 0
         self._flush_at = _FIRST_FLUSH
-        self._want_flush = False
-        self.blocks = 0
+        self._want_flush = self._want_retranslation = False
+        self.blocks = self._blocks_at_flush = 0
         self._block_hook: Any = None
         self._install_hooks()
         self.reset_fpu()
@@ -196,8 +198,10 @@ class Cpu:
                 raise RuntimeError(
                     f"unicorn stopped at {self.get(regs.RIP):#x}: {self.engine.strerror(error)}"
                 )
-            if self._want_flush:
-                self._want_flush = False
+            if self._want_flush or self._want_retranslation:
+                if self._want_retranslation:
+                    self.engine.flush_blocks()
+                self._want_flush = self._want_retranslation = False
                 self.engine.flush_tlb()  # the TLB grows only when it is flushed
                 if not self._stop:
                     address = self.get(regs.RIP)
@@ -239,6 +243,10 @@ class Cpu:
         """Drop translations (of addresses, and of code where it was executable) before a range changes."""
         if had_exec:
             self.flush_code(start, end - start)
+            if self.blocks - self._blocks_at_flush > _BLOCKS_KEPT:
+                self._blocks_at_flush = self.blocks
+                self._want_retranslation = True
+                self.engine.stop()
         self.engine.flush_tlb()
 
     def flush_code(self, address: int, size: int) -> None:

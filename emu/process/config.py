@@ -10,7 +10,8 @@ class RunConfig(NamedTuple):
 
     `env` is the guest's whole environment. `max_memory` is in bytes, `timeout` in seconds of host time. `tls_dtors` chooses who keeps the
     thread_local destructors: our model, or libc's own code. `unload_rule` is what
-    keeps an object with pending destructors (the second needs the model). With `keep_going` missing objects are recorded, not fatal.
+    keeps an object with pending destructors (the second needs the model). With `keep_going` missing objects are recorded, not fatal. `image` is the
+    program itself where it is no file (`program` then only names it).
     """
 
     program: str
@@ -26,6 +27,7 @@ class RunConfig(NamedTuple):
     unload_rule: Literal["dtor-count", "nodelete-flag"] = "dtor-count"
     keep_going: bool = False
     argv0: str | None = None
+    image: bytes | None = None
 
 
 class Result(NamedTuple):

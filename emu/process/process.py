@@ -78,7 +78,9 @@ class Process:
         config = self.config
         argv = [os.fsencode(config.argv0 or config.program), *map(os.fsencode, config.args)]
         envp = [os.fsencode(f"{name}={value}") for name, value in config.env.items()]
-        loaded = self.loaded = load_program(self.kernel, config.program, argv, envp, build_vdso())
+        loaded = self.loaded = load_program(
+            self.kernel, config.program, argv, envp, build_vdso(), config.image
+        )
         if loaded.interpreter is None:
             return
         program = loaded.program

@@ -51,6 +51,12 @@ class AddressIndex:
         map_ = self._maps[self._starts[at][0]]
         return map_ if map_.contains(address) else None
 
+    def depart(self, gone: Departed) -> None:
+        """Remember an object that is being unloaded, in the place of an earlier one of the same name and range."""
+        same = (gone.start, gone.end, gone.name)
+        self.departed = [d for d in self.departed if (d.start, d.end, d.name) != same]
+        self.departed.append(gone)
+
     def find_departed(self, address: int) -> Departed | None:
         """Return the object that was the last to be unloaded from `address`."""
         return next((d for d in reversed(self.departed) if d.start <= address < d.end), None)

@@ -229,7 +229,7 @@ def _destroy(rtld: Rtld, namespace: Namespace, map_: LinkMap, force: bool, by: s
             map_.map_start, map_.map_end, map_.display_name, map_.path, map_.addr, rtld.bus.now(),
             rtld.bus.upcoming if rtld.bus.dl else 0, by,
         )  # fmt: skip
-        rtld.index.departed.append(departed)
+        rtld.index.depart(departed)
     if rtld.bus.dl:
         rtld.bus.emit(Unloaded(map_.display_name, map_.ns, map_.map_start, map_.map_end))
     rtld.on_unload(map_)

@@ -10,11 +10,12 @@ Source: glibc elf/dl-lookup.c:_dl_lookup_symbol_x, do_lookup_x, check_match, do_
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from emu.core.errors import ElfError
+from emu.core.errors import ElfError, LinkError
 from emu.elf import constants as c
 from emu.elf.hash import gnu_hash, sysv_hash
 from emu.rtld.dependency import ADD_DEPENDENCY, RETURN_NEWEST, add_dependency, is_nodelete, mark_nodelete
@@ -31,6 +32,12 @@ CLASS_PLT, CLASS_COPY = 1, 2
 
 DYNAMIC_WEAK = 1 << 8
 """Flag of LD_DYNAMIC_WEAK: a weak definition counts only where no scope has a strong one."""
+
+_LOST_VERSION = (
+    "Inconsistency detected by ld.so: dl-lookup.c: 107: check_match: Assertion "
+    "`version->filename == NULL || ! _dl_name_match_p (version->filename, map)' failed!"
+)
+"""What ld.so says, and dies of, when an object that was linked against a versioned library meets one without versions."""
 
 _SYM = struct.Struct("<IBBHQQ").unpack_from
 _TYPES = frozenset((c.STT_NOTYPE, c.STT_OBJECT, c.STT_FUNC, c.STT_COMMON, c.STT_TLS, c.STT_GNU_IFUNC))
@@ -215,6 +222,8 @@ def _match(
         if kind not in _TYPES or not strings.startswith(terminated, st_name):
             continue
         if versym is None:
+            if version is not None and version.file and map_.matches_name(os.fsdecode(version.file)):
+                raise LinkError(_LOST_VERSION)
             return index
         number = versym[index]
         if version is not None:

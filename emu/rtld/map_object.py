@@ -9,6 +9,7 @@ import posixpath
 import struct
 from typing import TYPE_CHECKING
 
+from emu.core.dl_events import NodeleteSet
 from emu.core.errors import EmuError, LoaderError, UnsupportedError
 from emu.core.events import LibraryLoad
 from emu.elf import constants as c
@@ -127,6 +128,10 @@ def map_object(
     except EmuError:
         unmap_object(rtld, map_)
         raise
+    if map_.dynamic.flags_1 & c.DF_1_NODELETE:
+        map_.nodelete_pending = True
+        if rtld.bus.dl:
+            rtld.bus.emit(NodeleteSet(map_.display_name, ns, "DF_1_NODELETE", "", ns, "", True))
     set_up_scopes(rtld.namespaces[ns], map_, deepbind=bool(mode & _RTLD_DEEPBIND))
     if map_.dynamic.flags_1 & c.DF_1_INITFIRST:
         rtld.init_first = map_

@@ -221,12 +221,18 @@ class Rtld:
     # -- phase 1: map ------------------------------------------------------------------------------------------------
 
     def adopt(
-        self, mapped: MappedObject, name: str, type_: int, found_by: str, mirror_address: int = 0
+        self,
+        mapped: MappedObject,
+        name: str,
+        type_: int,
+        found_by: str,
+        mirror_address: int = 0,
+        origin: str | None = None,
     ) -> LinkMap:
-        """Make the link map of an object that the kernel has mapped."""
+        """Make the link map of an object that the kernel has mapped; ld.so does not know what file that came from."""
         map_ = LinkMap(name, mapped.path, type_, 0, None)
         map_.addr, map_.entry, map_.phdr, map_.phdrs = mapped.bias, mapped.entry, mapped.phdr, mapped.phdrs
-        map_.file_id, map_.found_by = mapped.file_id, found_by
+        map_.found_by, map_.origin = found_by, origin
         adopt(self, map_, mirror_address)
         return map_
 
@@ -238,8 +244,11 @@ class Rtld:
         `ld_so_map` is where the interpreter's own `struct link_map` lies (in its `_rtld_global`).
         """
         base = self.namespaces[0]
-        main = self.adopt(program, "", LT_EXECUTABLE, "program")
-        main.origin = self.files.realpath(program.path).rpartition("/")[0] or "/"
+        try:
+            origin = self.files.realpath(program.path).rpartition("/")[0] or "/"
+        except OSError:
+            origin = None  # a program that is no file
+        main = self.adopt(program, "", LT_EXECUTABLE, "program", origin=origin)
         base.main = main
         main.searchlist.append(main)
         if vdso is not None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from emu.elf.builder import ElfBuilder
 from emu.rtld.cache import CACHE_PATH, LdSoCache, compare_names
+from tests.support import PLAIN_CPU
 
 LD_SO = Path("/lib64/ld-linux-x86-64.so.2")
 X86_64 = 0x0303
@@ -130,7 +131,9 @@ class Native:
         user = ElfBuilder(soname=b"user.so")
         user.needed = [b"libzz.so"]
         (folder / "user.so").write_bytes(user.build())
-        text = subprocess.run([self.ld_so, "--help"], capture_output=True, check=True, text=True).stdout
+        text = subprocess.run(
+            [self.ld_so, "--help"], env=PLAIN_CPU, capture_output=True, check=True, text=True
+        ).stdout
         self.hwcaps = tuple(
             line.split()[0] for line in text.splitlines() if "x86-64-v" in line and "searched" in line
         )
@@ -141,7 +144,7 @@ class Native:
         run = subprocess.run(
             [self.ld_so, "--list", "./user.so"],
             cwd=self.folder,
-            env={"LD_DEBUG": "libs"},
+            env={**PLAIN_CPU, "LD_DEBUG": "libs"},
             capture_output=True,
             check=False,
         )

@@ -1,0 +1,116 @@
+"""The program that hosts a library when there is no program: an empty `main` that hands control to us, and a way to call anything.
+
+It is a real executable for the loader (interpreter, DT_NEEDED libc.so.6, `__libc_start_main`), so that constructors, TLS, exit handlers and
+destructors are what they are in any program.
+
+Source: gABI; psABI 3.2.3 (parameter passing), 3.4.1 (process entry); glibc sysdeps/x86_64/start.S for what `_start` must do.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.core.effects import CallGuest, Effect
+from emu.elf import constants as c
+from emu.elf.builder import ElfBuilder
+from emu.elf.eh_frame import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from emu.machine.arena import Arena
+    from emu.rtld.heap import Heap
+
+INTERPRETER = b"/lib64/ld-linux-x86-64.so.2"
+BLOCK_SIZE = 152
+_REGISTERS, _FLOATS = 6, 8
+
+_START = (
+    b"\x31\xed"  # xor %ebp, %ebp
+    b"\x49\x89\xd1"  # mov %rdx, %r9: the function for atexit
+    b"\x5e"  # pop %rsi: argc
+    b"\x48\x89\xe2"  # mov %rsp, %rdx: argv
+    b"\x48\x83\xe4\xf0"  # and $-16, %rsp
+    b"\x50\x54"  # push %rax; push %rsp
+    b"\x45\x31\xc0\x31\xc9"  # xor %r8d, %r8d; xor %ecx, %ecx
+    b"\x48\x8d\x3d\x15\x00\x00\x00"  # lea main(%rip), %rdi
+    b"\xff\x15"  # call *__libc_start_main@GOT(%rip)
+)
+_MAIN_AT = 0x30
+_MAIN = b"\x0f\x05\xc3"  # syscall: a trap; ret
+_CALL = (
+    b"\x55\x48\x89\xe5\x53\x48\x83\xec\x08"  # push %rbp; mov %rsp, %rbp; push %rbx; sub $8, %rsp
+    b"\x48\x89\xfb"  # mov %rdi, %rbx: the block
+    b"\x48\x8b\x4b\x08"  # mov 8(%rbx), %rcx: words for the stack
+    b"\x48\x8d\x41\x01\x48\x83\xe0\xfe\x48\xc1\xe0\x03\x48\x29\xc4"  # room for them, aligned to 16 bytes
+    b"\x48\x8b\x73\x10\x48\x89\xe7\xf3\x48\xa5"  # mov 16(%rbx), %rsi; mov %rsp, %rdi; rep movsq
+    b"\xf2\x0f\x10\x43\x18\xf2\x0f\x10\x4b\x20\xf2\x0f\x10\x53\x28\xf2\x0f\x10\x5b\x30"  # movsd 24..48(%rbx), %xmm0..3
+    b"\xf2\x0f\x10\x63\x38\xf2\x0f\x10\x6b\x40\xf2\x0f\x10\x73\x48\xf2\x0f\x10\x7b\x50"  # movsd 56..80(%rbx), %xmm4..7
+    b"\x48\x8b\x7b\x58\x48\x8b\x73\x60\x48\x8b\x53\x68"  # mov 88..104(%rbx), %rdi, %rsi, %rdx
+    b"\x48\x8b\x4b\x70\x4c\x8b\x43\x78\x4c\x8b\x8b\x80\x00\x00\x00"  # mov 112..128(%rbx), %rcx, %r8, %r9
+    b"\xb8\x08\x00\x00\x00"  # mov $8, %eax: vector registers used, for a variadic function
+    b"\xff\x13"  # call *(%rbx)
+    b"\x48\x89\x83\x88\x00\x00\x00\xf2\x0f\x11\x83\x90\x00\x00\x00"  # mov %rax, 136(%rbx); movsd %xmm0, 144(%rbx)
+    b"\x48\x8d\x65\xf8\x5b\x5d\xc3"  # lea -8(%rbp), %rsp; pop %rbx; pop %rbp; ret
+)
+_CALL_FRAME = bytes((0x41, 0x0E, 16, 0x86, 2, 0x43, 0x0D, 6, 0x41, 0x83, 3))
+"""After push %rbp the CFA is rsp + 16 and rbp saved there; after the mov it is rbp + 16; then rbx is saved below."""
+
+
+class HostProgram(NamedTuple):
+    """The executable's bytes, and the link-time addresses of its trap (`main`) and of the function that calls by a block."""
+
+    image: bytes
+    main: int
+    call: int
+
+
+def build_host_program() -> HostProgram:
+    """Return the executable."""
+    builder = ElfBuilder()
+    builder.interp = INTERPRETER
+    builder.needed = [b"libc.so.6"]
+    builder.flags, builder.flags_1 = c.DF_BIND_NOW, c.DF_1_PIE | c.DF_1_NOW
+    slot = builder.data(bytes(8))
+    start_at = builder.text_region.end
+    after_call = start_at + len(_START) + 4
+    code = _START + struct.pack("<i", slot - after_call) + b"\xf4"
+    start = builder.text(code + b"\x90" * (_MAIN_AT - len(code)) + _MAIN)
+    assert start == start_at
+    call = builder.text(_CALL)
+    builder.frames += [
+        Frame(start, _MAIN_AT, bytes((0x07, 16))),
+        Frame(start + _MAIN_AT, len(_MAIN)),
+        Frame(call, len(_CALL), _CALL_FRAME),
+    ]
+    builder.entry = start
+    target = builder.undefined(
+        b"__libc_start_main", type_=c.STT_FUNC, version=b"GLIBC_2.34", file=b"libc.so.6"
+    )
+    builder.rela(c.R_X86_64_GLOB_DAT, slot, target)
+    return HostProgram(builder.build(), start + _MAIN_AT, call)
+
+
+def call_by_block(
+    arena: Arena, heap: Heap, call: int, function: int, words: Sequence[int], floats: Sequence[bytes]
+) -> Generator[Effect, int, tuple[int, bytes]]:
+    """Call `function` with integer-class `words` and SSE-class `floats` (8 bytes each); return rax and the low half of xmm0.
+
+    `call` is the guest address of the host program's caller. What does not fit the registers goes to the stack, integers first: a
+    caller that mixes both kinds past the registers must order `words` itself. Source: psABI 3.2.3.
+    """
+    stack = [*words[_REGISTERS:], *(int.from_bytes(value, "little") for value in floats[_FLOATS:])]
+    in_registers = [*words[:_REGISTERS], *[0] * (_REGISTERS - len(words))]
+    in_sse = [*floats[:_FLOATS], *[bytes(8)] * (_FLOATS - len(floats))]
+    block = heap.allocate(BLOCK_SIZE, 16)
+    extra = heap.words([word & (1 << 64) - 1 for word in stack]) if stack else 0
+    arena.write(block, struct.pack("<QQQ", function, len(stack), extra))
+    arena.write(block + 24, b"".join(in_sse))
+    arena.write(block + 88, struct.pack("<6Q", *(word & (1 << 64) - 1 for word in in_registers)))
+    yield CallGuest(call, (block,))
+    result = arena.read_u64(block + 136), arena.read(block + 144, 8)
+    heap.free(block)
+    if extra:
+        heap.free(extra)
+    return result
