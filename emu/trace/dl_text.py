@@ -56,12 +56,14 @@ def _created(e: ev.NamespaceCreated) -> str:
 
 def _close(e: ev.CloseRequested) -> str:
     count = f"count {e.opencount_before} -> {e.opencount_after}"
-    return f"close {e.name}{_in(e.namespace)}{_by(e.caller)}: {count}, {_OUTCOMES[e.outcome]}"
+    return f"close {e.name}{_in(e.namespace)}{_by(e.caller)}: {count}, {_OUTCOMES.get(e.outcome, e.outcome)}"
 
 
 def _kept(e: ev.Kept) -> str:
-    root = _ROOTS[e.root].format(e.number)
-    steps = "".join(f" <-({edge})- {name}" for name, edge in zip(e.chain[-2::-1], e.edges[::-1], strict=True))
+    root = _ROOTS.get(e.root, e.root).format(e.number)
+    steps = "".join(
+        f" <-({edge})- {name}" for name, edge in zip(e.chain[-2::-1], e.edges[::-1], strict=False)
+    )
     return f"keep {e.name}{_in(e.namespace)}{steps}: {root}"
 
 
