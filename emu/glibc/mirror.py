@@ -8,6 +8,7 @@ Source: glibc include/link.h, sysdeps/generic/ldsodefs.h, elf/get-dynamic-info.h
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import TYPE_CHECKING
 
@@ -166,6 +167,8 @@ class Mirror:
         put("l_nodelete_pending", map_.nodelete_pending, 1)
         versym = map_.dynamic.get(c.DT_VERSYM)
         put("l_versyms", map_.addr + versym if versym is not None else 0)
+        put("l_versions", self._versions(map_))
+        put("l_nversions", len(map_.versions), 4)
         origin = map_.origin
         put("l_origin", self.name_address(map_, origin) if origin is not None else (1 << 64) - 1)
         put("l_map_start", map_.map_start)
@@ -265,6 +268,24 @@ class Mirror:
             )
             following = node
         return following
+
+    def _versions(self, map_: LinkMap) -> int:
+        """The table of `struct r_found_version` by version index, written once: versions are settled when they are checked."""
+        key = (map_.address, "versions")
+        if map_.versions and key not in self._names:
+            raw = bytearray()
+            for version in map_.versions:
+                if version is None:
+                    raw += bytes(24)
+                    continue
+                name, file = (
+                    self.name_address(map_, os.fsdecode(text)) if text else 0
+                    for text in (version.name, version.file)
+                )
+                raw += struct.pack("<QIIQ", name, version.hash, version.hidden and 0x8000, file)
+            self._names[key] = self.heap.allocate(len(raw))
+            self.arena.write(self._names[key], raw)
+        return self._names.get(key, 0)
 
     def array(self, key: int, values: list[int], at_least: int = 1) -> int:
         """Return the guest array kept under `key`, with `values` in it; it moves when it must grow."""

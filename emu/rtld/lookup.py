@@ -10,11 +10,12 @@ Source: glibc elf/dl-lookup.c:_dl_lookup_symbol_x, do_lookup_x, check_match, do_
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from emu.core.errors import ElfError
+from emu.core.errors import ElfError, LinkError
 from emu.elf import constants as c
 from emu.elf.hash import gnu_hash, sysv_hash
 
@@ -33,6 +34,11 @@ DYNAMIC_WEAK = 1 << 8
 """Flag of LD_DYNAMIC_WEAK: a weak definition counts only where no scope has a strong one."""
 
 _SYM = struct.Struct("<IBBHQQ").unpack_from
+_NO_VERSIONS = (
+    "Inconsistency detected by ld.so: dl-lookup.c: 107: check_match: "
+    "Assertion `version->filename == NULL || ! _dl_name_match_p (version->filename, map)' failed!"
+)
+"""ld.so ends so where the object that a version is needed of defines the symbol but has no .gnu.version at all."""
 _TYPES = frozenset((c.STT_NOTYPE, c.STT_OBJECT, c.STT_FUNC, c.STT_COMMON, c.STT_TLS, c.STT_GNU_IFUNC))
 _ANY = 3
 
@@ -55,7 +61,7 @@ def lookup_symbol(
     """Return the definition that `name` binds to, or None.
 
     `reference` is the index of the symbol in `undef_map`'s own table (0: there is none). With `skip_map` the search begins behind that
-    object in the first scope. Raises ElfError for a broken hash table.
+    object in the first scope. Raises ElfError for a broken hash table, LinkError where ld.so ends with a failed assertion.
     """
     value = gnu_hash(name)
     terminated = name + b"\0"
@@ -211,6 +217,8 @@ def _match(
         if kind not in _TYPES or not strings.startswith(terminated, st_name):
             continue
         if versym is None:
+            if version is not None and version.file and map_.matches_name(os.fsdecode(version.file)):
+                raise LinkError(_NO_VERSIONS)
             return index
         number = versym[index]
         if version is not None:

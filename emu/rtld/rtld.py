@@ -23,7 +23,7 @@ from emu.rtld.relocate import emit_binding, reference_version
 from emu.rtld.scope import Namespace, Scope
 from emu.rtld.search_path import SearchPath
 from emu.rtld.tls import Tls
-from emu.rtld.version import check_map_versions
+from emu.rtld.version import VersionWarning, check_map_versions
 
 if TYPE_CHECKING:
     from emu.core.events import EventBus
@@ -215,11 +215,17 @@ class Rtld:
     def _check_versions(self, namespace: Namespace) -> None:
         errors: list[LoaderError] = []
         for map_ in namespace.maps:
-            errors += check_map_versions(map_, self.memory, lambda name: self.find_loaded(name, namespace))
+            errors += check_map_versions(
+                map_, self.memory, lambda name: self.find_loaded(name, namespace), self.program
+            )
         if self.ld_so is not None and self.ld_so not in namespace.maps:
             check_map_versions(self.ld_so, self.memory, lambda name: None)
-        if errors and not self.keep_going:
+        if self.keep_going:
+            return
+        if any(not isinstance(error, VersionWarning) for error in errors):
             raise VersionErrors(errors)
+        for warning in errors:
+            self.warn(str(warning))
 
     def find_loaded(self, name: str, namespace: Namespace) -> LinkMap | None:
         """Return the object of the namespace that is known as `name`."""
