@@ -14,6 +14,9 @@ from tools.fixtures import Outcome
 if TYPE_CHECKING:
     from tools.fixtures import Run
 
+#: For the native ld.so: choose as for the CPU that is emulated, whatever the host's has more.
+AS_EMULATED_CPU = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-AVX512F,-AVX512CD,-AVX512ER"}
+
 #: Seconds after which a run in the emulator has failed.
 EMU_TIMEOUT = 180.0
 

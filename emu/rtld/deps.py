@@ -9,6 +9,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from emu.core.errors import LoaderError, UnsupportedError
+from emu.rtld.dst import has_dst
 from emu.rtld.link_map import LT_EXECUTABLE, LinkMap
 from emu.rtld.map_object import map_object
 from emu.rtld.scope import Scope
@@ -72,7 +73,10 @@ def map_deps(rtld: Rtld, root: LinkMap, preloads: list[LinkMap]) -> None:
         if map_.initfini is None or map_ is root or map_ in preloads:
             if map_.dynamic.filter or map_.dynamic.auxiliary:
                 raise UnsupportedError("DT_FILTER or DT_AUXILIARY", map_.display_name)
-        for name in map_.needed_names():
+        for written in map_.needed_names():
+            name = rtld.search.expand(written, map_, rtld.namespaces[0].main) if has_dst(written) else written
+            if not name:
+                continue  # the token stands for nothing that is known
             try:
                 needed = map_named(rtld, name, map_, root.type if root.type == 2 else 1, root.ns)
             except LoaderError:

@@ -373,7 +373,5 @@ class _Attempt:
             self.errno = error.errno or errno.ENOENT
             if self.errno == errno.EISDIR:
                 # open(2) takes a directory, and ld.so fails to read it.
-                raise LoaderError(
-                    path, f"cannot read file data: {os.strerror(self.errno)}", self.errno
-                ) from None
+                raise LoaderError(path, "cannot read file data", self.errno) from None
         return None

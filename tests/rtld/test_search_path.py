@@ -17,6 +17,7 @@ from emu.elf.builder import ElfBuilder
 from emu.elf.constants import DF_1_NODEFLIB
 from emu.rtld.dst import has_dst
 from emu.rtld.search_path import HWCAPS, Found, SearchPath
+from tests.support import AS_EMULATED_CPU
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,7 +105,9 @@ class Searcher:
 
 
 def native_hwcaps() -> tuple[str, ...]:
-    text = subprocess.run([LD_SO, "--help"], capture_output=True, check=True, text=True).stdout
+    text = subprocess.run(
+        [LD_SO, "--help"], capture_output=True, check=True, text=True, env=AS_EMULATED_CPU
+    ).stdout
     return tuple(line.split()[0] for line in text.splitlines() if "x86-64-v" in line and "searched" in line)
 
 
@@ -113,7 +116,7 @@ def native_tries(program: str, cwd: Path, env: Mapping[str, str]) -> tuple[list[
     run = subprocess.run(
         [LD_SO, program],
         cwd=cwd,
-        env={**env, "LD_DEBUG": "libs"},
+        env={**env, **AS_EMULATED_CPU, "LD_DEBUG": "libs"},
         capture_output=True,
         check=False,
         text=True,
