@@ -9,6 +9,7 @@ Source: glibc include/link.h, elf/get-dynamic-info.h, elf/dl-object.c.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -286,6 +287,24 @@ class Mirror:
         self._put(owner, "l_symbolic_searchlist.r_list", self._array(owner, "symbolic", [owner.address]))
         self._put(owner, "l_symbolic_searchlist.r_nlist", 1, 4)
         return owner.address + self._at["l_symbolic_searchlist"]
+
+    def versions(self, map_: LinkMap) -> None:
+        """Write `l_versions`, the table of `struct r_found_version` by version index, once the object's versions have been checked."""
+        if not map_.versions:
+            return
+        raw = bytearray()
+        for version in map_.versions:
+            if version is None:
+                raw += bytes(24)
+                continue
+            name, file = (
+                self._string(map_, os.fsdecode(text)) if text else 0 for text in (version.name, version.file)
+            )
+            raw += struct.pack("<QIIQ", name, version.hash, version.hidden and 0x8000, file)
+        table = self._block(map_, "versions", len(raw))
+        self.arena.write(table, raw)
+        self._put(map_, "l_versions", table)
+        self._put(map_, "l_nversions", len(map_.versions), 4)
 
     def names(self, map_: LinkMap) -> None:
         """Write the chain of names that the object is known by (`struct libname_list`)."""

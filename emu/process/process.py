@@ -24,6 +24,7 @@ from emu.process.faults import describe_fault, to_signal
 from emu.process.hostsignals import HostSignals
 from emu.process.runner import Runner
 from emu.process.symbols import Symbols
+from emu.rtld.error import strerror
 from emu.rtld.rtld import MappedObject, Rtld, VersionErrors
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ class Process:
             )
         if isinstance(error, LoaderError):
             occasion = error.occasion or "error while loading shared libraries"
-            text = error.text + (f": {os.strerror(error.errno)}" if error.errno else "")
+            text = error.text + (f": {strerror(error.errno)}" if error.errno else "")
             where = f"{error.object_name}: " if error.object_name else ""
             return LinkError(f"{name}: {occasion}: {where}{text}")
         assert isinstance(error, EmuError)

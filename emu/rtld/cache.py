@@ -101,11 +101,11 @@ def compare_names(left: bytes, right: bytes) -> int:
 class LdSoCache:
     """The cache file's bytes, searched in place. Bytes that are no cache make an empty one, as ld.so takes it.
 
-    `hwcaps` names the glibc-hwcaps subdirectories in use, the preferred first.
+    `hwcaps` names the glibc-hwcaps subdirectories in use, the preferred first. The minimal kernel version of an entry
+    (`osversion_unused`) has no meaning since glibc 2.36.
 
     Differs: where a damaged table makes ld.so read outside the file (and fault, or go round without end), the
-    search ends unsuccessfully. A minimal kernel version that an entry asks for is not looked at: no kernel of
-    today is too old for any.
+    search ends unsuccessfully.
     """
 
     __slots__ = ("_data", "_hwcaps", "_isa_levels", "_new", "_priorities", "_size", "_table")

@@ -157,6 +157,7 @@ def _begin(rtld: Rtld, opening: _Opening) -> Work:
             )
             if missing:
                 raise missing[0]
+            rtld.mirror.versions(map_.real)
     rtld.set_state(namespace, RT_CONSISTENT)
     _show_scopes(rtld, new, 0)
     assert new.initfini is not None

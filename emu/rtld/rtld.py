@@ -24,7 +24,7 @@ from emu.rtld.map_object import adopt
 from emu.rtld.scope import Namespace, Scope
 from emu.rtld.search_path import SearchPath
 from emu.rtld.tls import Tls
-from emu.rtld.version import check_map_versions
+from emu.rtld.version import VersionWarning, check_map_versions
 
 if TYPE_CHECKING:
     from emu.core.events import EventBus
@@ -77,6 +77,9 @@ class MirrorView(Protocol):
 
     def nodelete(self, map_: LinkMap) -> None:
         """NODELETE, active or pending."""
+
+    def versions(self, map_: LinkMap) -> None:
+        """Its versions, now checked."""
 
     def names(self, map_: LinkMap) -> None:
         """The names that it is known by."""
@@ -305,11 +308,18 @@ class Rtld:
     def _check_versions(self, namespace: Namespace) -> None:
         errors: list[LoaderError] = []
         for map_ in namespace.maps:
-            errors += check_map_versions(map_, self.memory, lambda name: self.find_loaded(name, namespace))
+            errors += check_map_versions(
+                map_, self.memory, lambda name: self.find_loaded(name, namespace), self.program
+            )
+            self.mirror.versions(map_)
         if self.ld_so is not None and self.ld_so not in namespace.maps:
             check_map_versions(self.ld_so, self.memory, lambda name: None)
-        if errors and not self.keep_going:
+        if self.keep_going:
+            return
+        if any(not isinstance(error, VersionWarning) for error in errors):
             raise VersionErrors(errors)
+        for warning in errors:
+            self.warn(str(warning))
 
     def find_loaded(self, name: str, namespace: Namespace) -> LinkMap | None:
         """Return the object of the namespace that is known as `name`."""

@@ -5,12 +5,13 @@ Source: glibc elf/dl-version.c:_dl_check_map_versions.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.errors import LoaderError
 from emu.elf import constants as c
-from emu.elf.versions import VersionDef, version_defs, version_needs
+from emu.elf.versions import VersionDef, VersionNeed, version_defs, version_needs
 from emu.rtld.link_map import LinkMap, MappedImage
 
 if TYPE_CHECKING:
@@ -26,15 +27,22 @@ class Version(NamedTuple):
     file: bytes
 
 
-def check_map_versions(
-    map_: LinkMap, memory: Memory, find: Callable[[str], LinkMap | None]
-) -> list[LoaderError]:
-    """Fill `map_.versions` and return what is missing; a weak version may be missing.
+class VersionWarning(LoaderError):
+    """Something that ld.so says about versions at start-up and then goes on: no errors, and nothing is said at dlopen."""
 
-    `find` gives the loaded object for a needed file name. Raises LoaderError for a record of an unknown format.
-    Differs: an object that needs versions of a library without any is accepted without the warning that ld.so prints.
+
+def check_map_versions(
+    map_: LinkMap,
+    memory: Memory,
+    find: Callable[[str], LinkMap | None],
+    program: str | None = None,
+) -> list[LoaderError]:
+    """Fill `map_.versions` and return what is missing; a weak version may be missing, and a library without any has all.
+
+    `find` gives the loaded object for a needed file name. With `program` (argv[0]: the main map's name in messages) what may be missing is
+    returned too, as VersionWarning, each in its place. Raises LoaderError for a record of an unknown format.
     """
-    dynamic, name = map_.dynamic, map_.display_name
+    dynamic, name = map_.dynamic, map_.name or program or map_.display_name
     image = MappedImage(memory, map_.addr, name)
     strings = map_.symtab.strings
     missing: list[LoaderError] = []
@@ -47,10 +55,11 @@ def check_map_versions(
             provider = find(need.file.decode(errors="surrogateescape"))
             if provider is None or provider.faked:
                 continue
-            defined = _definitions(provider, memory)
-            if defined and all(d.hash != need.hash or d.name != need.name for d in defined) and not need.weak:
-                text = f"version `{need.name.decode(errors='replace')}' not found (required by {name})"
-                missing.append(LoaderError(provider.display_name, text))
+            error = _match(
+                need, _definitions(provider, memory), provider.name or program or provider.path, name
+            )
+            if error is not None and (program is not None or not isinstance(error, VersionWarning)):
+                missing.append(error)
     for definition in _definitions(map_, memory):
         if not definition.flags & c.VER_FLG_BASE:
             table[definition.ndx & 0x7FFF] = Version(definition.name, definition.hash, False, b"")
@@ -59,6 +68,16 @@ def check_map_versions(
     if table:
         map_.versions = [table.get(index) for index in range(max(table) + 1)]
     return missing
+
+
+def _match(need: VersionNeed, defined: list[VersionDef], provider: str, name: str) -> LoaderError | None:
+    """Return what ld.so would say of one needed version, if anything. Source: glibc elf/dl-version.c:match_symbol."""
+    if not defined:
+        return VersionWarning(provider, f"no version information available (required by {name})")
+    if any(d.hash == need.hash and d.name == need.name for d in defined):
+        return None
+    text = f"version `{os.fsdecode(need.name)}' not found (required by {name})"
+    return VersionWarning(provider, f"weak {text}") if need.weak else LoaderError(provider, text)
 
 
 def _needs_libc(map_: LinkMap) -> bool:

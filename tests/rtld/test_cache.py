@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from emu.elf.builder import ElfBuilder
 from emu.rtld.cache import CACHE_PATH, LdSoCache, compare_names
-from tests.support import PLAIN_CPU
+from tests.support import AS_EMULATED_CPU
 
 LD_SO = Path("/lib64/ld-linux-x86-64.so.2")
 X86_64 = 0x0303
@@ -25,6 +25,7 @@ class Entry(NamedTuple):
     path: bytes
     flags: int = X86_64
     hwcap: int = 0
+    osversion: int = 0
 
 
 def new_cache(
@@ -38,7 +39,9 @@ def new_cache(
         strings.extend(text + b"\0")
         return base + len(strings) - len(text) - 1
 
-    records = b"".join(struct.pack("<iIIIQ", e.flags, add(e.name), add(e.path), 0, e.hwcap) for e in entries)
+    records = b"".join(
+        struct.pack("<iIIIQ", e.flags, add(e.name), add(e.path), e.osversion, e.hwcap) for e in entries
+    )
     names = [start + add(name) for name in hwcaps]
     strings.extend(bytes(-(base + len(strings)) % 4))
     extension = start + base + len(strings) if hwcaps else 0
@@ -132,7 +135,7 @@ class Native:
         user.needed = [b"libzz.so"]
         (folder / "user.so").write_bytes(user.build())
         text = subprocess.run(
-            [self.ld_so, "--help"], env=PLAIN_CPU, capture_output=True, check=True, text=True
+            [self.ld_so, "--help"], capture_output=True, check=True, text=True, env=AS_EMULATED_CPU
         ).stdout
         self.hwcaps = tuple(
             line.split()[0] for line in text.splitlines() if "x86-64-v" in line and "searched" in line
@@ -144,7 +147,7 @@ class Native:
         run = subprocess.run(
             [self.ld_so, "--list", "./user.so"],
             cwd=self.folder,
-            env={**PLAIN_CPU, "LD_DEBUG": "libs"},
+            env={**AS_EMULATED_CPU, "LD_DEBUG": "libs"},
             capture_output=True,
             check=False,
         )
@@ -176,6 +179,7 @@ FILES = {
     "hwcap tls": new_cache([Entry(b"libzz.so", b"/zz", hwcap=1 << 63)]),
     "hwcap sse2": new_cache([Entry(b"libzz.so", b"/zz", hwcap=1)]),
     "platform haswell": new_cache([Entry(b"libzz.so", b"/zz", hwcap=1 << 50), Entry(b"libzz.so", b"/base")]),
+    "of a later kernel": new_cache([Entry(b"libzz.so", b"/zz", osversion=0x630000)]),
     "empty": b"",
     "garbage": b"garbage" * 20,
     "header only": new_cache([]),

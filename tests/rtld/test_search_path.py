@@ -17,7 +17,7 @@ from emu.elf.builder import ElfBuilder
 from emu.elf.constants import DF_1_NODEFLIB
 from emu.rtld.dst import has_dst
 from emu.rtld.search_path import HWCAPS, Found, SearchPath
-from tests.support import PLAIN_CPU
+from tests.support import AS_EMULATED_CPU
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,12 +104,19 @@ class Searcher:
         return [event.path for event in self.tried]
 
 
+def native_hwcaps() -> tuple[str, ...]:
+    text = subprocess.run(
+        [LD_SO, "--help"], capture_output=True, check=True, text=True, env=AS_EMULATED_CPU
+    ).stdout
+    return tuple(line.split()[0] for line in text.splitlines() if "x86-64-v" in line and "searched" in line)
+
+
 def native_tries(program: str, cwd: Path, env: Mapping[str, str]) -> tuple[list[str], str]:
     """The files that the real ld.so tries for what `program` needs, and the rest of its standard error."""
     run = subprocess.run(
         [LD_SO, program],
         cwd=cwd,
-        env={**env, **PLAIN_CPU, "LD_DEBUG": "libs"},
+        env={**env, **AS_EMULATED_CPU, "LD_DEBUG": "libs"},
         capture_output=True,
         check=False,
         text=True,
@@ -154,7 +161,7 @@ def test_files_tried_are_ld_so_s(case: str, tmp_path: Path, monkeypatch: pytest.
     library(tmp_path / "b" / "libqq2.so")
     expected, _ = native_tries("./user.so", tmp_path, env)
     monkeypatch.chdir(tmp_path)
-    searcher = Searcher(env)
+    searcher = Searcher(env, hwcaps=native_hwcaps())
     user = View("./user.so", f"{tmp_path}/.", rpath=tags.get("rpath"), runpath=tags.get("runpath"))
     for name in NAMES:
         if searcher.find(name, user) is None:
