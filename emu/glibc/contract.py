@@ -27,7 +27,6 @@ from emu.rtld.map_object import RT_ADD, RT_CONSISTENT
 from emu.rtld.relocate import relocate_object
 from emu.rtld.rtld import Entries, MappedObject, Rtld
 from emu.rtld.scope import Scope
-from emu.rtld.tls import SURPLUS
 
 if TYPE_CHECKING:
     from emu.machine.address_space import AddressSpace
@@ -259,7 +258,7 @@ class Contract:
         ro("_dl_lazy", 0 if rtld.bind_now else 1, 4)
         ro("_dl_tls_static_size", rtld.tls.static_size)
         ro("_dl_tls_static_align", rtld.tls.static_align)
-        ro("_dl_tls_static_surplus", SURPLUS)
+        ro("_dl_tls_static_surplus", rtld.tls.surplus)
         ro("_dl_dso_sort_algo", rtld.sort_algorithm, 4)
         ro("_dl_debug_fd", 2, 4)
         main = rtld.namespaces[0].maps[0]

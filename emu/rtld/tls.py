@@ -9,12 +9,14 @@ Source: psABI 3.4.6 and "ELF Handling for Thread-Local Storage"; glibc elf/dl-tl
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from emu.core.dl_events import TlsGeneration
 from emu.core.errors import LoaderError, MemoryFault
 from emu.core.events import DtvResized, TlsBlockAllocated, TlsModuleAssigned, TlsStaticLayout
 from emu.rtld.link_map import FORCED_DYNAMIC_TLS_OFFSET, NO_TLS_OFFSET, LinkMap
+from emu.rtld.scope import DL_NNS
 
 if TYPE_CHECKING:
     from emu.rtld.rtld import Rtld
@@ -22,10 +24,30 @@ if TYPE_CHECKING:
 DTV_SURPLUS = 14
 UNALLOCATED = (1 << 64) - 1
 TCB_ALIGN = 64
-SURPLUS = 1664
-"""Static TLS kept for modules that come later: 3 x 192 + 4 x 144 + 512 bytes with glibc's default tunables."""
-OPTIONAL_SURPLUS = 512
-"""The part of the surplus that may be used where dynamic TLS would do as well (TLSDESC)."""
+_NNS, _OPTIONAL = 4, 512
+_LIBC_IE_TLS = _OTHER_IE_TLS = _LEGACY = 144
+
+
+def surplus(tunables: str) -> tuple[int, int]:
+    """Return the bytes of static TLS kept for modules that come later, and the part of them that may be used where dynamic TLS would do as well.
+
+    `tunables` is GLIBC_TUNABLES: glibc.rtld.nns (namespaces to provide for, 1 to 16) and glibc.rtld.optional_static_tls.
+    Source: glibc elf/dl-tls.c:_dl_tls_static_surplus_init, elf/dl-tunables.list.
+    """
+    nns = min(tunable(tunables, "glibc.rtld.nns", _NNS, 1), DL_NNS)
+    optional = tunable(tunables, "glibc.rtld.optional_static_tls", _OPTIONAL, 0)
+    return (nns - 1) * _LIBC_IE_TLS + nns * _OTHER_IE_TLS + optional + _LEGACY, optional
+
+
+def tunable(tunables: str, name: str, default: int, least: int) -> int:
+    """Return the value of a number in GLIBC_TUNABLES; one that is no number, or below `least`, counts for nothing."""
+    value = default
+    for setting in tunables.split(":"):
+        key, _, text = setting.partition("=")
+        if key == name and (match := re.fullmatch(r"\s*(0[xX][0-9a-fA-F]+|[0-9]+)", text)):
+            number = int(match[1], 8 if re.fullmatch("0[0-7]+", match[1]) else 0)
+            value = number if number >= least else value
+    return value
 
 
 def _round_up(value: int, align: int) -> int:
@@ -57,7 +79,7 @@ class Tls:
         self.generation = 0
         self.static_used = self.static_size = 0
         self.static_align = TCB_ALIGN
-        self.optional_left = OPTIONAL_SURPLUS
+        self.surplus, self.optional_left = surplus(rtld.env.get("GLIBC_TUNABLES", ""))
         self.static_modules = 0
         self.tcb_size = 0
         self.laid_out = False
@@ -129,7 +151,7 @@ class Tls:
                 free_top, free_bottom = offset, place - size
             offset = map_.tls_offset = place
         self.static_used, self.static_align, self.tcb_size = offset, max_align, tcb_size
-        self.static_size = _round_up(offset + SURPLUS, max_align) + tcb_size
+        self.static_size = _round_up(offset + self.surplus, max_align) + tcb_size
         self.static_modules = self.max_dtv_idx
         self.laid_out = True
         bus = self.rtld.bus
@@ -137,7 +159,7 @@ class Tls:
             for slot in self.slots[1:]:
                 if slot.map is not None:
                     self.announce(slot.map)
-            bus.emit(TlsStaticLayout(offset, self.static_size, max_align, SURPLUS))
+            bus.emit(TlsStaticLayout(offset, self.static_size, max_align, self.surplus))
 
     def announce(self, map_: LinkMap) -> None:
         """Emit what a module has been given."""
