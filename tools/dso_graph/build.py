@@ -80,7 +80,12 @@ def base() -> Path:
                 for source in [arguments.split()[-1]]
             ]
             (work / "main.s").write_text(assembly(Graph(), PROGRAM))
-            _shell("\n".join([*commands, "mkdir stubs", "as -o empty.o /dev/null", _link_program(Graph(), work)]), work)
+            _shell(
+                "\n".join(
+                    [*commands, "mkdir stubs", "as -o empty.o /dev/null", _link_program(Graph(), work)]
+                ),
+                work,
+            )
             work.rename(folder)
     return folder
 
@@ -214,18 +219,19 @@ def _variable(symbol: str, kind: str) -> list[str]:
     ]
 
 
-def build(graph: Graph) -> Path:
-    """Return the folder with ``main`` and the objects, built if it is not there; raises BuildError."""
+def build(graph: Graph, parent: Path = CACHE) -> Path:
+    """Return the folder in ``parent`` with ``main`` and the objects, built if it is not there; raises BuildError.
+
+    ``parent`` is on the file system of CACHE: files are linked.
+    """
     shared = base()
-    own_program = bool(
-        graph.flags.get(PROGRAM) or any(edge.source == PROGRAM for edge in graph.edges)
-    )
+    own_program = bool(graph.flags.get(PROGRAM) or any(edge.source == PROGRAM for edge in graph.edges))
     objects = [name for name in graph.objects() if "missing" not in graph.flags.get(name, ())]
     key = f"{shared.name}\n{graph.structure()}\n{sorted(objects)}"
-    folder = CACHE / f"graph-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
+    folder = parent / f"graph-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
     if folder.exists():
         return folder
-    work = Path(tempfile.mkdtemp(dir=CACHE))
+    work = Path(tempfile.mkdtemp(dir=parent))
     try:
         for name in [*objects, PROGRAM]:
             (work / f"{name}.s").write_text(assembly(graph, name))

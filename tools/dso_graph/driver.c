@@ -28,7 +28,7 @@ struct known
   int open;
 };
 
-static struct known known[64];
+static struct known known[256];
 static char **arguments;
 static int begun;
 static int hook_operations = 200; /* that may still run: a destructor that touches its own object again has no end */
@@ -283,8 +283,6 @@ graph_event (struct object *self, enum event what, const void *value)
       hook = "";
       break;
     case DOWN:
-      if (k->object == self)
-        k->object = NULL;
       before = " <";
       hook = "~";
       break;
@@ -329,9 +327,14 @@ graph_event (struct object *self, enum event what, const void *value)
     self->active = 1;
   if (hook)
     run_hook (self, hook);
-  /* What crtbeginS.o does for an object that is linked with it; the program has that. */
-  if (what == DOWN && self != &object_self)
-    __cxa_finalize (self->dso_handle);
+  if (what == DOWN)
+    {
+      if (k->object == self)
+        k->object = NULL;
+      /* What crtbeginS.o does for an object that is linked with it; the program has that. */
+      if (self != &object_self)
+        __cxa_finalize (self->dso_handle);
+    }
   return 0;
 }
 

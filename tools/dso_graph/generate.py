@@ -16,6 +16,7 @@ from tools.dso_graph.language import LIBC, PROGRAM, Edge, Graph, Hook, Operation
 from tools.dso_graph.run import Outcome, run_native
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from random import Random
 
 #: Objects without edges, which alone destructors may open.
@@ -38,7 +39,7 @@ _FLAGS = {
     "missing": 0.01,
 }
 
-_MODES = (((), 10), (("now",), 5), (("lazy",), 1))
+_BINDINGS: dict[tuple[str, ...], int] = {(): 10, ("now",): 5, ("lazy",): 1}
 _MORE_MODES = {"global": 0.3, "noload": 0.06, "nodelete": 0.03, "deepbind": 0.07, "local": 0.03}
 
 
@@ -130,19 +131,20 @@ def _operation(rng: Random, marks: str, names: list[str], open_now: list[str] | 
         target = PROGRAM
     if mark != "+":
         return Operation(mark, target)
-    choices, weights = zip(*_MODES, strict=True)
-    (modes,) = rng.choices(choices, weights)
-    return Operation(mark, target, (*modes, *(m for m, chance in _MORE_MODES.items() if rng.random() < chance)))
+    (modes,) = rng.choices(list(_BINDINGS), list(_BINDINGS.values()))
+    return Operation(
+        mark, target, (*modes, *(m for m, chance in _MORE_MODES.items() if rng.random() < chance))
+    )
 
 
-def defined_case(rng: Random, graph: Graph, sort: int) -> Case | None:
+def defined_case(rng: Random, folder: Path, graph: Graph, sort: int) -> Case | None:
     """Take out of the script what ends the program; None when it dies otherwise.
 
     A tenth of the programs keep their last operation, a failed binding: ld.so's words for it are compared too.
     """
     keep = rng.random() < 0.1
     while True:
-        native = run_native(graph, sort)
+        native = run_native(folder, graph, sort)
         if not native.exit:
             return Case(graph, sort, native)
         lines = native.output.splitlines()

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from tools.dso_graph.build import SOURCES, build
+from tools.dso_graph.build import SOURCES
 from tools.dso_graph.language import Graph, script_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+ROOT = SOURCES.parent.parent
+
 #: The values of glibc.rtld.dynamic_sort: the old order, and the depth-first one.
 SORTS = (1, 2)
 
 #: Seconds after which a run has failed.
-TIMEOUT = 60.0
+TIMEOUT = 60
 
 
 class Outcome(NamedTuple):
@@ -53,17 +56,21 @@ def environment(sort: int) -> dict[str, str]:
     }
 
 
-def run_native(graph: Graph, sort: int) -> Outcome:
-    """Build and run a graph under the real ld.so. Raises BuildError, subprocess.TimeoutExpired."""
-    return _run(["./main", *arguments(graph)], build(graph), environment(sort))
-
-
-def run_emu(graph: Graph, sort: int, *options: str) -> Outcome:
-    """Build and run a graph in the emulator. Raises BuildError, subprocess.TimeoutExpired."""
+def emu_arguments(graph: Graph, sort: int, *options: str) -> list[str]:
+    """Return the arguments of the command emu that run a graph in its folder."""
     variables = [word for pair in environment(sort).items() for word in ("--env", "=".join(pair))]
-    command = [sys.executable, "-m", "emu", "run", "--clean-env", *variables, *options, "./main"]
-    own = os.environ | {"PYTHONPATH": str(SOURCES.parent.parent)}
-    return _run([*command, *arguments(graph)], build(graph), own)
+    return ["run", "--clean-env", *variables, *options, "./main", *arguments(graph)]
+
+
+def run_native(folder: Path, graph: Graph, sort: int) -> Outcome:
+    """Run a graph built in ``folder`` under the real ld.so; raises subprocess.TimeoutExpired."""
+    return _run(["./main", *arguments(graph)], folder, environment(sort))
+
+
+def run_emu(folder: Path, graph: Graph, sort: int, *options: str) -> Outcome:
+    """Run a graph built in ``folder`` by the command emu; raises subprocess.TimeoutExpired."""
+    command = [sys.executable, "-m", "emu", *emu_arguments(graph, sort, *options)]
+    return _run(command, folder, os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def _run(command: list[str], folder: Path, env: dict[str, str]) -> Outcome:
@@ -81,3 +88,32 @@ def _run(command: list[str], folder: Path, env: dict[str, str]) -> Outcome:
     return Outcome(
         code, done.stdout.decode(errors="backslashreplace"), done.stderr.decode(errors="backslashreplace")
     )
+
+
+class EmuServer:
+    """The emulator in a process that has it imported and forks for each run: about 0.05 s instead of 0.13 s.
+
+    A context manager. Source: tools/dso_graph/server.py.
+    """
+
+    def __enter__(self) -> EmuServer:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tools.dso_graph.server"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.communicate("")
+
+    def run(self, folder: Path, graph: Graph, sort: int, *options: str) -> Outcome:
+        """Run a graph built in ``folder``; exit code 124 when it took too long."""
+        words = emu_arguments(graph, sort, "--timeout", str(TIMEOUT), *options)
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps([str(folder), words]) + "\n")
+        self._process.stdin.flush()
+        return Outcome(*json.loads(self._process.stdout.readline()))
