@@ -81,6 +81,8 @@ def random_structure(rng: Random) -> Graph:
         found = [flag for flag, chance in _FLAGS.items() if rng.random() < chance]
         if name == PROGRAM or name in LONERS:
             found = [flag for flag in found if flag in ("tls", "common", "unique")]
+        if name not in LONERS and rng.random() < (0.1 if name == PROGRAM else 0.03):
+            found.append(f"soname={rng.choice(names)}")
         flags[name] = tuple(found)
     return Graph(tuple(edges), flags)
 
