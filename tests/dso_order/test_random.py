@@ -1,0 +1,50 @@
+"""Random graphs with random scripts: the emulator prints what the real ld.so prints.
+
+Each example is a graph of its own with one long script; a disagreement is shown at its smallest, ready for the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from tools.dso_fuzz import compare
+from tools.dso_graph.build import base
+from tools.dso_graph.run import EmuServer
+
+#: Graphs in all: each of the chunks, which can run beside each other, has so many.
+CHUNKS, EXAMPLES = 10, 36
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmuServer]:
+    base()
+    with EmuServer() as running:
+        yield running
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_emu_equals_native(server: EmuServer, chunk: int) -> None:
+    compared = 0
+
+    @seed(chunk)
+    @settings(
+        max_examples=EXAMPLES,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.randoms(use_true_random=True))
+    def check(rng: Random) -> None:
+        nonlocal compared
+        findings = compare(server, rng, scripts=1)
+        compared += findings.compared
+        assert not findings.disagreements, findings.disagreements[0]
+
+    check()
+    assert compared >= EXAMPLES * 0.9
