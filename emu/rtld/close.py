@@ -151,8 +151,13 @@ def _collect(rtld: Rtld, namespace: Namespace, force: bool, by: str) -> Work:
             elif map_.type == LT_LOADED:
                 for reason in keepers(rtld, kept, map_):
                     rtld.bus.emit(reason)
+    stand_ins = {map_ for map_ in namespace.maps if map_.real is not map_}
     ordered = sort_maps(
-        list(namespace.maps), force_first=namespace.index == 0, for_fini=True, algorithm=rtld.sort_algorithm
+        list(namespace.maps),
+        force_first=namespace.index == 0,
+        for_fini=True,
+        algorithm=rtld.sort_algorithm,
+        stays=kept.keys() | stand_ins,
     )
     going = []
     for map_ in ordered:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
 SORT_ORIGINAL, SORT_DFS = 1, 2
 """The values of the tunable glibc.rtld.dynamic_sort."""
@@ -44,18 +44,25 @@ class SortableMap(Protocol):
 M = TypeVar("M", bound=SortableMap)
 
 
-def sort_maps(maps: list[M], *, force_first: bool, for_fini: bool, algorithm: int = SORT_DFS) -> list[M]:
+def sort_maps(
+    maps: list[M],
+    *,
+    force_first: bool,
+    for_fini: bool,
+    algorithm: int = SORT_DFS,
+    stays: Container[M] = (),
+) -> list[M]:
     """Return `maps` sorted so that, as far as cycles permit, each object precedes its dependencies.
 
     `force_first` keeps `maps[0]` in front; `for_fini` takes relocation dependencies into account. `algorithm`
-    is the value of glibc.rtld.dynamic_sort: 1 is the original sort, any other value the depth-first one.
+    is the value of glibc.rtld.dynamic_sort: 1 is the original sort, any other value the depth-first one. `stays` are the maps that a
+    dlclose will not finalise: the original sort does not move those.
 
     Source: glibc elf/dl-sort-maps.c:_dl_sort_maps.
-    Differs: dependencies outside `maps` are passed over, where ld.so relies on there being none. The original
-    sort does not single out ld.so's copies in other namespaces.
+    Differs: dependencies outside `maps` are passed over, where ld.so relies on there being none.
     """
     if algorithm == SORT_ORIGINAL:
-        return _sort_original(maps, force_first, for_fini)
+        return _sort_original(maps, force_first, for_fini, stays)
     return _sort_dfs(maps, force_first, for_fini)
 
 
@@ -106,7 +113,7 @@ def _dependencies(map_: SortableMap, use_reldeps: bool) -> Iterator[SortableMap]
         yield from reversed(map_.reldeps)
 
 
-def _sort_original(maps: list[M], force_first: bool, for_fini: bool) -> list[M]:
+def _sort_original(maps: list[M], force_first: bool, for_fini: bool, stays: Container[M]) -> list[M]:
     """The sort of 2.34 and before: move each object behind the last object that depends on it, until nothing moves.
 
     Cycles are cut by counting how often an object stood at the front of the unsorted part: once the next one
@@ -120,7 +127,9 @@ def _sort_original(maps: list[M], force_first: bool, for_fini: bool) -> list[M]:
     while i < count - 1:
         seen[i] += 1
         this = rest[i]
-        k = next((k for k in range(count - 1, i, -1) if _depends(rest[k], this, for_fini)), None)
+        k = None
+        if not (for_fini and this in stays):
+            k = next((k for k in range(count - 1, i, -1) if _depends(rest[k], this, for_fini)), None)
         if k is not None:
             rest.insert(k, rest.pop(i))
             if seen[i + 1] <= count - i:
