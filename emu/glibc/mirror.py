@@ -250,12 +250,10 @@ class Mirror:
 
     def reldeps(self, map_: LinkMap) -> None:
         """Write `l_reldeps` (a count, then the maps)."""
-        count = len(map_.reldeps)
-        words = [count, *(m.address for m in map_.reldeps)]
-        self._put(map_, "l_reldeps", self._array(map_, "reldeps", words) if count else 0)
-        self._put(
-            map_, "l_reldepsmax", self._blocks[map_.address].arrays["reldeps"][1] - 1 if count else 0, 4
-        )
+        listed = map_.reldeps or []
+        words = [len(listed), *(m.address for m in listed)]
+        self._put(map_, "l_reldeps", self._array(map_, "reldeps", words))
+        self._put(map_, "l_reldepsmax", self._blocks[map_.address].arrays["reldeps"][1] - 1, 4)
 
     def searchlist(self, map_: LinkMap) -> None:
         """Write `l_searchlist`, which is also the scope that others refer to."""

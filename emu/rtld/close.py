@@ -119,7 +119,7 @@ def mark(rtld: Rtld, namespace: Namespace) -> dict[LinkMap, Parent | None]:
     while queue:
         map_ = queue.popleft()
         edges = [(needed, "dependency") for needed in (map_.initfini or ())[1:]]
-        edges += [(bound, "relocation") for bound in map_.reldeps]
+        edges += [(bound, "relocation") for bound in map_.reldeps or ()]
         for needed, kind in edges:
             if needed not in kept:
                 kept[needed] = (map_, kind)

@@ -47,14 +47,14 @@ def add_dependency(rtld: Rtld, undef_map: LinkMap, map_: LinkMap, flags: int, sy
     """Let `undef_map`, which has just bound `symbol` to the dlopened object `map_`, keep that object."""
     if map_.type != LT_LOADED or undef_map is map_ or is_nodelete(map_, flags):
         return
-    if map_ in (undef_map.initfini or ()) or map_ in undef_map.reldeps:
+    if map_ in (undef_map.initfini or ()) or map_ in (undef_map.reldeps or ()):
         return
     if map_ not in rtld.namespaces[undef_map.ns].maps:
         return
     if undef_map.type != LT_LOADED:
         mark_nodelete(rtld, map_, flags, "reference", undef_map, symbol)
         return
-    undef_map.reldeps.append(map_)
+    undef_map.reldeps = [*(undef_map.reldeps or ()), map_]
     rtld.mirror.reldeps(undef_map)
     if rtld.bus.dl:
         text = symbol.decode(errors="replace")

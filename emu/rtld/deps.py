@@ -99,7 +99,7 @@ def map_deps(rtld: Rtld, root: LinkMap, preloads: list[LinkMap], mode: int = 0) 
         at = next((i for i in range(at, len(entries)) if not entries[i].done), None)
     known = [entry.map for entry in entries]
     root.searchlist[:] = known
-    if any(map_ in known and map_ is not root for map_ in root.reldeps):
+    if root.reldeps is not None and any(map_ in known and map_ is not root for map_ in root.reldeps):
         root.reldeps = [map_ for map_ in root.reldeps if map_ not in known or map_ is root]
         rtld.mirror.reldeps(root)
     maps = [root, *(map_ for map_ in known if map_ is not root)]

@@ -49,7 +49,8 @@ class LinkMap:
     """One loaded object. Names are glibc's member names without the `l_`; addresses are guest addresses unless they say vaddr.
 
     `address` is where the guest's `struct link_map` mirror lies, 0 until it has one. `searchlist` (the object and what it needs, breadth-first)
-    is empty for one that was loaded only because another needs it. `real` is the map itself, except for the one that stands for ld.so
+    is empty for one that was loaded only because another needs it. `reldeps` is None as long as no look-up ever
+    added one: ld.so's sort tells that from a list that has become empty. `real` is the map itself, except for the one that stands for ld.so
     in a namespace of dlmopen.
     """
 
@@ -83,7 +84,7 @@ class LinkMap:
         self.versions: list[Version | None] = []
         self.searchlist: list[LinkMap] = []
         self.initfini: list[LinkMap] | None = None
-        self.reldeps: list[LinkMap] = []
+        self.reldeps: list[LinkMap] | None = None
         self.local_scope = Scope(self.searchlist, self)
         self.scopes: list[Scope] = []
         self.real = self

@@ -20,7 +20,7 @@ class SortableMap(Protocol):
     """What the sort looks at in a link map.
 
     `initfini` are the dependencies, the map itself first (None: not known yet); `reldeps` those that
-    relocation added; `faked` marks an entry that stands for a missing file, `main_map` the program of an
+    relocation added (None: it never added one); `faked` marks an entry that stands for a missing file, `main_map` the program of an
     `ld.so PROGRAM` command, to which no dependency leads.
     """
 
@@ -29,7 +29,7 @@ class SortableMap(Protocol):
         """Dependencies in DT_NEEDED order, own map first."""
 
     @property
-    def reldeps(self) -> Sequence[SortableMap]:
+    def reldeps(self) -> Sequence[SortableMap] | None:
         """Dependencies recorded by symbol look-up, in the order of their discovery."""
 
     @property
@@ -74,7 +74,7 @@ def _sort_dfs(maps: list[M], force_first: bool, for_fini: bool) -> list[M]:
     `force_first`, as in 2.36.
     """
     result = _reverse_postorder(maps, for_fini)
-    if for_fini and any(m.reldeps for m in result):
+    if for_fini and any(m.reldeps is not None for m in result):
         return _reverse_postorder(result, False)
     if force_first and result and result[0] is not maps[0] and not maps[0].faked:
         result.remove(maps[0])
@@ -110,7 +110,7 @@ def _dependencies(map_: SortableMap, use_reldeps: bool) -> Iterator[SortableMap]
     """
     yield from map_.initfini or ()
     if use_reldeps:
-        yield from reversed(map_.reldeps)
+        yield from reversed(map_.reldeps or ())
 
 
 def _sort_original(maps: list[M], force_first: bool, for_fini: bool, stays: Container[M]) -> list[M]:
@@ -147,6 +147,6 @@ def _depends(map_: SortableMap, other: SortableMap, for_fini: bool) -> bool:
     """
     if any(dependency is other for dependency in map_.initfini or ()):
         return True
-    if not (for_fini and any(dependency is other for dependency in map_.reldeps)):
+    if not (for_fini and any(dependency is other for dependency in map_.reldeps or ())):
         return False
     return not any(dependency is map_ for dependency in other.initfini or ())
