@@ -12,6 +12,8 @@ from tools import fixtures
 from tools.fixtures import Outcome
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tools.fixtures import Run
 
 #: For the native ld.so: choose as for the CPU that is emulated, whatever the host's has more.
@@ -45,6 +47,25 @@ def emu_command(run: Run, *emu_options: str) -> list[str]:
     variables = fixtures.BASE_ENV | run.env
     environment = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
     return [sys.executable, "-m", "emu", "run", "--clean-env", *environment, *emu_options, *run.argv]
+
+
+def emu(*words: str, cwd: Path, stdin: bytes = b"", timeout: float = EMU_TIMEOUT) -> Outcome:
+    """What ``emu WORDS`` left, in ``cwd``; raises subprocess.TimeoutExpired."""
+    done = subprocess.run(
+        [sys.executable, "-m", "emu", *words],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(fixtures.ROOT)},
+        input=stdin,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def compile_c(folder: Path, *words: str) -> None:
+    """Run gcc in ``folder``; raises subprocess.CalledProcessError."""
+    subprocess.run(["gcc", *words], cwd=folder, check=True)
 
 
 def run_emu(run: Run, *emu_options: str, timeout: float = EMU_TIMEOUT) -> Outcome:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _AT_RANDOM, _AT_PLATFORM, _AT_CLKTCK, _AT_PAGESZ, _AT_MINSIGSTKSZ, _AT_HWCAP2 = 25, 15, 17, 6, 51, 26
 _SYS_ARCH_PRCTL, _SYS_SET_TID_ADDRESS, _SYS_SET_ROBUST_LIST, _SYS_RSEQ = 158, 218, 273, 334
 _ARCH_SET_FS = 0x1002
+_RWX = 7
 _RSEQ_SIG = 0x53053053
 _ROBUST_LIST_HEAD_SIZE = 24
 _POINTERS_FOUND = {"_dl_catch_error": b"_dl_catch_error", "_dl_mcount": b"_dl_mcount"}
@@ -72,6 +73,7 @@ class Contract:
         self.mirror: GlobalMirror
         self.stubs: Stubs
         self.errors: Errors = Errors(self)
+        rtld.make_stacks_executable = self.make_stacks_executable
         self.close_callers: dict[int, int] = {}
         self.on_linked: Callable[[], None] = lambda: None
         self.atexit: ThreadAtexit | None = None
@@ -230,6 +232,25 @@ class Contract:
         rtld.started = True
         self.on_linked()
 
+    def make_stacks_executable(self) -> None:
+        """Let code run on every stack, now and later. Source: nptl/nptl-stack.c, elf/dl-execstack.c:_dl_make_stacks_executable."""
+        for area in list(self.space):
+            if area.name == "[stack]":
+                self.space.mprotect(area.start, area.end - area.start, _RWX)
+        if not self.rtld.started:
+            return
+        at = self.mirror.global_address("_dl_stack_flags")
+        self.arena.write_u32(at, self.arena.read_u32(at) | c.PF_X)
+        offsets = self.layout.offsets("pthread")
+        for thread in self.mirror.stacks("_dl_stack_used", "_dl_stack_cache"):
+            start = self.arena.read_u64(thread + offsets["stackblock"]) + self.arena.read_u64(
+                thread + offsets["guardsize"]
+            )
+            end = self.arena.read_u64(thread + offsets["stackblock"]) + self.arena.read_u64(
+                thread + offsets["stackblock_size"]
+            )
+            self.space.mprotect(start, end - start, _RWX)
+
     def close_caller(self) -> int:
         """Return where the running thread called dlclose, 0 if that was not seen (libc's own closes)."""
         return self.close_callers.pop(self.thread_pointer(), 0)
@@ -301,7 +322,7 @@ class Contract:
             self.arena.write(head, struct.pack("<QQ", head, head))
         main = self.rtld.namespaces[0].maps[0]
         flags = next((p.flags for p in main.phdrs if p.type == c.PT_GNU_STACK), 7)
-        self.mirror.set_global("_dl_stack_flags", flags, 4)
+        self.mirror.set_global("_dl_stack_flags", flags | (c.PF_X if self.rtld.executable_stack else 0), 4)
         self.mirror.set_global("_dl_nns", 1)
         self.mirror.set_global("_dl_load_adds", self.rtld.load_adds)
 

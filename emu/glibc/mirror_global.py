@@ -119,8 +119,12 @@ class GlobalMirror(Mirror):
 
     def threads(self) -> Iterator[int]:
         """Yield the thread pointer of every thread that is on libc's lists of stacks. Source: nptl/nptl-stack.c:_dl_init_static_tls."""
+        return self.stacks("_dl_stack_used", "_dl_stack_user")
+
+    def stacks(self, *lists: str) -> Iterator[int]:
+        """Yield the thread descriptors (`struct pthread`) on libc's lists of stacks."""
         offset = self.layout.offset("pthread", "list")
-        for name in ("_dl_stack_used", "_dl_stack_user"):
+        for name in lists:
             head = self.global_address(name)
             node = self.arena.read_u64(head)
             while node != head:

@@ -128,6 +128,10 @@ def map_object(
     except EmuError:
         unmap_object(rtld, map_)
         raise
+    needs_stack = next((bool(p.flags & c.PF_X) for p in phdrs if p.type == c.PT_GNU_STACK), True)
+    if needs_stack and not rtld.executable_stack:
+        rtld.executable_stack = True
+        rtld.make_stacks_executable()
     if map_.dynamic.flags_1 & c.DF_1_NODELETE:
         map_.nodelete_pending = True
         if rtld.bus.dl:

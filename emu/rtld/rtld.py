@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from emu.core.effects import CallGuest, Effect
 from emu.core.errors import EmuError, LoaderError
+from emu.elf import constants as c
 from emu.rtld.address_index import AddressIndex
 from emu.rtld.dependency import RETURN_NEWEST
 from emu.rtld.deps import map_deps, map_named
@@ -167,7 +168,8 @@ class Rtld:
     `started` is true once the program's own code may run: what is loaded from then on can fail without ending the process. Of the services,
     `catching` runs a generator and returns the error that
     ended it, `uncaught` runs one in which ld.so's errors are fatal, `describe_caller` names the place of a call
-    by its return address, `on_unload` is told of an object before it is unmapped, `threads` yields the thread pointers of all threads.
+    by its return address, `make_stacks_executable` is called for the first object
+    that wants to run code there, `on_unload` is told of an object before it is unmapped, `threads` yields the thread pointers of all threads.
     """
 
     def __init__(
@@ -207,6 +209,8 @@ class Rtld:
         self.index = AddressIndex()
         self.started = False
         self.closing = Closing.NO
+        self.executable_stack = False
+        self.make_stacks_executable: Callable[[], None] = lambda: None
         self.locks: dict[str, int] = {}
         self.mutex_lock = self.mutex_unlock = 0
         self.catching: Callable[[Work], Generator[Effect, int, Caught | None]]
@@ -252,6 +256,8 @@ class Rtld:
         except OSError:
             origin = None  # a program that is no file
         main = self.adopt(program, "", LT_EXECUTABLE, "program", origin=origin)
+        stack = next((p for p in main.phdrs if p.type == c.PT_GNU_STACK), None)
+        self.executable_stack = stack is None or bool(stack.flags & c.PF_X)
         base.main = main
         main.searchlist.append(main)
         if vdso is not None:
