@@ -103,6 +103,7 @@ def push(arena: Arena, cpu: Cpu, task: Task, info: SignalInfo, action: Action, m
     values[_RSP], values[_RIP] = frame, action.handler
     values[_RFLAGS] &= ~_DIRECTION_TRAP_RESUME
     cpu.set_gprs(values)
+    cpu.reset_fpu()
 
 
 def pop(arena: Arena, cpu: Cpu, task: Task) -> int:
