@@ -68,6 +68,11 @@ class DeviceFile(OpenFile):
         self.name = inode.name
         self._kernel = kernel
 
+    @property
+    def pollable(self) -> bool:
+        """Whether epoll takes it: of these only the source of random numbers that could block."""
+        return self.name == "random"
+
     def read(self, size: int) -> bytes:
         """Nothing, zeroes or random bytes."""
         match self.name:

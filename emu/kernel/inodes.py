@@ -68,6 +68,9 @@ class Volume(Protocol):
     def stored(self, dev: int, ino: int, data: bytes, offset: int) -> None:
         """Bytes were written to a file: mappings that share it must show them."""
 
+    def resized(self, dev: int, ino: int) -> None:
+        """A file has another length: its mappings end elsewhere."""
+
     def charge(self, size: int) -> None:
         """Account for `size` more bytes of overlay (negative: fewer).
 
@@ -326,6 +329,8 @@ class Regular(Inode):
             self._resize(size)
         meta = self.own()
         meta.mtime = meta.ctime = self.volume.now()
+        st = self.stat()
+        self.volume.resized(st.dev, st.ino)
 
     def sync(self) -> None:
         """Make sure that the bytes are stored (memory has nowhere to go)."""

@@ -99,6 +99,7 @@ class Kernel:
             config.groups,
         )
         self.fs.on_store = space.shared_files.stored
+        self.fs.on_resize = space.file_resized
         self.fds = FdTable(_NOFILE_LIMIT)
         self.program = Program("", None, (), (), b"", 0)
         self.brk_start = self.brk = 0

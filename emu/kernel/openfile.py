@@ -14,6 +14,7 @@ from emu.kernel.inodes import Inode, Regular, Stat, fail
 
 if TYPE_CHECKING:
     from emu.kernel.directory import Directory
+    from emu.kernel.epoll import Interest
     from emu.kernel.kernel import Kernel
 
 
@@ -42,6 +43,11 @@ class OpenFile:
     def writable(self) -> bool:
         """Whether the access mode allows writing."""
         return self.flags & (abi.O_ACCMODE | abi.O_PATH) in (abi.O_WRONLY, abi.O_RDWR)
+
+    @property
+    def pollable(self) -> bool:
+        """Whether there is anything to wait for: epoll refuses files that are always ready."""
+        return not self.seekable
 
     def stat(self) -> Stat:
         """Return the attributes (fstat)."""
@@ -81,9 +87,9 @@ class OpenFile:
         """Return the POLL* conditions that hold now."""
         return abi.POLLIN | abi.POLLOUT | abi.POLLRDNORM | abi.POLLWRNORM
 
-    def activity(self) -> int:
-        """Return a count of what has arrived or been taken, where it is known: an edge for EPOLLET."""
-        return 0
+    def watchers(self) -> list[Interest] | None:
+        """Return the list of epoll interests that this file wakes when something happens, None where it does not know."""
+        return None
 
     def host_wait(self) -> int | None:
         """Return the host descriptor that becomes ready when this file does, None if the host plays no
@@ -181,8 +187,12 @@ class RegularFile(SeekableFile):
             raise fail(errno.EPERM)
         if not data:
             return 0
+        grows = offset + len(data) > self.size()
         self.file.volume.stored(self.dev, self.ino, data, offset)
-        return self.file.write_at(data, offset)
+        done = self.file.write_at(data, offset)
+        if grows:
+            self.file.volume.resized(self.dev, self.ino)
+        return done
 
     def truncate(self, size: int) -> None:
         """Set the length, unless a seal forbids it."""

@@ -123,6 +123,8 @@ class HostRegular(Regular):
     def truncate(self, size: int) -> None:
         """Set the length on the host."""
         os.ftruncate(self.writer(), size)
+        st = self.stat()
+        self.volume.resized(st.dev, st.ino)
 
     def sync(self) -> None:
         """Store the host's file."""

@@ -14,24 +14,76 @@ from emu.kernel.openfile import OpenFile
 from emu.kernel.timers import Timer
 
 if TYPE_CHECKING:
+    from emu.kernel.epoll import Interest
     from emu.kernel.kernel import Kernel
 
 _FIONREAD = 0x541B
-_PIPE_BUF = 4096
 _COUNTER_MAX = 0xFFFF_FFFF_FFFF_FFFE
 DEFAULT_CAPACITY = 1 << 16
+_CLOSED = abi.POLLIN | abi.POLLOUT | abi.POLLRDNORM | abi.POLLWRNORM | abi.POLLERR | abi.POLLHUP
+
+
+def wake(watchers: list[Interest], events: int) -> None:
+    """Tell the epoll interests in a file that conditions have come about, the last comer first."""
+    for interest in reversed(watchers):
+        interest.wake(events)
 
 
 class Pipe:
-    """The bytes between two ends, and how many descriptions each end has."""
+    """The bytes between two ends, and how many descriptions each end has.
 
-    __slots__ = ("capacity", "data", "puts", "readers", "stat", "takes", "writers")
+    As in Linux the bytes lie in pages, each filled by one write and topped up by later ones only as far as a whole rest fits; `capacity`
+    counts pages. Source: Linux fs/pipe.c:pipe_write.
+    """
+
+    __slots__ = ("capacity", "pages", "reader_watchers", "readers", "stat", "writer_watchers", "writers")
 
     def __init__(self, stat: Stat) -> None:
-        self.data = bytearray()
+        self.pages: list[_Page] = []
         self.capacity = DEFAULT_CAPACITY
-        self.readers = self.writers = self.puts = self.takes = 0
+        self.readers = self.writers = 0
+        self.reader_watchers: list[Interest] = []
+        self.writer_watchers: list[Interest] = []
         self.stat = stat
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait."""
+        return sum(len(page.data) - page.start for page in self.pages)
+
+    def put(self, data: bytes) -> int:
+        """Store as many bytes as there is room for; return how many."""
+        done = 0
+        rest = len(data) % abi.PAGE_SIZE
+        if rest and self.pages and len(self.pages[-1].data) + rest <= abi.PAGE_SIZE:
+            self.pages[-1].data += data[:rest]
+            done = rest
+        while done < len(data) and len(self.pages) < self.capacity // abi.PAGE_SIZE:
+            self.pages.append(_Page(bytearray(data[done : done + abi.PAGE_SIZE])))
+            done += len(self.pages[-1].data)
+        return done
+
+    def take(self, size: int) -> bytes:
+        """Return up to `size` bytes."""
+        taken = bytearray()
+        while self.pages and len(taken) < size:
+            page = self.pages[0]
+            piece = page.data[page.start : page.start + size - len(taken)]
+            taken += piece
+            page.start += len(piece)
+            if page.start == len(page.data):
+                del self.pages[0]
+        return bytes(taken)
+
+
+class _Page:
+    """One page of a pipe: the bytes from `start` on are still there."""
+
+    __slots__ = ("data", "start")
+
+    def __init__(self, data: bytearray) -> None:
+        self.data = data
+        self.start = 0
 
 
 class PipeEnd(OpenFile):
@@ -53,14 +105,15 @@ class PipeEnd(OpenFile):
 
     def read(self, size: int) -> bytes:
         """Take bytes out; empty when no writer is left, EAGAIN while one is."""
-        data = self.pipe.data
-        if not data and size:
-            if self.pipe.writers:
+        pipe = self.pipe
+        if not pipe.pages and size:
+            if pipe.writers:
                 raise fail(errno.EAGAIN)
             return b""
-        taken = bytes(data[:size])
-        del data[:size]
-        self.pipe.takes += 1
+        was_full = len(pipe.pages) * abi.PAGE_SIZE >= pipe.capacity
+        taken = pipe.take(size)
+        if was_full:  # only then a writer could have waited
+            wake(pipe.writer_watchers, abi.POLLOUT | abi.POLLWRNORM)
         return taken
 
     def write(self, data: bytes) -> int:
@@ -68,30 +121,29 @@ class PipeEnd(OpenFile):
         pipe = self.pipe
         if not pipe.readers:
             raise fail(errno.EPIPE)
-        room = pipe.capacity - len(pipe.data)
-        if data and (room <= 0 or room < len(data) <= _PIPE_BUF):
+        done = pipe.put(data)
+        if data and not done:
             raise fail(errno.EAGAIN)
-        pipe.data += data[:room]
-        pipe.puts += 1
-        return min(room, len(data))
+        wake(pipe.reader_watchers, abi.POLLIN | abi.POLLRDNORM)
+        return done
 
-    def activity(self) -> int:
-        """Return how often the other end has acted."""
-        return self.pipe.puts if self.readable else self.pipe.takes
+    def watchers(self) -> list[Interest]:
+        """Return the epoll interests in this end."""
+        return self.pipe.reader_watchers if self.readable else self.pipe.writer_watchers
 
     def poll(self) -> int:
         """Return what holds for this end."""
         pipe = self.pipe
         if self.readable:
-            return (abi.POLLIN | abi.POLLRDNORM if pipe.data else 0) | (0 if pipe.writers else abi.POLLHUP)
-        free = pipe.capacity - len(pipe.data) >= _PIPE_BUF
+            return (abi.POLLIN | abi.POLLRDNORM if pipe.pages else 0) | (0 if pipe.writers else abi.POLLHUP)
+        free = len(pipe.pages) * abi.PAGE_SIZE < pipe.capacity
         return (abi.POLLOUT | abi.POLLWRNORM if free else 0) | (0 if pipe.readers else abi.POLLERR)
 
     def ioctl(self, kernel: Kernel, request: int, argument: int) -> int:
         """Tell how many bytes wait (FIONREAD)."""
         if request != _FIONREAD:
             raise fail(errno.ENOTTY)
-        kernel.arena.copy_out(argument, len(self.pipe.data).to_bytes(4, "little"))
+        kernel.arena.copy_out(argument, self.pipe.size.to_bytes(4, "little"))
         return 0
 
     def closed(self) -> None:
@@ -100,6 +152,9 @@ class PipeEnd(OpenFile):
             self.pipe.readers -= 1
         else:
             self.pipe.writers -= 1
+        if not self.pipe.readers or not self.pipe.writers:
+            for watchers in (self.pipe.reader_watchers, self.pipe.writer_watchers):
+                wake(watchers, _CLOSED)
 
 
 def anonymous_stat(kernel: Kernel, mode: int) -> Stat:
@@ -117,13 +172,13 @@ def make_pipe(kernel: Kernel, flags: int) -> tuple[PipeEnd, PipeEnd]:
 class EventFile(OpenFile):
     """An eventfd: a counter that writes add to and a read takes (or decrements, with EFD_SEMAPHORE)."""
 
-    __slots__ = ("_activity", "_stat", "count", "semaphore")
+    __slots__ = ("_stat", "_watchers", "count", "semaphore")
 
     def __init__(self, kernel: Kernel, count: int, semaphore: bool, flags: int) -> None:
         super().__init__("anon_inode:[eventfd]", abi.O_RDWR | flags)
         self.count = count
         self.semaphore = semaphore
-        self._activity = 0
+        self._watchers: list[Interest] = []
         self._stat = anonymous_stat(kernel, 0o600)
 
     def stat(self) -> Stat:
@@ -138,6 +193,7 @@ class EventFile(OpenFile):
             raise fail(errno.EAGAIN)
         taken = 1 if self.semaphore else self.count
         self.count -= taken
+        wake(self._watchers, abi.POLLOUT)
         return taken.to_bytes(8, "little")
 
     def write(self, data: bytes) -> int:
@@ -150,12 +206,12 @@ class EventFile(OpenFile):
         if self.count + added > _COUNTER_MAX:
             raise fail(errno.EAGAIN)
         self.count += added
-        self._activity += 1
+        wake(self._watchers, abi.POLLIN)
         return 8
 
-    def activity(self) -> int:
-        """Return the number of writes so far."""
-        return self._activity
+    def watchers(self) -> list[Interest]:
+        """Return the epoll interests in the counter."""
+        return self._watchers
 
     def poll(self) -> int:
         """Readable with a count, writable with room for one."""

@@ -86,23 +86,21 @@ def push(arena: Arena, cpu: Cpu, task: Task, info: SignalInfo, action: Action, m
     frame = ((fpstate - _FRAME_SIZE) & -16) - 8
     if nested and frame < stack.sp:
         arena.copy_out(0, b"\0")  # an overflow of the alternate stack faults
-    ss_flags = stack.flags & abi.SS_AUTODISARM | (
-        abi.SS_DISABLE if not stack.size else abi.SS_ONSTACK if nested else 0
-    )
     context = _UCONTEXT.pack(
-        _UC_FLAGS, 0, stack.sp, _signed32(ss_flags), 0, stack.size, *(values[i] for i in _INDEXES), _USER_CS,
+        _UC_FLAGS, 0, stack.sp, _signed32(stack.flags), 0, stack.size, *(values[i] for i in _INDEXES), _USER_CS,
         0, 0, _USER_SS, info.error_code, info.trapno, mask, info.address if info.trapno == 14 else 0, fpstate,
         mask,
     )  # fmt: skip
     arena.copy_out(fpstate, cpu.fxsave())
     arena.copy_out(frame, action.restorer.to_bytes(8, "little") + context + pack_siginfo(info))
     if stack.flags & abi.SS_AUTODISARM and stack.size:
-        task.altstack = AltStack()
+        task.altstack = AltStack(0, abi.SS_DISABLE)
     values[_RAX], values[_RDI] = 0, info.signo
     values[_RSI], values[_RDX] = frame + 8 + _UCONTEXT.size, frame + 8
     values[_RSP], values[_RIP] = frame, action.handler
     values[_RFLAGS] &= ~_DIRECTION_TRAP_RESUME
     cpu.set_gprs(values)
+    cpu.reset_fpu()
 
 
 def pop(arena: Arena, cpu: Cpu, task: Task) -> int:
@@ -124,9 +122,9 @@ def pop(arena: Arena, cpu: Cpu, task: Task) -> int:
     cpu.set_gprs(values)
     flags = ss_flags & abi.U32
     if flags & abi.SS_DISABLE:
-        task.altstack = AltStack()
+        task.altstack = AltStack(0, flags)
     elif size >= abi.MINSIGSTKSZ:
-        task.altstack = AltStack(sp, flags & abi.SS_AUTODISARM, size)
+        task.altstack = AltStack(sp, flags, size)
     restored: int = mask
     return restored
 

@@ -240,6 +240,6 @@ class Signals:
         if not action.flags & abi.SA_NODEFER:
             mask |= bit(info.signo)
         if action.flags & abi.SA_RESETHAND:
-            self.actions[info.signo] = _DEFAULT._replace(flags=action.flags & ~abi.SA_RESETHAND)
+            self.actions[info.signo] = action._replace(handler=abi.SIG_DFL)
         self.set_mask(task, mask)
         return True

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.kernel.abi import SS_DISABLE
-
 if TYPE_CHECKING:
     from emu.kernel.signals import SignalInfo
 
 
 class AltStack(NamedTuple):
-    """An alternate signal stack (sigaltstack): base, SS_* flags, size in bytes."""
+    """An alternate signal stack (sigaltstack): base, SS_* flags as they were given, size in bytes (0: none)."""
 
     sp: int = 0
-    flags: int = SS_DISABLE
+    flags: int = 0
     size: int = 0
 
 

@@ -42,6 +42,7 @@ class FileSystem:
         groups: tuple[int, ...] = (),
     ) -> None:
         self.on_store: Callable[[int, int, bytes, int], None] = lambda dev, ino, data, offset: None
+        self.on_resize: Callable[[int, int], None] = lambda dev, ino: None
         self.uid, self.gid, self.groups = uid, gid, groups
         self.now = now
         self.charge = charge_memory
@@ -61,6 +62,10 @@ class FileSystem:
     def stored(self, dev: int, ino: int, data: bytes, offset: int) -> None:
         """Tell whoever keeps shared mappings of the file (see `on_store`)."""
         self.on_store(dev, ino, data, offset)
+
+    def resized(self, dev: int, ino: int) -> None:
+        """Tell whoever keeps mappings of the file (see `on_resize`)."""
+        self.on_resize(dev, ino)
 
     def new_ino(self) -> int:
         """Return a fresh inode number."""

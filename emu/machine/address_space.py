@@ -53,6 +53,7 @@ class AddressSpace:
         self.shared_files = SharedFiles()
         self._starts: list[int] = []
         self._areas: list[Vma] = []
+        self._files: set[tuple[int, int]] = set()
         self.on_change: Callable[[int, int, bool], None] = lambda start, end, had_exec: None
 
     def __iter__(self) -> Iterator[Vma]:
@@ -144,7 +145,7 @@ class AddressSpace:
             self.total -= stop - start
 
     def mprotect(self, address: int, length: int, prot: int) -> None:
-        """Change the protection of a range that must be mapped throughout."""
+        """Change the protection of a range that must be mapped throughout: it changes up to the first hole, which is ENOMEM."""
         if address & (PAGE_SIZE - 1):
             raise OSError(errno.EINVAL, "mprotect: address not page-aligned")
         end = address + page_up(length)
@@ -154,31 +155,34 @@ class AddressSpace:
             if area.start > at:
                 break
             at = area.end
-        if at < end:
-            raise OSError(errno.ENOMEM, "range not mapped")
         for area in areas:
             start, stop = max(area.start, address), min(area.end, end)
-            if area.prot == prot:
+            if area.prot == prot or start >= at:
                 continue
             self.on_change(start, stop, bool(area.prot & PROT_EXEC))
             middle = self._cut(area, start, stop)
             middle.prot = prot
             self._set_perms(middle)
             self._insert(middle)
+        if at < end:
+            raise OSError(errno.ENOMEM, "range not mapped")
 
     def mremap(self, old: int, old_size: int, new_size: int, flags: int = 0, new_address: int = 0) -> int:
         """Resize or move a mapping; return its address. `flags` are MREMAP_*."""
         if old & (PAGE_SIZE - 1) or new_size <= 0 or flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED):
             raise OSError(errno.EINVAL, "mremap: bad arguments")
         old_size, new_size = page_up(old_size), page_up(new_size)
-        area = self.find(old)
-        if area is None or old_size == 0 or old + old_size > area.end:
-            raise OSError(errno.EFAULT, "mremap: range is not one mapping")
         if flags & MREMAP_FIXED:
             if not flags & MREMAP_MAYMOVE or new_address & (PAGE_SIZE - 1) or physical(new_address) < 0:
                 raise OSError(errno.EINVAL, "mremap: bad new address")
             if new_address < old + old_size and old < new_address + new_size:
                 raise OSError(errno.EINVAL, "mremap: ranges overlap")
+        area = self.find(old)
+        if area is not None and old_size == 0 and not area.shared:
+            raise OSError(errno.EINVAL, "mremap: only a shared mapping can be doubled")
+        if area is None or old_size == 0 or old + old_size > area.end:
+            raise OSError(errno.EFAULT, "mremap: range is not one mapping")
+        if flags & MREMAP_FIXED:
             return self._move(area, old, old_size, new_size, new_address)
         if new_size <= old_size:
             if new_size < old_size:
@@ -213,6 +217,28 @@ class AddressSpace:
         for area in self._areas:
             self._write_back(area, area.start, area.end)
 
+    def file_resized(self, dev: int, ino: int) -> None:
+        """A file has another length: its mappings can be accessed up to there, and what they gain is the file's bytes."""
+        if (dev, ino) not in self._files:
+            return
+        for area in self._areas:
+            backing = area.backing
+            if backing is None or (backing.dev, backing.ino) != (dev, ino):
+                continue
+            self.on_change(area.start, area.end, bool(area.prot & PROT_EXEC))
+            self.shared_files.cut(dev, ino, backing.size())
+            first = physical(area.start) >> 12
+            perms = self.arena.perms[first : first + (area.end - area.start >> 12)]
+            before = area.start + PAGE_SIZE * sum(1 for perm in perms if not perm & BUS)
+            now = self._bus_start(area)
+            if now < before and not area.shared:
+                self._zero(now, before, area.host_mapped)
+            elif now > before:
+                gained = area if area.shared else area.part(before, now)
+                self._fill(gained, backing)
+                area.host_mapped |= gained.host_mapped
+            self._set_perms(area)
+
     def _is_free(self, address: int, length: int) -> bool:
         last = physical(address + length - 1)
         return physical(address) >= 0 and last >= 0 and not self.overlapping(address, address + length)
@@ -226,6 +252,7 @@ class AddressSpace:
     def _enter(self, area: Vma) -> None:
         """Make a new area's bytes and permissions, then let it join its neighbours."""
         if area.backing is not None:
+            self._files.add((area.backing.dev, area.backing.ino))
             self._fill(area, area.backing)
         self.total += area.end - area.start
         self._set_perms(area)

@@ -21,10 +21,18 @@ UC_HOOK_INTR, UC_HOOK_INSN = 1 << 0, 1 << 1
 UC_HOOK_CODE, UC_HOOK_BLOCK = 1 << 2, 1 << 3
 UC_HOOK_EDGE_GENERATED, UC_HOOK_TLB_FILL = 1 << 15, 1 << 17
 UC_MEM_READ, UC_MEM_WRITE, UC_MEM_FETCH = 16, 17, 18
-INS_CPUID, INS_IN, INS_OUT, INS_RDTSC, INS_RDTSCP, INS_SYSCALL = 113, 218, 500, 608, 609, 699
+INS_CPUID, INS_RDTSC, INS_RDTSCP, INS_SYSCALL = 113, 608, 609, 699
 _CTL_TB_REMOVE, _CTL_TB_FLUSH, _CTL_TLB_FLUSH, _CTL_TLB_TYPE = 9, 10, 11, 12
 _IO_WRITE = 1
+_REG_MSR = 248
+_CONTEXT_HEAD = 40
 VERSION = (2, 1, 4)
+
+
+class Msr(ctypes.Structure):
+    """uc_x86_msr: a model-specific register."""
+
+    _fields_ = (("number", c_uint32), ("value", c_uint64))
 
 
 class TlbEntry(ctypes.Structure):
@@ -43,8 +51,6 @@ TLB_FILL = CFUNCTYPE(c_bool, c_void_p, c_uint64, c_int, POINTER(TlbEntry), c_voi
 EDGE_GENERATED = CFUNCTYPE(None, c_void_p, POINTER(TranslationBlock), c_void_p, c_void_p)
 INSN_SYSCALL = CFUNCTYPE(None, c_void_p, c_void_p)
 INSN_BOOL = CFUNCTYPE(c_int, c_void_p, c_void_p)
-INSN_IN = CFUNCTYPE(c_uint32, c_void_p, c_uint32, c_int, c_void_p)
-INSN_OUT = CFUNCTYPE(None, c_void_p, c_uint32, c_int, c_uint32, c_void_p)
 INTR = CFUNCTYPE(None, c_void_p, c_uint32, c_void_p)
 BLOCK = CODE = CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
 
@@ -104,6 +110,18 @@ class Unicorn:
     def map_host_memory(self, physical: int, size: int, host: int) -> None:
         """Make `size` bytes at the host address `host` the guest's physical memory at `physical`."""
         self._check(self._lib.uc_mem_map_ptr(self.handle, physical, size, 7, host), "uc_mem_map_ptr")
+
+    def jump(self, rip: int, address: int) -> None:
+        """Store the program counter (register number `rip`): unlike a batch, this makes a running engine go on there."""
+        value = c_uint64(address)
+        self._check(self._lib.uc_reg_write(self.handle, c_int(rip), ctypes.byref(value)), "uc_reg_write(RIP)")
+
+    def write_msr(self, number: int, value: int) -> None:
+        """Store a model-specific register."""
+        msr = Msr(number, value)
+        self._check(
+            self._lib.uc_reg_write(self.handle, c_int(_REG_MSR), ctypes.byref(msr)), "uc_reg_write(MSR)"
+        )
 
     def _ctl(self, control: int, *args: object) -> None:
         code = c_uint32(_IO_WRITE << 30 | len(args) << 26 | control)
@@ -170,6 +188,12 @@ class Unicorn:
     def context_restore(self, context: c_void_p) -> None:
         """Load all registers from `context`."""
         self._check(self._lib.uc_context_restore(self.handle, context), "uc_context_restore")
+
+    def context_view(self, context: c_void_p) -> memoryview:
+        """Return the CPU's state in a saved context, to read and to change (`struct uc_context`: a size, then after a head the state)."""
+        assert context.value is not None
+        size = c_size_t.from_address(context.value).value
+        return memoryview((ctypes.c_char * size).from_address(context.value + _CONTEXT_HEAD)).cast("B")
 
     def context_free(self, context: c_void_p) -> None:
         """Release `context`."""

@@ -3,8 +3,8 @@
 A trap is a `syscall` instruction. The handler given to `run` is called inside Unicorn's hook with the registers read in one batch; what
 it does to the registers is what the guest goes on with, so most traps never leave Unicorn. Nothing ever runs guest code from inside a hook.
 
-Unicorn executes at ring 0 and knows VEX.128 only as its destructive SSE form: each newly translated block is scanned (once, not each
-time that it runs) for instructions that would run wrong, see `emu.machine.scan`.
+Unicorn runs some instructions wrong, VEX.128 as its destructive SSE form for one: each newly translated block is scanned (once, not each
+time that it runs) for them, see `emu.machine.scan` and `emu.machine.special`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from emu.machine import binding, regs
 from emu.machine.arena import BUS, PROT_EXEC, PROT_READ, PROT_WRITE, Arena, physical
 from emu.machine.binding import RegisterBatch, TlbEntry, Unicorn
-from emu.machine.scan import BadInstruction, find_bad_instruction
-from emu.machine.xstate import load_fxsave, store_fxsave
+from emu.machine.ring3 import HiddenState, enter_ring3
+from emu.machine.special import Specials
+from emu.machine.xstate import INITIAL_FXSAVE, load_fxsave, store_fxsave
 
 _FETCH, _WRITE = binding.UC_MEM_FETCH, binding.UC_MEM_WRITE
 _FIRST_FLUSH = 2000
@@ -41,14 +42,21 @@ class PageFault(NamedTuple):
 
 
 class CpuException(NamedTuple):
-    """The guest raised exception `vector` (0 divide error, 3 breakpoint, 4 overflow, 6 invalid opcode, 13 protection, 16/19 floating point)."""
+    """The guest raised exception `vector` (0 divide error, 3 breakpoint, 4 overflow, 6 invalid opcode, 13 protection, 16/19 floating point).
+
+    `error` is the error code that the CPU gives with it.
+    """
 
     vector: int
+    error: int = 0
 
 
 class Stopped(NamedTuple):
     """The run ended because `Cpu.stop` was called."""
 
+
+_CONTRIBUTORY = frozenset((0, 10, 11, 12, 13))
+"""Exceptions that Unicorn keeps as being in flight for ever: the next one would become a double fault."""
 
 Outcome = PageFault | CpuException | Stopped
 TrapHandler = Callable[[], None]
@@ -65,6 +73,10 @@ class Context:
 
     def __del__(self) -> None:
         self._engine.context_free(self.handle)
+
+    def state(self) -> memoryview:
+        """Return the CPU's whole state as Unicorn keeps it, to read and to change."""
+        return self._engine.context_view(self.handle)
 
 
 class Cpu:
@@ -87,7 +99,7 @@ class Cpu:
         self.read_tsc: Callable[[], int] = lambda: 0
         self.pending: BaseException | None = None
         self._fault: tuple[int, int] | None = None
-        self._vector: int | None = None
+        self._exception: CpuException | None = None
         self._stop = False
         self._force_fetch = False
         self.tlb_misses = 0
@@ -95,8 +107,12 @@ class Cpu:
         self._want_flush = self._want_retranslation = False
         self.blocks = self._blocks_at_flush = 0
         self._block_hook: Any = None
+        self._specials = Specials(self)
         self._install_hooks()
+        self.hidden: HiddenState | None = None
         self.reset_fpu()
+        self.hidden = enter_ring3(self)
+        self.blocks = self.tlb_misses = 0
 
     def _no_handler(self) -> None:
         raise RuntimeError("no trap handler")
@@ -145,18 +161,19 @@ class Cpu:
         self._all.write()
 
     def reset_fpu(self) -> None:
-        """Give x87 and SSE the state in which Linux starts a program (Unicorn's reset values are the kernel's)."""
-        self.set(regs.MXCSR, 0x1F80)
-        self.set(regs.FPCW, 0x37F)
-        self.set(regs.FPSW, 0)
-        self.set(regs.FPTAG, 0xFFFF)
+        """Give x87 and SSE the state in which Linux starts a program and each signal handler."""
+        self.fxrstor(INITIAL_FXSAVE)
 
     def fxsave(self) -> bytes:
         """Return the x87 and SSE state as a 512-byte FXSAVE64 image."""
+        if self.hidden is not None:
+            self.hidden.gather_sse_flags()
         return store_fxsave(self.engine)
 
     def fxrstor(self, image: bytes) -> None:
         """Load the x87 and SSE state from a 512-byte FXSAVE64 image."""
+        if self.hidden is not None:
+            self.hidden.clear_sse_flags()
         load_fxsave(self.engine, image)
 
     def save(self) -> Context:
@@ -177,15 +194,22 @@ class Cpu:
         On return RIP is where the guest would go on. Raises UnsupportedError for an instruction that cannot run right.
         """
         while True:
-            self._fault = self._vector = None
+            self._fault = self._exception = None
             self._stop = False
             error = self.engine.emu_start(self.engine.handle, address, 0, 0, 0)
             self.in_trap = False
             if self.pending is not None:
                 pending, self.pending = self.pending, None
                 raise pending
-            if self._vector is not None:
-                return CpuException(self._vector)
+            if self._exception is not None:
+                if self.hidden is not None and self._exception.vector in _CONTRIBUTORY:
+                    self.hidden.forget_exception()
+                return self._exception
+            if self._specials.waiting:
+                self._specials.plant()
+                if not self._stop:
+                    address = self.get(regs.RIP)
+                    continue
             if error == binding.UC_ERR_INSN_INVALID:
                 return CpuException(6)
             if error and self._fault is not None:
@@ -208,7 +232,7 @@ class Cpu:
                     continue
             if self._stop:
                 return Stopped()
-            return CpuException(13)  # hlt: a privileged instruction, where user code gets #GP
+            raise RuntimeError(f"unicorn stopped at {self.get(regs.RIP):#x} for no reason")
 
     def stop(self) -> None:
         """Make `run` return as soon as possible; may be called from another host thread."""
@@ -260,10 +284,14 @@ class Cpu:
 
         Must be set before that code first runs. The callback may read registers and memory, not change them.
         """
+        self.hook_address(address, lambda _address: callback())
 
-        def hook(_uc: int, _address: int, _size: int, _data: int) -> None:
+    def hook_address(self, address: int, callback: Callable[[int], None]) -> None:
+        """Call `callback` with `address` before the instruction there runs; blocks already translated do not know of it."""
+
+        def hook(_uc: int, address: int, _size: int, _data: int) -> None:
             try:
-                callback()
+                callback(address)
             except BaseException as error:
                 self._abandon(error)
 
@@ -280,8 +308,6 @@ class Cpu:
         engine.hook(binding.UC_HOOK_INSN, binding.INSN_BOOL(self._on_rdtsc), instruction=binding.INS_RDTSC)
         engine.hook(binding.UC_HOOK_INSN, binding.INSN_BOOL(self._on_rdtscp), instruction=binding.INS_RDTSCP)
         engine.hook(binding.UC_HOOK_INSN, binding.INSN_BOOL(self._on_cpuid), instruction=binding.INS_CPUID)
-        engine.hook(binding.UC_HOOK_INSN, binding.INSN_IN(self._on_in), instruction=binding.INS_IN)
-        engine.hook(binding.UC_HOOK_INSN, binding.INSN_OUT(self._on_out), instruction=binding.INS_OUT)
         engine.hook(binding.UC_HOOK_INTR, binding.INTR(self._on_exception))
         engine.hook(binding.UC_HOOK_EDGE_GENERATED, binding.EDGE_GENERATED(self._on_block))
 
@@ -353,39 +379,24 @@ class Cpu:
             self._raw_set(register, value)
         return 1
 
-    def _on_in(self, _uc: int, _port: int, _size: int, _data: int) -> int:
-        self._vector = 13
-        self.engine.stop()
-        return 0
-
-    def _on_out(self, _uc: int, _port: int, _size: int, _value: int, _data: int) -> None:
-        self._vector = 13
-        self.engine.stop()
-
     def _on_exception(self, _uc: int, vector: int, _data: int) -> None:
-        self._vector = vector
-        self.engine.stop()
+        self.raise_exception(vector, 0)
 
     def _on_block(
         self, _uc: int, block: ctypes._Pointer[binding.TranslationBlock], _previous: int, _data: int
     ) -> None:
         current = block[0]
-        address: int = current.pc
-        start = physical(address)
         self.blocks += 1
-        bad = find_bad_instruction(self.arena.mapping[start : start + current.size])
-        if bad is not None:
-            self._abandon(bad_instruction(address, bad))
+        if self._specials.look(current.pc, current.size):
+            self.engine.stop()
 
+    # -- for special instructions, inside their hooks ---------------------------------------------------------------
 
-def bad_instruction(address: int, bad: BadInstruction) -> BaseException:
-    """Return the error for an instruction that cannot run right, for the runner to complete with object and function."""
-    return InstructionError(address + bad.offset, bad.name, bad.why)
+    def raise_exception(self, vector: int, error: int) -> None:
+        """End the run with an exception at the instruction that is about to run."""
+        self._exception = CpuException(vector, error)
+        self.engine.stop()
 
-
-class InstructionError(Exception):
-    """An instruction that the machine cannot execute rightly, at `address`."""
-
-    def __init__(self, address: int, name: str, why: str) -> None:
-        super().__init__(f"{name} at {address:#x}: {why}")
-        self.address, self.name, self.why = address, name, why
+    def jump(self, address: int) -> None:
+        """Go on at `address` in place of the instruction that is about to run."""
+        self.engine.jump(regs.RIP, address)

@@ -1,7 +1,8 @@
 """Finds, in a block of code about to run, instructions that Unicorn would execute wrongly without a word.
 
-Unicorn 2.1.4 runs VEX.128 as its destructive SSE form and takes the host's random numbers for RDRAND. A byte search clears most
-blocks in half a microsecond; only a block that holds a suspicious byte is walked instruction by instruction.
+Unicorn 2.1.4 runs VEX.128 as its destructive SSE form, takes the host's random numbers for RDRAND, allows port I/O and any `int N` to
+user code, has only a double's precision for the x87's transcendental functions, and keeps SSE's exception flags out of MXCSR. A byte
+search clears most blocks in half a microsecond; only a block that holds a suspicious byte is walked instruction by instruction.
 
 Source: Intel SDM volume 2, appendix A (opcode maps), 2.3 (VEX), 2.7 (EVEX).
 """
@@ -11,7 +12,13 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_suspicious = re.compile(rb"[\x62\xc4\xc5]|\x0f\xc7[\xf0-\xff]").search
+REFUSED, PROTECTED, X87, STORES_MXCSR, LOADS_MXCSR = range(5)
+"""What to do at an instruction: end the run with an error; #GP; have the host's CPU compute; give MXCSR its flags; clear them."""
+
+_suspicious = re.compile(
+    rb"[\x62\xc4\xc5\x6c-\x6f\xe4-\xe7\xec-\xef\xcd]"
+    rb"|\x0f(?:\xc7[\xf0-\xff]|[\x00\x01\x34]|\xae[\x00-\x1f\x40-\x5f\x80-\x9f])|\xd9[\xf0-\xff]"
+).search
 
 _MODRM, _IMM8, _IMM16, _IMMZ, _IMMV, _MOFFS, _GROUP3, _WORD = 1, 2, 4, 8, 16, 32, 64, 128
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
@@ -19,12 +26,27 @@ _VEX_GENERAL = {2: frozenset((0xF2, 0xF3, 0xF5, 0xF6, 0xF7)), 3: frozenset((0xF0
 """BMI1 and BMI2 on general registers: VEX-coded, announced by CPUID, and right in Unicorn."""
 
 
-class BadInstruction(NamedTuple):
-    """An instruction `offset` bytes into the block, its name for people, and why it cannot run."""
+_PORTS = frozenset((*range(0x6C, 0x70), *range(0xE4, 0xE8), *range(0xEC, 0xF0)))
+_SOFT_INTERRUPTS = frozenset((3, 4))
+"""The interrupt vectors that Linux lets user code call; 0x80 is the third."""
+_X87 = frozenset((*range(0xF0, 0xF6), 0xF8, 0xF9, 0xFB, 0xFD, 0xFE, 0xFF))
+"""Second byte, after D9, of F2XM1 FYL2X FPTAN FPATAN FXTRACT FPREM1 FPREM FYL2XP1 FSINCOS FSCALE FSIN FCOS."""
+_TABLES = {0x00: {0: "SLDT", 1: "STR"}, 0x01: {0: "SGDT", 1: "SIDT", 4: "SMSW"}}
+"""Group 6 and 7 instructions that tell of the kernel's tables."""
+
+
+class Special(NamedTuple):
+    """An instruction `offset` bytes into the block that must not simply be executed, and its length (0 if it is refused).
+
+    For people: its name, and why it cannot run. `error` is the error code of its #GP.
+    """
 
     offset: int
-    name: str
-    why: str
+    size: int
+    action: int
+    name: str = ""
+    why: str = ""
+    error: int = 0
 
 
 def _one_byte_map() -> bytes:
@@ -76,12 +98,13 @@ def _two_byte_map() -> bytes:
 _ONE, _TWO = _one_byte_map(), _two_byte_map()
 
 
-def find_bad_instruction(code: bytes) -> BadInstruction | None:
-    """Return the first instruction of the block `code` that must not be executed, or None."""
-    return _walk(code) if _suspicious(code) else None
+def find_special(code: bytes) -> list[Special]:
+    """Return the instructions of the block `code` that need care, up to the first that is refused."""
+    return _walk(code) if _suspicious(code) else []
 
 
-def _walk(code: bytes) -> BadInstruction | None:
+def _walk(code: bytes) -> list[Special]:
+    found: list[Special] = []
     at, size = 0, len(code)
     while at < size:
         start = at
@@ -94,35 +117,69 @@ def _walk(code: bytes) -> BadInstruction | None:
         if at < size and code[at] & 0xF0 == 0x40:
             wide = bool(code[at] & 8)
             at += 1
-        if at + 1 >= size:
-            return None
+        if at >= size:
+            break
         opcode = code[at]
         at += 1
+        following = code[at] if at < size else 0
+        special: Special | None = None
         if opcode == 0x62:
-            return BadInstruction(start, "an EVEX (AVX-512) instruction", "AVX-512 is not emulated")
-        if opcode in (0xC4, 0xC5):
+            special = Special(start, 0, REFUSED, "an EVEX (AVX-512) instruction", "AVX-512 is not emulated")
+        elif opcode in (0xC4, 0xC5):
             if at + (1 if opcode == 0xC5 else 2) >= size:
-                return None
+                break
             mapping, opcode, at = (
                 (1, code[at + 1], at + 2) if opcode == 0xC5 else (code[at] & 31, code[at + 2], at + 3)
             )
             if opcode not in _VEX_GENERAL.get(mapping, ()):
-                return BadInstruction(start, "a VEX (AVX) instruction", "AVX is not emulated")
+                special = Special(start, 0, REFUSED, "a VEX (AVX) instruction", "AVX is not emulated")
             layout = _MODRM | (_IMM8 if mapping == 3 else 0)
         elif opcode != 0x0F:
             layout = _ONE[opcode]
+            special = _one_byte(start, opcode, following)
         else:
-            opcode = code[at]
+            opcode = following
             at += 1
             if opcode in (0x38, 0x3A):
                 layout = _MODRM | (_IMM8 if opcode == 0x3A else 0)
                 at += 1
             else:
                 layout = _TWO[opcode]
-                if opcode == 0xC7 and at < size and code[at] >= 0xF0 and not operand16:
-                    name = "RDRAND" if code[at] < 0xF8 else "RDSEED"
-                    return BadInstruction(start, name, "the host's random numbers are not given to the guest")
+                if at < size or opcode == 0x34:
+                    special = _two_byte(start, opcode, code[at] if at < size else 0, operand16)
+        if special is not None and special.action == REFUSED:
+            found.append(special)
+            break
         at = _operands(code, at, layout, operand16, address32, wide)
+        if special is not None:
+            found.append(special._replace(size=at - start))
+    return found
+
+
+def _one_byte(start: int, opcode: int, following: int) -> Special | None:
+    if opcode == 0xD9 and following in _X87:
+        return Special(start, 0, X87)
+    if opcode in _PORTS:
+        return Special(start, 0, PROTECTED)
+    if opcode == 0xCD and following not in _SOFT_INTERRUPTS:
+        if following == 0x80:
+            return Special(start, 0, REFUSED, "int $0x80", "32-bit system calls are not emulated")
+        return Special(start, 0, PROTECTED, error=following * 8 + 2)
+    return None
+
+
+def _two_byte(start: int, opcode: int, modrm: int, operand16: bool) -> Special | None:
+    register = modrm >> 3 & 7
+    if opcode == 0xC7 and modrm >= 0xF0 and not operand16:
+        name = "RDRAND" if modrm < 0xF8 else "RDSEED"
+        return Special(start, 0, REFUSED, name, "the host's random numbers are not given to the guest")
+    if opcode == 0x34:
+        return Special(start, 0, REFUSED, "SYSENTER", "32-bit system calls are not emulated")
+    if opcode in _TABLES and register in _TABLES[opcode] and (opcode == 0 or modrm < 0xC0 or register == 4):
+        name = _TABLES[opcode][register]
+        return Special(start, 0, REFUSED, name, "what it tells is the host kernel's affair")
+    if opcode == 0xAE and modrm < 0xC0 and register < 4:
+        return Special(start, 0, LOADS_MXCSR if register in (1, 2) else STORES_MXCSR)
     return None
 
 

@@ -49,3 +49,11 @@ class SharedFiles:
         descriptor = self.find(dev, ino)
         if descriptor is not None:
             os.pwrite(descriptor, data[: max(os.fstat(descriptor).st_size - offset, 0)], offset)
+
+    def cut(self, dev: int, ino: int, size: int) -> None:
+        """Make zeroes of what lies past the end of a file: should it grow again, they are its new bytes."""
+        descriptor = self.find(dev, ino)
+        if descriptor is not None:
+            beyond = os.fstat(descriptor).st_size - size
+            if beyond > 0:
+                os.pwrite(descriptor, bytes(beyond), size)

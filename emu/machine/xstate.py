@@ -10,6 +10,8 @@ from emu.machine.binding import Unicorn
 
 _SIZE = 512
 _MXCSR_MASK = 0xFFFF
+INITIAL_FXSAVE = struct.pack("<HHB19xII480x", 0x37F, 0, 0, 0x1F80, _MXCSR_MASK)
+"""All registers zero and empty, all exceptions masked. Source: Linux arch/x86/kernel/fpu/init.c."""
 _IDS = (
     regs.FPCW, regs.FPSW, regs.FPTAG, regs.MXCSR,
     *(regs.FP0 + i for i in range(8)), *(regs.XMM0 + i for i in range(16)),

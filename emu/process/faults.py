@@ -54,11 +54,8 @@ def to_signal(outcome: PageFault | CpuException, cpu: Cpu, arena: Arena) -> Sign
         signo, code, why = _EXCEPTIONS.get(
             outcome.vector, (SIGSEGV, _SI_KERNEL, f"exception {outcome.vector}")
         )
-        if outcome.vector == 13 and arena.check(pc - 1, 1, 0) and arena.read(pc - 1, 1) == b"\xf4":
-            pc -= 1  # Unicorn has stepped over the hlt
-            cpu.set(regs.RIP, pc)
         address = pc if code != _SI_KERNEL else 0
-        return SignalFacts(signo, code, address, outcome.vector, 0, _NAMES[signo], why, pc)
+        return SignalFacts(signo, code, address, outcome.vector, outcome.error, _NAMES[signo], why, pc)
     address = fault_address(outcome, cpu, arena, pc)
     if not -_CANONICAL <= _signed(address) < _CANONICAL:
         return SignalFacts(SIGSEGV, _SI_KERNEL, 0, 13, 0, "SIGSEGV", outcome.access, pc)

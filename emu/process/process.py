@@ -18,7 +18,8 @@ from emu.kernel.vdso import build_vdso
 from emu.machine import regs
 from emu.machine.address_space import AddressSpace
 from emu.machine.arena import Arena
-from emu.machine.cpu import Cpu, CpuException, InstructionError, Outcome, PageFault
+from emu.machine.cpu import Cpu, CpuException, Outcome, PageFault
+from emu.machine.special import InstructionError
 from emu.process.config import Result, RunConfig
 from emu.process.faults import describe_fault, to_signal
 from emu.process.hostsignals import HostSignals

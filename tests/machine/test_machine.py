@@ -15,8 +15,9 @@ from emu.glibc.stubs import build_stubs
 from emu.machine import regs
 from emu.machine.address_space import MMAP_BASE, AddressSpace
 from emu.machine.arena import PROT_READ, PROT_WRITE, Arena
-from emu.machine.cpu import Cpu, CpuException, InstructionError, PageFault, Stopped
-from emu.machine.scan import find_bad_instruction
+from emu.machine.cpu import Cpu, CpuException, PageFault, Stopped
+from emu.machine.scan import REFUSED, find_special
+from emu.machine.special import InstructionError
 
 PAGE = 4096
 
@@ -163,6 +164,54 @@ def test_an_avx_instruction_stops_the_run(cpu: Cpu, space: AddressSpace) -> None
     assert stopped.value.address == address + 4
 
 
+def test_a_block_with_special_instructions_runs_once(cpu: Cpu, space: AddressSpace) -> None:
+    address = space.mmap(0, PAGE, 7)
+    space.arena.write(
+        address, bytes.fromhex("48ffc0 d9e8 d9fe 48ffc0 dbe3 48ffc1 0f05")
+    )  # inc rax; fsin of 1; inc rax, rcx
+    cpu.on_trap = cpu.stop
+    for _ in range(2):
+        cpu.set(regs.RAX, 0)
+        cpu.set(regs.RCX, 0)
+        assert cpu.run(address) == Stopped()
+        assert (cpu.get(regs.RAX), cpu.get(regs.RCX)) == (2, 1)
+
+
+def test_a_hook_forgets_code_that_was_replaced(cpu: Cpu, space: AddressSpace) -> None:
+    address = space.mmap(0, PAGE, 7)
+    cpu.on_trap = cpu.stop
+    for code, outcome in (
+        ("ec", CpuException(13)),
+        ("90", Stopped()),
+        ("cd20", CpuException(13, 0x102)),
+        ("ec", CpuException(13)),
+    ):
+        space.arena.write(address, bytes.fromhex(code) + b"\x0f\x05")
+        cpu.flush_code(address, PAGE)
+        assert cpu.run(address) == outcome
+
+
+def test_exceptions_do_not_add_up_to_a_double_fault(cpu: Cpu, space: AddressSpace) -> None:
+    address = space.mmap(0, PAGE, 7)
+    space.arena.write(address, bytes.fromhex("31c9f7f1"))
+    for _ in range(3):
+        assert cpu.run(address) == CpuException(0)
+
+
+def test_an_unmasked_x87_exception_leaves_the_operands(cpu: Cpu, space: AddressSpace) -> None:
+    address = space.mmap(0, PAGE, 7)
+    # fninit; fldcw 0x37b (zero divide unmasked); fld1; fldz; fyl2x: the logarithm of zero
+    space.arena.write(address, bytes.fromhex("dbe3 d92d08000000 d9e8 d9ee d9f1 0f05 7b03"))
+    cpu.on_trap = cpu.stop
+    cpu.run(address)
+    image = cpu.fxsave()
+    control, status = image[0:2], int.from_bytes(image[2:4], "little")
+    assert control == b"\x7b\x03"
+    assert status & 0xB8BF == 0x8000 | 6 << 11 | 0x84
+    assert image[32:42] == bytes(10)
+    assert image[48:58] == bytes.fromhex("0000000000000080ff3f")
+
+
 _CODE = [
     "4889c5", "488d62c4", "c4e2f0f2c2", "48b8c4c5620000000000", "c5f877", "62f17c4828c0", "0fc7f0", "660f3a0fc108",
     "f7c5c4000000", "c3", "0f1f8400c5000000", "c4e37d19c101",
@@ -180,8 +229,8 @@ def test_the_scan_agrees_with_a_disassembler(parts: list[str]) -> None:
         if name.startswith("v") or name == "rdrand":
             expected = instruction.address
             break
-    found = find_bad_instruction(code)
-    assert (found.offset if found is not None else None) == expected
+    found = [special.offset for special in find_special(code) if special.action == REFUSED]
+    assert (found[0] if found else None) == expected
 
 
 def test_stub_code_is_what_its_comments_say() -> None:

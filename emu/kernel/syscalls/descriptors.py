@@ -185,7 +185,7 @@ def _pipe_size(file: OpenFile, wanted: int | None) -> int:
         if wanted > _PIPE_MAX:
             raise fail(errno.EPERM)
         size = max(abi.PAGE_SIZE, 1 << max(wanted - 1, 0).bit_length())
-        if size < len(file.pipe.data):
+        if size < len(file.pipe.pages) * abi.PAGE_SIZE:
             raise fail(errno.EBUSY)
         file.pipe.capacity = size
     return file.pipe.capacity

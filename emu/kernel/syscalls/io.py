@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from emu.core.errors import MemoryFault
 from emu.kernel import abi
 from emu.kernel.inodes import fail
-from emu.kernel.openfile import RegularFile
+from emu.kernel.openfile import RegularFile, SeekableFile
 from emu.kernel.signals import SignalInfo
 from emu.kernel.table import syscall
 from emu.kernel.waiting import wait_for_file
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from emu.kernel.task import Task
 
 _PIECE = 1 << 20
+_TASK_SIZE = (1 << 47) - abi.PAGE_SIZE
 _RWF_APPEND, _RWF_NOWAIT, _RWF_SUPPORTED = 0x10, 0x8, 0x1F
 
 
@@ -79,10 +80,12 @@ def _read_to(k: Kernel, t: Task, file: OpenFile, address: int, size: int, offset
     done = 0
     while done < size or size == 0:
         wanted = min(size - done, _PIECE)
+        before = file.offset
         try:
             data = _read(k, t, file, wanted, None if offset is None else offset + done)
             k.arena.copy_out(address + done, data)
         except (OSError, MemoryFault):
+            file.offset = before  # what could not be stored has not been read
             if done:
                 break
             raise
@@ -145,13 +148,18 @@ def _sys_pread64(k: Kernel, t: Task, fd: int, address: int, size: int, offset: i
 def _sys_pwrite64(k: Kernel, t: Task, fd: int, address: int, size: int, offset: int) -> int:
     file = _writable(k, fd)
     _positioned(file, offset)
-    return _write_from(k, t, file, address, _checked(size), offset)
+    return _write_from(k, t, file, address, _checked(size), _append(file, offset))
+
+
+def _append(file: OpenFile, offset: int) -> int:
+    """Where a positioned write goes: with O_APPEND always to the end of a file. Source: pwrite(2), "Bugs"."""
+    return file.size() if file.flags & abi.O_APPEND and isinstance(file, SeekableFile) else offset
 
 
 def read_iovec(k: Kernel, address: int, count: int) -> list[tuple[int, int]]:
     """Return (address, size) of each element of an iovec array, the sum limited as Linux does.
 
-    Raises OSError(EINVAL).
+    Raises OSError (EINVAL; EFAULT for an element outside the user's addresses).
     """
     if not 0 <= count <= abi.IOV_MAX:
         raise fail(errno.EINVAL)
@@ -160,6 +168,8 @@ def read_iovec(k: Kernel, address: int, count: int) -> list[tuple[int, int]]:
     for base, size in struct.iter_unpack("<QQ", k.arena.copy_in(address, 16 * count)):
         if size > abi.S64_MAX:
             raise fail(errno.EINVAL)
+        if base + size > _TASK_SIZE:
+            raise fail(errno.EFAULT)
         size = min(size, room)
         room -= size
         vectors.append((base, size))
@@ -225,7 +235,7 @@ def _sys_preadv(k: Kernel, t: Task, fd: int, address: int, count: int, offset: i
 def _sys_pwritev(k: Kernel, t: Task, fd: int, address: int, count: int, offset: int) -> int:
     file = _writable(k, fd)
     _positioned(file, offset)
-    return _writev(k, t, file, address, count, offset)
+    return _writev(k, t, file, address, count, _append(file, offset))
 
 
 @syscall(327, "preadv2", "fd", "ptr", "long", "offset", "long", "int")

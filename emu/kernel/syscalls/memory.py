@@ -112,6 +112,10 @@ def _sys_mprotect(k: Kernel, t: Task, address: int, length: int, prot: int) -> i
         if area is None or area.name != "[stack]":
             raise fail(errno.EINVAL)
         length, address = address + length - area.start, area.start
+    if prot & abi.PROT_WRITE:
+        for area in k.space.overlapping(address, address + length):
+            if area.shared and isinstance(area.backing, RegularFile) and not area.backing.writable:
+                raise fail(errno.EACCES)
     k.space.mprotect(address, length, prot & _PROT_ALL)
     return 0
 

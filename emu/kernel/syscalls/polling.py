@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
-from emu.kernel.inodes import Stat, fail
-from emu.kernel.openfile import OpenFile, RegularFile
-from emu.kernel.pipe import anonymous_stat
+from emu.kernel.epoll import EpollFile, Interest
+from emu.kernel.inodes import fail
+from emu.kernel.openfile import OpenFile
 from emu.kernel.signals import Interrupted
 from emu.kernel.syscalls.signal import read_mask
 from emu.kernel.syscalls.time import pack_timespec, read_timespec
@@ -26,7 +26,6 @@ _IN_SET = abi.POLLRDNORM | abi.POLLRDBAND | abi.POLLIN | abi.POLLHUP | abi.POLLE
 _OUT_SET = abi.POLLWRBAND | abi.POLLWRNORM | abi.POLLOUT | abi.POLLERR
 _EXCEPT_SET = abi.POLLPRI
 _EPOLL_CTL_ADD, _EPOLL_CTL_DEL, _EPOLL_CTL_MOD = 1, 2, 3
-_EPOLLET, _EPOLLONESHOT = 1 << 31, 1 << 30
 _EPOLL_NESTING = 5
 _FD_SETSIZE_LIMIT = 1 << 20
 _MS = 1_000_000
@@ -193,61 +192,6 @@ def _sys_pselect6(
 # -- epoll ---------------------------------------------------------------------------------------------------
 
 
-class Interest:
-    """One file that an epoll instance watches. `armed` goes with EPOLLONESHOT, `reported` with EPOLLET."""
-
-    __slots__ = ("armed", "data", "events", "file", "reported", "seen")
-
-    def __init__(self, file: OpenFile, events: int, data: int) -> None:
-        self.file, self.events, self.data = file, events, data
-        self.armed = True
-        self.reported = 0
-        self.seen = -1
-
-    def ready(self) -> int:
-        """Return the conditions that hold and were asked for."""
-        if not self.armed or not self.file.references:
-            return 0
-        found = self.file.poll() & (self.events & 0xFFFF | _ALWAYS & ~abi.POLLNVAL)
-        if self.events & _EPOLLET:
-            activity = self.file.activity()
-            new = found & ~self.reported or activity != self.seen
-            self.reported, self.seen = found, activity
-            return found if new else 0
-        return found
-
-
-class EpollFile(OpenFile):
-    """An epoll instance."""
-
-    __slots__ = ("interests", "_stat")
-
-    def __init__(self, kernel: Kernel) -> None:
-        super().__init__("anon_inode:[eventpoll]", abi.O_RDWR)
-        self.interests: dict[tuple[int, OpenFile], Interest] = {}
-        self._stat = anonymous_stat(kernel, 0o600)
-
-    def stat(self) -> Stat:
-        """Return the attributes of an anonymous inode."""
-        return self._stat
-
-    def watched(self) -> Watched:
-        """Return what it waits for; files that were closed fall out."""
-        for key in [key for key, interest in self.interests.items() if not interest.file.references]:
-            del self.interests[key]
-        return [(i.file, i.events & 0xFFFF) for i in self.interests.values() if i.armed]
-
-    def depth(self) -> int:
-        """Return how many epoll instances are nested in this one."""
-        inner = [f.depth() for f, _ in self.watched() if isinstance(f, EpollFile)]
-        return 1 + max(inner, default=0)
-
-    def poll(self) -> int:
-        """Readable when a watched file is ready."""
-        ready = any(file.poll() & (events | abi.POLLERR | abi.POLLHUP) for file, events in self.watched())
-        return abi.POLLIN | abi.POLLRDNORM if ready else 0
-
-
 def _epoll(k: Kernel, fd: int) -> EpollFile:
     file = k.file(fd)
     if not isinstance(file, EpollFile):
@@ -272,18 +216,14 @@ def _sys_epoll_create1(k: Kernel, t: Task, flags: int) -> int:
 @syscall(233, "epoll_ctl", "fd", "int", "fd", "ptr")
 def _sys_epoll_ctl(k: Kernel, t: Task, epfd: int, operation: int, fd: int, event: int) -> int:
     epoll, file = k.file(epfd), k.file(fd)
-    if (
-        isinstance(file, RegularFile)
-        or file.stat().mode & abi.S_IFMT in (abi.S_IFREG, abi.S_IFDIR)
-        and file.seekable
-    ):
+    if not file.pollable:
         raise fail(errno.EPERM)
     if not isinstance(epoll, EpollFile) or file is epoll:
         raise fail(errno.EINVAL)
     key = (fd, file)
     epoll.watched()
     if operation == _EPOLL_CTL_DEL:
-        if epoll.interests.pop(key, None) is None:
+        if not epoll.drop(key):
             raise fail(errno.ENOENT)
         return 0
     events, data = struct.unpack("<IQ", k.arena.copy_in(event, 12))
@@ -296,7 +236,7 @@ def _sys_epoll_ctl(k: Kernel, t: Task, epfd: int, operation: int, fd: int, event
         raise fail(errno.EINVAL)
     elif key not in epoll.interests:
         raise fail(errno.ENOENT)
-    epoll.interests[key] = Interest(file, events, data)
+    (epoll.interests.get(key) or epoll.add(key)).set(events, data)
     return 0
 
 
@@ -311,19 +251,11 @@ def _epoll_wait(k: Kernel, t: Task, epfd: int, address: int, count: int, deadlin
     found: list[tuple[int, Interest]] = []
 
     def check() -> int:
-        epoll.watched()
-        for interest in epoll.interests.values():
-            if len(found) == count:
-                break
-            if ready := interest.ready():
-                found.append((ready, interest))
+        found.extend(epoll.collect(count - len(found)))
         return len(found)
 
     _wait_until(k, t, check, epoll.watched(), deadline, "in epoll_wait", restart=False)
     k.arena.copy_out(address, b"".join(struct.pack("<IQ", ready, interest.data) for ready, interest in found))
-    for _, interest in found:
-        if interest.events & _EPOLLONESHOT:
-            interest.armed = False
     return len(found)
 
 

@@ -140,11 +140,11 @@ def _sys_sigaltstack(k: Kernel, t: Task, new: int, old: int) -> int:
         if flags & ~abi.SS_AUTODISARM not in (0, abi.SS_ONSTACK, abi.SS_DISABLE):
             raise fail(errno.EINVAL)
         if flags & abi.SS_DISABLE:
-            t.altstack = AltStack()
+            t.altstack = AltStack(0, flags)
         elif size < abi.MINSIGSTKSZ:
             raise fail(errno.ENOMEM)
         else:
-            t.altstack = AltStack(sp, flags & abi.SS_AUTODISARM, size)
+            t.altstack = AltStack(sp, flags, size)
     if old:
         state = abi.SS_DISABLE if not before.size else abi.SS_ONSTACK if on_it else 0
         flags = state | before.flags & abi.SS_AUTODISARM

@@ -1,0 +1,145 @@
+"""epoll instances: what each watches, and the list of those that are ready, in the order in which Linux tells of them.
+
+A file that knows when something happens to it keeps the interests in it (`OpenFile.watchers`) and wakes them, the last comer first; that puts
+them on their instance's list. Other files are asked when somebody waits.
+
+Source: epoll(7); Linux fs/eventpoll.c: ep_poll_callback, ep_send_events.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.kernel import abi
+from emu.kernel.openfile import OpenFile
+from emu.kernel.pipe import anonymous_stat, wake
+
+if TYPE_CHECKING:
+    from emu.kernel.inodes import Stat
+    from emu.kernel.kernel import Kernel
+
+EPOLLET, EPOLLONESHOT = 1 << 31, 1 << 30
+_ALWAYS = abi.POLLERR | abi.POLLHUP
+
+
+class Interest:
+    """One file that an epoll instance watches. `armed` goes with EPOLLONESHOT, `reported` with EPOLLET where the file wakes nobody."""
+
+    __slots__ = ("armed", "data", "epoll", "events", "file", "reported")
+
+    def __init__(self, epoll: EpollFile, file: OpenFile) -> None:
+        self.epoll, self.file = epoll, file
+        self.events = self.data = self.reported = 0
+        self.armed = True
+
+    def set(self, events: int, data: int) -> None:
+        """Change what is asked for; what holds now counts as having just happened."""
+        self.events, self.data = events, data
+        self.armed = True
+        self.reported = self.ready()
+        if self.reported:
+            self.epoll.queue(self)
+
+    def ready(self) -> int:
+        """Return the conditions that hold and were asked for."""
+        return self.file.poll() & (self.events & 0xFFFF | _ALWAYS) if self.armed else 0
+
+    def wake(self, events: int) -> None:
+        """The conditions `events` have come about."""
+        if self.armed and events & (self.events | _ALWAYS):
+            self.epoll.queue(self)
+
+    def look(self) -> None:
+        """Ask a file that wakes nobody."""
+        found = self.ready()
+        if found and (not self.events & EPOLLET or found & ~self.reported):
+            self.epoll.queue(self)
+        self.reported = found
+
+
+class EpollFile(OpenFile):
+    """An epoll instance."""
+
+    __slots__ = ("interests", "_ready", "_stat", "_watchers")
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__("anon_inode:[eventpoll]", abi.O_RDWR)
+        self.interests: dict[tuple[int, OpenFile], Interest] = {}
+        self._ready: list[Interest] = []
+        self._watchers: list[Interest] = []
+        self._stat = anonymous_stat(kernel, 0o600)
+
+    def stat(self) -> Stat:
+        """Return the attributes of an anonymous inode."""
+        return self._stat
+
+    def add(self, key: tuple[int, OpenFile]) -> Interest:
+        """Watch a file, under a descriptor number."""
+        interest = self.interests[key] = Interest(self, key[1])
+        watchers = interest.file.watchers()
+        if watchers is not None:
+            watchers.append(interest)
+        return interest
+
+    def drop(self, key: tuple[int, OpenFile]) -> bool:
+        """Watch no longer; false if it was not watched."""
+        interest = self.interests.pop(key, None)
+        if interest is None:
+            return False
+        watchers = interest.file.watchers()
+        if watchers is not None:
+            watchers.remove(interest)
+        if interest in self._ready:
+            self._ready.remove(interest)
+        return True
+
+    def watched(self) -> list[tuple[OpenFile, int]]:
+        """Return what it waits for; files that were closed fall out."""
+        for key in [key for key, interest in self.interests.items() if not interest.file.references]:
+            self.drop(key)
+        return [(i.file, i.events & 0xFFFF) for i in self.interests.values() if i.armed]
+
+    def depth(self) -> int:
+        """Return how many epoll instances are nested in this one."""
+        inner = [f.depth() for f, _ in self.watched() if isinstance(f, EpollFile)]
+        return 1 + max(inner, default=0)
+
+    def queue(self, interest: Interest) -> None:
+        """Put an interest at the end of the list of those that are ready."""
+        if interest not in self._ready:
+            self._ready.append(interest)
+            wake(self._watchers, abi.POLLIN | abi.POLLRDNORM)
+
+    def collect(self, count: int) -> list[tuple[int, Interest]]:
+        """Take up to `count` interests that are ready, with their conditions; the level-triggered go to the list's end."""
+        self._look()
+        waiting, self._ready = self._ready, []
+        found: list[tuple[int, Interest]] = []
+        while waiting and len(found) < count:
+            interest = waiting.pop(0)
+            conditions = interest.ready()
+            if not conditions:
+                continue
+            found.append((conditions, interest))
+            if interest.events & EPOLLONESHOT:
+                interest.armed = False
+            elif not interest.events & EPOLLET:
+                self._ready.append(interest)
+        self._ready[:0] = waiting
+        return found
+
+    def _look(self) -> None:
+        self.watched()
+        for interest in self.interests.values():
+            if interest.file.watchers() is None:
+                interest.look()
+
+    def watchers(self) -> list[Interest]:
+        """Return the interests of other instances in this one."""
+        return self._watchers
+
+    def poll(self) -> int:
+        """Readable when a watched file is ready."""
+        self._look()
+        self._ready = [interest for interest in self._ready if interest.ready()]
+        return abi.POLLIN | abi.POLLRDNORM if self._ready else 0
