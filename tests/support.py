@@ -63,6 +63,14 @@ def emu(*words: str, cwd: Path, stdin: bytes = b"", timeout: float = EMU_TIMEOUT
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
+def native(*words: str, cwd: Path) -> Outcome:
+    """What a command left under the real ld.so and kernel."""
+    done = subprocess.run(words, cwd=cwd, env=fixtures.BASE_ENV, capture_output=True, check=False)
+    return Outcome(
+        done.returncode if done.returncode >= 0 else 128 - done.returncode, done.stdout, done.stderr
+    )
+
+
 def compile_c(folder: Path, *words: str) -> None:
     """Run gcc in ``folder``; raises subprocess.CalledProcessError."""
     subprocess.run(["gcc", *words], cwd=folder, check=True)

@@ -105,8 +105,11 @@ def map_object(
     """
     header = backing.pread(4096, 0)
     ehdr = parse_ehdr(header, path)
-    if ehdr.phoff + ehdr.phnum * c.PHDR_SIZE > len(header):
-        header = backing.pread(ehdr.phoff + ehdr.phnum * c.PHDR_SIZE, 0)
+    end = ehdr.phoff + ehdr.phnum * c.PHDR_SIZE
+    if end > backing.size():
+        raise LoaderError(path, "cannot read file data")
+    if end > len(header):
+        header = backing.pread(end, 0)
     phdrs = parse_phdrs(header, ehdr, path)
     check_loadable(ehdr, phdrs, backing.size(), name)
     bias = map_segments(rtld, backing, phdrs, name)

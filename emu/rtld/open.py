@@ -22,7 +22,7 @@ from emu.core.dl_events import (
     ScopeSettled,
 )
 from emu.core.effects import CallGuest, Effect
-from emu.core.errors import LoaderError, UnsupportedError
+from emu.core.errors import LoaderError, MemoryFault, UnsupportedError
 from emu.core.events import Initializer
 from emu.rtld.close import close_worker
 from emu.rtld.dependency import FOR_RELOCATE, mark_nodelete
@@ -89,7 +89,7 @@ def dl_open(
         raise LoaderError(file, "invalid target namespace in dlmopen()", errno.EINVAL)
     opening = _Opening(file, mode, caller, nsid, args)
     yield from rtld.lock(_TLS_LOCK)
-    failure = yield from rtld.catching(_begin(rtld, opening))
+    failure = yield from rtld.catching(_checked(rtld, opening))
     yield from rtld.unlock(_TLS_LOCK)
     new = opening.map
     if failure is None and opening.settled and new is not None:
@@ -126,6 +126,15 @@ def _new_namespace(rtld: Rtld) -> Namespace | None:
         if rtld.bus.dl:
             rtld.bus.emit(NamespaceCreated(namespace.index))
     return namespace
+
+
+def _checked(rtld: Rtld, opening: _Opening) -> Work:
+    """Open, and take a table that leads nowhere for what it is: a damaged object. (ld.so would die of it.)"""
+    try:
+        yield from _begin(rtld, opening)
+    except MemoryFault as fault:
+        name = opening.map.name if opening.map is not None else opening.file
+        raise LoaderError(name, f"object file is damaged: it leads to {fault.address:#x}") from None
 
 
 def _begin(rtld: Rtld, opening: _Opening) -> Work:

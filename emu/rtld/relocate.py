@@ -8,6 +8,7 @@ Source: psABI 4.4; glibc elf/dl-reloc.c:_dl_relocate_object, sysdeps/x86_64/dl-m
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Generator
 from typing import TYPE_CHECKING
@@ -63,6 +64,8 @@ def protect_relro(rtld: Rtld, map_: LinkMap) -> None:
     end = (map_.relro[0] + map_.relro[1]) & -_PAGE
     if start < end:
         try:
+            if start < map_.map_start & -_PAGE or end > -(-map_.map_end // _PAGE) * _PAGE:
+                raise OSError(errno.ENOMEM, "RELRO range outside the object")
             rtld.mappings.mprotect(start, end - start, 1)
         except OSError as error:
             raise LoaderError(
