@@ -103,7 +103,7 @@ class _Relocator:
                 if self.lazy:
                     self._prepare_plt()
                 yield from self._entries(plt, lazy=self.lazy)
-        except struct.error:
+        except (struct.error, IndexError):
             raise ElfError(map_.display_name, "a relocation's offset lies outside the object") from None
         if self.rtld.bus.reloc:
             self.rtld.bus.emit(
