@@ -363,14 +363,6 @@ class Contract:
         self.arena.write(exception, bytes(24))
         return 0
 
-    def allocate_tls(self, tcb: int, *, initialise: bool) -> int:
-        """Give a new thread its TLS; `tcb` is where its TCB must be, 0 for anywhere."""
-        raise UnsupportedError("_dl_allocate_tls (threads)", self.rtld.program)
-
-    def deallocate_tls(self, tcb: int, free_tcb: bool) -> None:
-        """Take a thread's TLS back."""
-        raise UnsupportedError("_dl_deallocate_tls (threads)", self.rtld.program)
-
 
 def _find(map_: LinkMap, name: bytes) -> tuple[int, int, int, int, int, int] | None:
     table = map_.symtab.gnu_hash or map_.symtab.sysv_hash

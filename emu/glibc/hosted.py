@@ -17,6 +17,7 @@ from emu.core.effects import Hosted, Jump
 from emu.core.errors import LoaderError, UnsupportedError
 from emu.core.events import DtvResized, TlsBlockAllocated
 from emu.elf import constants as c
+from emu.glibc import threads
 from emu.rtld.fini import fini
 from emu.rtld.link_map import FORCED_DYNAMIC_TLS_OFFSET, NO_TLS_OFFSET
 from emu.rtld.lookup import lookup_symbol
@@ -84,7 +85,7 @@ def dtv_block(contract: Contract, module: int) -> int:
             arena.write_u64(thread + 8, dtv)
         for index, generation in enumerate(tls.generations):
             if index and generation > seen:
-                stale = arena.read_u64(dtv + 16 * index + 8)
+                stale = tls.dynamic_blocks.get(thread, {}).pop(index, 0)
                 arena.write(dtv + 16 * index, struct.pack("<QQ", UNALLOCATED, 0))
                 if stale:
                     contract.rtld.heap.free(stale)
@@ -105,7 +106,8 @@ def dtv_block(contract: Contract, module: int) -> int:
     block = contract.rtld.heap.allocate(map_.tls_blocksize, max(map_.tls_align, 16))
     image = arena.read(map_.tls_initimage, map_.tls_initimage_size) if map_.tls_initimage_size else b""
     arena.write(block, image)
-    arena.write(entry, struct.pack("<QQ", block, block))
+    arena.write(entry, struct.pack("<QQ", block, 0))
+    tls.dynamic_blocks.setdefault(thread, {})[module] = block
     if contract.rtld.bus.tls:
         contract.rtld.bus.emit(TlsBlockAllocated(module, map_.display_name, block, False))
     return block
@@ -209,24 +211,6 @@ def run_fini(contract: Contract, call: Call) -> Hosted:
     return 0
 
 
-def allocate_tls(contract: Contract, call: Call) -> int:
-    """`_dl_allocate_tls(mem)`: static TLS and DTV for a new thread; `mem`, if any, is the TCB's place on the thread's stack."""
-    return contract.allocate_tls(call.args[0], initialise=True)
-
-
-def allocate_tls_init(contract: Contract, call: Call) -> int:
-    """`_dl_allocate_tls_init(tcb, init_tls)`: give a reused stack's TLS its first values again."""
-    if call.args[0]:
-        contract.rtld.tls.initialise_thread(call.args[0])
-    return call.args[0]
-
-
-def deallocate_tls(contract: Contract, call: Call) -> int:
-    """`_dl_deallocate_tls(tcb, dealloc_tcb)`."""
-    contract.deallocate_tls(call.args[0], bool(call.args[1] & 1))
-    return 0
-
-
 def exception_create(contract: Contract, call: Call) -> Hosted:
     """`_dl_exception_create(exception, objname, errstring)`: a copy of both strings in one block of the guest's malloc."""
     arena = contract.arena
@@ -256,16 +240,16 @@ def unsupported(name: str) -> Handler:
 
 
 HOSTED_SYMBOLS: dict[bytes, Handler] = {
-    b"_dl_allocate_tls": allocate_tls,
-    b"_dl_allocate_tls_init": allocate_tls_init,
-    b"_dl_deallocate_tls": deallocate_tls,
+    b"_dl_allocate_tls": threads.allocate_tls,
+    b"_dl_allocate_tls_init": threads.allocate_tls_init,
+    b"_dl_deallocate_tls": threads.deallocate_tls,
     b"_dl_find_dso_for_object": find_dso_for_object,
     b"_dl_audit_preinit": nothing,
     b"_dl_audit_symbind_alt": nothing,
     b"_dl_exception_create": exception_create,
     b"_dl_exception_free": exception_free,
     b"_dl_rtld_di_serinfo": unsupported("_dl_rtld_di_serinfo"),
-    b"__nptl_change_stack_perm": unsupported("__nptl_change_stack_perm"),
+    b"__nptl_change_stack_perm": threads.change_stack_perm,
     b"_dl_exception_create_format": unsupported("_dl_exception_create_format"),
 }
 HOSTED_POINTERS: dict[str, Handler] = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from emu.kernel.policy import Policy
 
 
 class RunConfig(NamedTuple):
@@ -10,6 +13,7 @@ class RunConfig(NamedTuple):
 
     `env` is the guest's whole environment. `max_memory` is in bytes, `timeout` in seconds of host time. `tls_dtors` chooses who keeps the
     thread_local destructors: our model, or libc's own code. With `keep_going` missing objects are recorded, not fatal.
+    `policy` schedules the threads; None is round-robin.
     """
 
     program: str
@@ -24,6 +28,7 @@ class RunConfig(NamedTuple):
     tls_dtors: Literal["model", "guest"] = "model"
     keep_going: bool = False
     argv0: str | None = None
+    policy: Policy | None = None
 
 
 class Result(NamedTuple):

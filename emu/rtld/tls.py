@@ -48,6 +48,8 @@ class Tls:
         self.static_modules = 0
         self.tcb_size = 0
         self.laid_out = False
+        self.dynamic_blocks: dict[int, dict[int, int]] = {}
+        """Addresses of the blocks of dynamic modules, by thread pointer and module id."""
 
     @property
     def max_dtv_idx(self) -> int:
@@ -109,12 +111,16 @@ class Tls:
         """
         block = self.rtld.heap.allocate(self.static_size, self.static_align)
         thread_pointer = block + self.static_size - self.tcb_size
+        self.allocate_dtv(thread_pointer)
+        return thread_pointer
+
+    def allocate_dtv(self, thread_pointer: int) -> None:
+        """Give the TCB at `thread_pointer` an empty DTV."""
         length = self.max_dtv_idx + DTV_SURPLUS
         dtv = self.rtld.heap.allocate((length + 2) * 16, 16)
         memory = self.rtld.memory
         memory.write_u64(dtv, length)
         memory.write_u64(thread_pointer + 8, dtv + 16)
-        return thread_pointer
 
     def initialise_thread(self, thread_pointer: int) -> None:
         """Copy the initialisation images into the static blocks of a thread and fill its DTV.
