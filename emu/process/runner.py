@@ -188,6 +188,8 @@ class Runner:
                 reason = scheduler.due
                 scheduler.ready.insert(0 if reason == "woken" else len(scheduler.ready), self.task)
                 self._run_next(reason)
+            else:
+                self._refill()
 
     def _deliver(self) -> None:
         killed = self.kernel.deliver_signals(self.task, self.cpu)
