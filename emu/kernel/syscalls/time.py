@@ -37,7 +37,7 @@ _LONGEST_NS = 1 << 62
 def clock_base(k: Kernel, clock: int) -> int:
     """Return what a clock shows at virtual time 0. Raises OSError(EINVAL) for a clock that does not exist.
 
-    The CPU clocks of the process and its thread (negative ids too: they name a pid) are the time since start.
+    The CPU clocks of the process and its thread (negative ids too: they name a process or thread) are the time since start.
     """
     if clock in _WALL:
         return k.clock.realtime_offset + (37 * abi.NSEC_PER_SEC if clock == abi.CLOCK_TAI else 0)
@@ -45,7 +45,7 @@ def clock_base(k: Kernel, clock: int) -> int:
         return k.clock.monotonic - k.clock.now
     if clock in (abi.CLOCK_PROCESS_CPUTIME_ID, abi.CLOCK_THREAD_CPUTIME_ID):
         return 0
-    if clock < 0 and ~(clock >> 3) in (0, abi.PID) and clock & 3 != 3:
+    if clock < 0 and clock & 3 != 3 and (~(clock >> 3) in (0, abi.PID) or ~(clock >> 3) in k.tasks):
         return 0
     raise fail(errno.EINVAL)
 
