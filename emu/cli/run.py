@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from emu.cli import options, parameters
+from emu.cli import schedule as schedules
 from emu.core.events import CATEGORIES, EventBus
 from emu.process import Process, RunConfig
 
@@ -26,10 +27,17 @@ if TYPE_CHECKING:
 @click.option(
     "--trace-format", type=click.Choice(["text", "jsonl"]), help="Text for people (default) or JSON Lines."
 )
-@click.option("--force", is_flag=True, help="Let --trace-output overwrite a file that is no trace.")
+@click.option(
+    "--schedule", callback=schedules.check, default="round-robin", metavar="POLICY",
+    help="Which thread runs next: round-robin (default), random (by --seed), or replay:FILE.",
+)  # fmt: skip
+@click.option(
+    "--record-schedule", metavar="FILE", help="Write the decisions about threads to FILE, for replay:FILE."
+)
+@click.option("--force", is_flag=True, help="Let an output overwrite a file that is no such output.")
 @click.option(
     "--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, metavar="N",
-    help="Seed of the guest's random bytes (default 0).",
+    help="Seed of the guest's random bytes and of a random schedule (default 0).",
 )  # fmt: skip
 @click.option(
     "--writable", multiple=True, type=click.Path(exists=True, file_okay=False), metavar="DIR",
@@ -58,6 +66,8 @@ def command(
     categories: tuple[str, ...] | None,
     trace_output: str | None,
     trace_format: str | None,
+    schedule: str,
+    record_schedule: str | None,
     force: bool,
     seed: int,
     writable: tuple[str, ...],
@@ -76,10 +86,15 @@ def command(
       emu run --trace libs,bindings ./hello
       emu run --trace all --trace-format jsonl --trace-output t.jsonl ./hello
       emu run --clean-env --env LD_LIBRARY_PATH=./lib ./hello
+      emu run --schedule random --seed 7 --record-schedule race.jsonl ./hello
       emu run --writable . --timeout 10 --max-memory 512M sort -o out in
     """
-    if categories is None and (trace_output or trace_format or force):
+    if categories is None and (trace_output or trace_format or force and not record_schedule):
         raise click.UsageError("--trace-output, --trace-format and --force need --trace")
+    policy = schedules.make_policy(schedule, seed)
+    decisions = None
+    if record_schedule is not None:
+        policy, decisions = schedules.record(policy, record_schedule, force=force)
     env = options.environment(variables, clean_env)
     config = RunConfig(
         program=options.find_program(program, env.get("PATH", options.DEFAULT_PATH), sysroot),
@@ -93,6 +108,7 @@ def command(
         timeout=timeout,
         tls_dtors=tls_dtors,
         argv0=program,
+        policy=policy,
     )
     bus = EventBus()
     writer = _tracing(bus, categories, trace_output, trace_format or "text", force) if categories else None
@@ -100,8 +116,9 @@ def command(
     try:
         result = Process(config, bus).run()
     finally:
-        if writer is not None:
-            writer.flush()
+        for output in (writer, decisions):
+            if output is not None:
+                output.flush()
     if result.report:
         print(result.report, file=sys.stderr)
     return result.status

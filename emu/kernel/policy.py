@@ -25,10 +25,10 @@ BEGINNING = '{"schedule":1}'
 
 
 class ScheduleError(EmuError):
-    """A schedule cannot be followed: the file, the line and why."""
+    """A schedule cannot be followed: the file, the line (0: none) and why."""
 
     def __init__(self, name: str, line: int, reason: str) -> None:
-        super().__init__(f"schedule {name}, line {line}: {reason}")
+        super().__init__(f"schedule {name}{f', line {line}' if line else ''}: {reason}")
 
 
 class Decision(NamedTuple):
