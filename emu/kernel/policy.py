@@ -18,7 +18,7 @@ from emu.kernel.entropy import Entropy
 
 SLICE = 20_000
 """Basic blocks that round-robin gives a task: about 0.1 ms of virtual time."""
-_RANDOM_BITS = 15
+_RANDOM_BITS = 13
 _STREAM = 0x7363_6865_6475_6C65
 BEGINNING = '{"schedule":1}'
 """The first line of a schedule."""

@@ -15,8 +15,8 @@ from emu.trace.fields import ADDRESSES, event_name, field_kinds
 from emu.trace.schema import schema
 
 NUMBERS = frozenset((
-    "align", "count_after", "count_before", "generation", "ifunc", "lazy", "module", "namespace", "number",
-    "offset", "relative", "size", "slots", "surplus", "symbolic", "used",
+    "align", "count_after", "count_before", "generation", "ifunc", "joiner", "lazy", "module", "namespace", "next",
+    "number", "offset", "previous", "relative", "size", "slots", "status", "surplus", "symbolic", "thread", "used",
 ))  # fmt: skip
 """Integer fields that are no addresses."""
 
