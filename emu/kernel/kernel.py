@@ -17,6 +17,7 @@ from emu.kernel.entropy import Entropy
 from emu.kernel.fdtable import FdTable
 from emu.kernel.futex import Futexes
 from emu.kernel.hostfile import HostFile
+from emu.kernel.locks import FileLocks
 from emu.kernel.names import syscall_name
 from emu.kernel.passthrough import mount_writable
 from emu.kernel.procfs import mount_proc
@@ -110,7 +111,8 @@ class Kernel:
             config.groups,
         )
         self.fs.on_store = space.shared_files.stored
-        self.fds = FdTable(_NOFILE_LIMIT)
+        self.locks = FileLocks()
+        self.fds = FdTable(_NOFILE_LIMIT, self.locks)
         self.program = Program("", None, (), (), b"", 0)
         self.brk_start = self.brk = 0
         self.dumpable = 1

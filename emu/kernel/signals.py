@@ -141,19 +141,26 @@ class Signals:
         kernel.scheduler.wake(chosen, SIGNALLED)
 
     def send_timer(self, timer: Timer, posix: bool) -> None:
-        """Send a timer's signal, to its thread if it has one; a thread that has gone gets none."""
+        """Send a timer's signal, to its thread if it has one; a thread that has gone gets none.
+
+        One that is still pending from before counts the new expiry as an overrun.
+        """
+        task = self._kernel.tasks.get(timer.thread) if timer.thread else None
+        if timer.thread and task is None:
+            return
+        queue = self.pending if task is None else task.pending
         if posix:
+            for index, old in enumerate(queue):
+                if old.code == abi.SI_TIMER and old.timer == timer.ident:
+                    timer.overrun += old.overrun + 1
+                    queue[index] = old._replace(overrun=timer.overrun)
+                    return
             info = SignalInfo(
                 timer.signo, abi.SI_TIMER, value=timer.value, timer=timer.ident, overrun=timer.overrun
             )
         else:
             info = SignalInfo(timer.signo, abi.SI_KERNEL)
-        if timer.thread:
-            task = self._kernel.tasks.get(timer.thread)
-            if task is not None:
-                self.send(info, task)
-        else:
-            self.send(info)
+        self.send(info, task)
 
     # -- the host ------------------------------------------------------------------------------------------------
 

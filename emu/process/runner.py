@@ -17,6 +17,7 @@ from emu.core.effects import CallGuest, Exit, Hosted, Jump, RegistersSet, System
 from emu.core.errors import MemoryFault
 from emu.core.events import Switch
 from emu.glibc.hosted import Call
+from emu.kernel import rseq
 from emu.kernel.clock import NEVER
 from emu.kernel.policy import SLICE
 from emu.kernel.signals import clean_mask
@@ -186,12 +187,14 @@ class Runner:
                 scheduler.due = "preempted"
             if scheduler.due:
                 reason = scheduler.due
+                rseq.interrupt(kernel, self.task)
                 scheduler.ready.insert(0 if reason == "woken" else len(scheduler.ready), self.task)
                 self._run_next(reason)
             else:
                 self._refill()
 
     def _deliver(self) -> None:
+        rseq.interrupt(self.kernel, self.task)
         killed = self.kernel.deliver_signals(self.task, self.cpu)
         if killed is not None:
             self._end(killed)

@@ -64,8 +64,8 @@ def test_a_race_shows_under_random_and_replays(programs: Path, tmp_path: Path) -
     assert len(set(results.values())) > 2, results
     seed = next(seed for seed, said in results.items() if said != b"900 of 900\n")
     again = tmp_path / "again"
-    options = ("--schedule", f"replay:{tmp_path / str(seed)}", "--record-schedule", str(again))
-    replayed = _emu(programs, *options, "./race")
+    replaying = ("--schedule", f"replay:{tmp_path / str(seed)}", "--record-schedule", str(again))
+    replayed = _emu(programs, *replaying, "./race")
     assert (replayed.exit, replayed.stdout) == (0, results[seed])
     assert again.read_bytes() == (tmp_path / str(seed)).read_bytes()
 

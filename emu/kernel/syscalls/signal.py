@@ -29,6 +29,8 @@ _ACTION = struct.Struct("<QQQQ")
 _STACK = struct.Struct("<QiiQ")
 _INFO = struct.Struct("<iiiiIIQ")
 _SET_SIZE = 8
+_FROM_HOST = bit(abi.SIGINT) | bit(abi.SIGTERM)
+"""What the host may send: a wait for one of these is not hopeless."""
 
 
 def _check_set_size(size: int) -> None:
@@ -87,7 +89,8 @@ def _sys_rt_sigpending(k: Kernel, t: Task, address: int, size: int) -> int:
 
 @syscall(34, "pause")
 def _sys_pause(k: Kernel, t: Task) -> Waiting:
-    yield from wait(k, t, Block("for a signal (pause)", for_signal=True), restart=False)
+    hope = bool(_FROM_HOST & ~t.mask)
+    yield from wait(k, t, Block("for a signal (pause)", for_signal=hope), restart=False)
     raise Interrupted(False)
 
 
@@ -98,7 +101,8 @@ def _sys_rt_sigsuspend(k: Kernel, t: Task, address: int, size: int) -> Waiting:
     t.saved_mask = t.mask
     k.signals.set_mask(t, mask)
     # The mask comes back when the signals are dealt with.
-    yield from wait(k, t, Block("for a signal (sigsuspend)", for_signal=True), restart=False)
+    hope = bool(_FROM_HOST & ~t.mask)
+    yield from wait(k, t, Block("for a signal (sigsuspend)", for_signal=hope), restart=False)
     raise Interrupted(False)
 
 
@@ -113,7 +117,8 @@ def _sys_rt_sigtimedwait(k: Kernel, t: Task, wanted: int, info: int, timeout: in
         t.mask &= ~mask  # so that their arrival ends the wait
         t.awaited = mask & old
         try:
-            block = Block("for a signal (sigwait)", deadline, for_signal=deadline is None)
+            hope = deadline is None and bool(mask & _FROM_HOST)
+            block = Block("for a signal (sigwait)", deadline, for_signal=hope)
             yield from wait(k, t, block, restart=False)
         except Interrupted:
             found = k.signals.take(t, mask)
