@@ -8,6 +8,7 @@ from typing import Literal
 import click
 
 from emu.cli import options, parameters
+from emu.cli import schedule as schedules
 from emu.core.events import EventBus
 from emu.process import Process, RunConfig
 
@@ -16,8 +17,15 @@ from emu.process import Process, RunConfig
 @options.guest_options
 @options.trace_options
 @click.option(
+    "--schedule", callback=schedules.check, default="round-robin", metavar="POLICY",
+    help="Which thread runs next: round-robin (default), random (by --seed), or replay:FILE.",
+)  # fmt: skip
+@click.option(
+    "--record-schedule", metavar="FILE", help="Write the decisions about threads to FILE, for replay:FILE."
+)
+@click.option(
     "--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, metavar="N",
-    help="Seed of the guest's random bytes (default 0).",
+    help="Seed of the guest's random bytes and of a random schedule (default 0).",
 )  # fmt: skip
 @click.option(
     "--writable", multiple=True, type=click.Path(exists=True, file_okay=False), metavar="DIR",
@@ -48,6 +56,8 @@ def command(
     clean_env: bool,
     sysroot: str,
     tracing: options.Tracing,
+    schedule: str,
+    record_schedule: str | None,
     seed: int,
     writable: tuple[str, ...],
     max_memory: int | None,
@@ -67,12 +77,17 @@ def command(
       emu run --trace dl,dtors ./host
       emu run --trace all --trace-format jsonl --trace-output t.jsonl ./hello
       emu run --clean-env --env LD_LIBRARY_PATH=./lib ./hello
+      emu run --schedule random --seed 7 --record-schedule race.jsonl ./hello
       emu run --writable . --timeout 10 --max-memory 512M sort -o out in
     """
     if unload_rule == "nodelete-flag" and tls_dtors == "guest":
         raise click.UsageError(
             "--unload-rule nodelete-flag is not what the guest's libc does: it needs --tls-dtors model"
         )
+    policy = schedules.make_policy(schedule, seed)
+    decisions = None
+    if record_schedule is not None:
+        policy, decisions = schedules.record(policy, record_schedule, force=tracing.force)
     env = options.environment(variables, clean_env)
     config = RunConfig(
         program=options.find_program(program, env.get("PATH", options.DEFAULT_PATH), sysroot),
@@ -87,6 +102,7 @@ def command(
         tls_dtors=tls_dtors,
         unload_rule=unload_rule,
         argv0=program,
+        policy=policy,
     )
     bus = EventBus()
     _die_at_once()

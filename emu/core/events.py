@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from emu.core.dl_events import DL_EVENTS
 
-CATEGORIES = ("libs", "dl", "bindings", "reloc", "init", "fini", "tls", "dtors", "syscalls", "faults")
+CATEGORIES = (
+    "libs", "dl", "bindings", "reloc", "init", "fini", "tls", "dtors", "syscalls", "faults", "threads", "sched",
+)  # fmt: skip
 
 
 class LibrarySearch(NamedTuple):
@@ -195,6 +197,44 @@ class Fault(NamedTuple):
     handled: bool
 
 
+class ThreadCreated(NamedTuple):
+    """A thread began: its id, the name that it inherits, the top of its stack. The record's task is its creator."""
+
+    thread: int
+    name: str
+    stack: int
+
+
+class ThreadNamed(NamedTuple):
+    """A thread got a name."""
+
+    thread: int
+    name: str
+
+
+class ThreadExited(NamedTuple):
+    """A thread ended with `status`; the end of the whole process is not told thread by thread."""
+
+    thread: int
+    name: str
+    status: int
+
+
+class ThreadJoined(NamedTuple):
+    """The end of `thread` woke `joiner`, which waited for it on the cleared word with its id (pthread_join does)."""
+
+    thread: int
+    joiner: int
+
+
+class Switch(NamedTuple):
+    """Another thread runs: `reason` is blocked, preempted, yielded or exited, or woken for one that comes at once."""
+
+    previous: int
+    next: int
+    reason: str
+
+
 class Record(NamedTuple):
     """An event with its stamp: sequence number from 1, virtual nanoseconds since start, thread id."""
 
@@ -237,6 +277,13 @@ _BY_CATEGORY: dict[str, tuple[type[Any], ...]] = {
     ),
     "syscalls": (Syscall,),
     "faults": (Fault,),
+    "threads": (
+        ThreadCreated,
+        ThreadNamed,
+        ThreadExited,
+        ThreadJoined,
+    ),
+    "sched": (Switch,),
 }
 EVENT_TYPES = tuple(kind for kinds in _BY_CATEGORY.values() for kind in kinds)
 CATEGORY_OF = {kind: category for category, kinds in _BY_CATEGORY.items() for kind in kinds}
@@ -262,6 +309,8 @@ class EventBus:
     dtors: bool
     syscalls: bool
     faults: bool
+    threads: bool
+    sched: bool
 
     def __init__(self) -> None:
         for category in CATEGORIES:

@@ -36,6 +36,8 @@ _SYS_ARCH_PRCTL, _SYS_SET_TID_ADDRESS, _SYS_SET_ROBUST_LIST, _SYS_RSEQ = 158, 21
 _ARCH_SET_FS = 0x1002
 _RWX = 7
 _RSEQ_SIG = 0x53053053
+_RSEQ_USED = 20
+"""What __rseq_size says of an area of 32 bytes (rseq-internal.h: RSEQ_AREA_SIZE_INITIAL_USED)."""
 _ROBUST_LIST_HEAD_SIZE = 24
 _POINTERS_FOUND = {"_dl_catch_error": b"_dl_catch_error", "_dl_mcount": b"_dl_mcount"}
 
@@ -366,7 +368,7 @@ class Contract:
         disabled = "glibc.pthread.rseq=0" in self.rtld.env.get("GLIBC_TUNABLES", "").split(":")
         result = -1 if disabled else (yield SystemCall(_SYS_RSEQ, (thread + at, 32, 0, _RSEQ_SIG)))
         if result == 0:
-            self.arena.write_u32(ld_so.addr + size[4], 32)
+            self.arena.write_u32(ld_so.addr + size[4], _RSEQ_USED)
         else:
             self.arena.write_u32(thread + at + 4, (-2 if disabled else -1) & 0xFFFFFFFF)
         self.arena.write_u64(ld_so.addr + offset[4], at)
@@ -387,14 +389,6 @@ class Contract:
         if address is None:
             raise UnsupportedError(f"program without {name.decode()}", self.rtld.program)
         return address
-
-    def allocate_tls(self, tcb: int, *, initialise: bool) -> int:
-        """Give a new thread its TLS; `tcb` is where its TCB must be, 0 for anywhere."""
-        raise UnsupportedError("_dl_allocate_tls (threads)", self.rtld.program)
-
-    def deallocate_tls(self, tcb: int, free_tcb: bool) -> None:
-        """Take a thread's TLS back."""
-        raise UnsupportedError("_dl_deallocate_tls (threads)", self.rtld.program)
 
 
 def _find(map_: LinkMap, name: bytes) -> tuple[int, int, int, int, int, int] | None:

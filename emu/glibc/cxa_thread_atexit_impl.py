@@ -253,7 +253,7 @@ class Observer:
         registers: Callable[[], list[int]],
     ) -> None:
         self._atexit, self._registers = atexit, registers
-        self._running: list[tuple[int, int, int]] = []
+        self._running: dict[int, list[tuple[int, int, int]]] = {}  # by thread pointer
         code = atexit.arena.read(*atexit.run_at)
         call = _indirect_call.search(code)
         if call is None:
@@ -286,10 +286,10 @@ class Observer:
             if atexit.arena.check(v, _NODE_SIZE, 1) and atexit.arena.read(v, 16) == wanted
         )
         owner = atexit.arena.read_u64(node + 16)
-        self._running.append((function, object_, owner))
+        self._running.setdefault(thread, []).append((function, object_, owner))
         atexit.running(function, object_, owner)
 
     def _on_return(self) -> None:
-        function, object_, owner = self._running.pop()
+        function, object_, owner = self._running[self._atexit.thread_pointer()].pop()
         count = self._atexit.arena.read_u64(owner + self._atexit.count_offset)
         self._atexit.done(function, object_, owner, count)

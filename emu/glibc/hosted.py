@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from emu.core.effects import Hosted, Jump
 from emu.core.errors import UnsupportedError
 from emu.elf import constants as c
-from emu.glibc import dlfcn
+from emu.glibc import dlfcn, threads
 from emu.glibc.call import Call, Handler
 from emu.rtld.fini import fini
 from emu.rtld.runtime import fixup
@@ -85,24 +85,6 @@ def run_fini(contract: Contract, call: Call) -> Hosted:
     return 0
 
 
-def allocate_tls(contract: Contract, call: Call) -> int:
-    """`_dl_allocate_tls(mem)`: static TLS and DTV for a new thread; `mem`, if any, is the TCB's place on the thread's stack."""
-    return contract.allocate_tls(call.args[0], initialise=True)
-
-
-def allocate_tls_init(contract: Contract, call: Call) -> int:
-    """`_dl_allocate_tls_init(tcb, init_tls)`: give a reused stack's TLS its first values again."""
-    if call.args[0]:
-        contract.rtld.tls.initialise_thread(call.args[0])
-    return call.args[0]
-
-
-def deallocate_tls(contract: Contract, call: Call) -> int:
-    """`_dl_deallocate_tls(tcb, dealloc_tcb)`."""
-    contract.deallocate_tls(call.args[0], bool(call.args[1] & 1))
-    return 0
-
-
 def exception_create(contract: Contract, call: Call) -> Hosted:
     """`_dl_exception_create(exception, objname, errstring)`: a copy of both strings in one block of the guest's malloc."""
     arena = contract.arena
@@ -130,16 +112,16 @@ def unsupported(name: str) -> Handler:
 
 
 HOSTED_SYMBOLS: dict[bytes, Handler] = {
-    b"_dl_allocate_tls": allocate_tls,
-    b"_dl_allocate_tls_init": allocate_tls_init,
-    b"_dl_deallocate_tls": deallocate_tls,
+    b"_dl_allocate_tls": threads.allocate_tls,
+    b"_dl_allocate_tls_init": threads.allocate_tls_init,
+    b"_dl_deallocate_tls": threads.deallocate_tls,
     b"_dl_find_dso_for_object": find_dso_for_object,
     b"_dl_audit_preinit": nothing,
     b"_dl_audit_symbind_alt": nothing,
     b"_dl_exception_create": exception_create,
     b"_dl_exception_free": exception_free,
     b"_dl_rtld_di_serinfo": dlfcn.di_serinfo,
-    b"__nptl_change_stack_perm": unsupported("__nptl_change_stack_perm"),
+    b"__nptl_change_stack_perm": threads.change_stack_perm,
     b"_dl_exception_create_format": lambda contract, call: contract.errors.create_format(call),
 }
 HOSTED_POINTERS: dict[str, Handler] = {

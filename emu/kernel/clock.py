@@ -14,14 +14,21 @@ BOOT_NS = 1000 * 1_000_000_000
 TICK_NS = 1000
 """What a system call costs."""
 
+NEVER = 1 << 63
+"""A time that does not come."""
+
 
 class Clock:
-    """Nanoseconds since the program started, in `now`. `realtime_offset` is added for CLOCK_REALTIME."""
+    """Nanoseconds since the program started, in `now`. `realtime_offset` is added for CLOCK_REALTIME.
 
-    __slots__ = ("now", "realtime_offset")
+    `alarm` is when something is due, at the earliest: a timer, or a task's deadline.
+    """
+
+    __slots__ = ("now", "alarm", "realtime_offset")
 
     def __init__(self) -> None:
         self.now = 0
+        self.alarm = NEVER
         self.realtime_offset = EPOCH_NS
 
     @property

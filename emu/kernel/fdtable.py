@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 from emu.kernel.inodes import fail
 
 if TYPE_CHECKING:
+    from emu.kernel.locks import FileLocks
     from emu.kernel.openfile import OpenFile
 
 
 class FdTable:
     """Descriptor numbers, their descriptions in `files`, and which of them close on exec.
 
-    `limit` is RLIMIT_NOFILE.
+    `limit` is RLIMIT_NOFILE. The `locks` of a description go with its last number.
     """
 
-    __slots__ = ("files", "cloexec", "limit")
+    __slots__ = ("files", "cloexec", "limit", "_locks")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, locks: FileLocks) -> None:
+        self._locks = locks
         self.files: dict[int, OpenFile] = {}
         self.cloexec: set[int] = set()
         self.limit = limit
@@ -57,6 +59,7 @@ class FdTable:
         self.cloexec.discard(fd)
         file.references -= 1
         if not file.references:
+            self._locks.release(file)
             file.closed()
 
     def replace(self, fd: int, file: OpenFile, cloexec: bool) -> int:

@@ -7,20 +7,27 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from emu.core.effects import Exit, RegistersSet
 from emu.core.errors import MemoryFault
+from emu.core.events import ThreadExited, ThreadNamed
 from emu.kernel import abi, formats
 from emu.kernel.clock import TICK_NS, Clock
 from emu.kernel.devices import mount_devices
 from emu.kernel.entropy import Entropy
 from emu.kernel.fdtable import FdTable
+from emu.kernel.futex import Futexes
 from emu.kernel.hostfile import HostFile
+from emu.kernel.locks import FileLocks
 from emu.kernel.names import syscall_name
 from emu.kernel.passthrough import mount_writable
 from emu.kernel.procfs import mount_proc
+from emu.kernel.scheduler import Scheduler
 from emu.kernel.signals import Interrupted, Signals
 from emu.kernel.syscalls import TABLE
+from emu.kernel.syscalls.futex import release
 from emu.kernel.timers import Timers
 from emu.kernel.vfs import FileSystem
+from emu.kernel.waiting import BLOCKED, Blocked, PendingCall
 
 if TYPE_CHECKING:
     from emu.core.events import EventBus
@@ -88,6 +95,11 @@ class Kernel:
         self.report: Callable[[str], None] = lambda line: None
         self.cpu: Cpu
         self.tasks: dict[int, Task] = {}
+        self.leader: Task
+        self.scheduler = Scheduler(self)
+        self.futexes = Futexes()
+        self.next_tid = abi.PID + 1
+        self.leader_status = 0
         self.entropy = Entropy(config.seed)
         self.overlay_bytes = 0
         self.fs = FileSystem(
@@ -100,7 +112,8 @@ class Kernel:
         )
         self.fs.on_store = space.shared_files.stored
         self.fs.on_resize = space.file_resized
-        self.fds = FdTable(_NOFILE_LIMIT)
+        self.locks = FileLocks()
+        self.fds = FdTable(_NOFILE_LIMIT, self.locks)
         self.program = Program("", None, (), (), b"", 0)
         self.brk_start = self.brk = 0
         self.dumpable = 1
@@ -130,14 +143,42 @@ class Kernel:
             return  # started with this descriptor closed: so is the guest's
         self.fds.install(HostFile(host), fd=number)
 
+    # -- tasks -----------------------------------------------------------------------------------------------
+
+    def add_task(self, task: Task) -> None:
+        """Enter a task; the first is the main thread, and runs."""
+        if not self.tasks:
+            self.leader = self.scheduler.current = task
+        self.tasks[task.tid] = task
+
+    def end_task(self, task: Task, status: int) -> bool:
+        """A task is over; return whether it was the last. Source: Linux kernel/exit.c:do_exit."""
+        if task is self.leader:
+            self.leader_status = status
+        del self.tasks[task.tid]
+        if self.bus.threads:
+            self.bus.emit(ThreadExited(task.tid, task.name, status))
+        if self.tasks:
+            self.signals.pass_on(abi.U64)
+            release(self, task)
+        return not self.tasks
+
+    def rename(self, task: Task, name: bytes) -> None:
+        """Give a task a name, of which Linux keeps 15 bytes."""
+        task.name = name[:15].decode("utf-8", "surrogateescape")
+        if self.bus.threads:
+            self.bus.emit(ThreadNamed(task.tid, task.name))
+
     # -- system calls ----------------------------------------------------------------------------------------
 
-    def syscall(self, task: Task, cpu: Cpu, number: int, args: tuple[int, ...]) -> Result:
-        """Serve system call `number` with six argument registers; return the value for rax or an effect."""
+    def syscall(self, task: Task, cpu: Cpu, number: int, args: tuple[int, ...]) -> Result | Blocked:
+        """Serve system call `number` with six argument registers; return the value for rax or an effect, or BLOCKED: then
+        `resume` is to be called when the task runs again.
+        """
         clock = self.clock
         clock.now += TICK_NS
-        if clock.now >= self.timers.next_expiry:
-            self.timers.expire()
+        if clock.now >= clock.alarm:
+            self.pass_time()
         entry = TABLE.get(number & abi.U32)
         if entry is None:
             return self._unknown(number)
@@ -148,43 +189,72 @@ class Kernel:
             for index, mask, sign in entry.narrow:
                 narrowed[index] = ((narrowed[index] & mask) ^ sign) - sign
             call = tuple(narrowed)
-        if self.bus.syscalls:
-            return self._traced(entry, task, call)
-        try:
-            return entry.handler(self, task, *call)
-        except Interrupted as interruption:
-            if interruption.restart:
-                task.interrupted = number
-            return -errno.EINTR
-        except OSError as error:
-            return -(error.errno or errno.EIO)
-        except MemoryFault:
-            return -errno.EFAULT
-
-    def _traced(self, entry: Entry, task: Task, call: tuple[int, ...]) -> Result:
-        before = formats.before(self, entry, call)
-        result: Result
+        texts = formats.before(self, entry, call) if self.bus.syscalls else None
         try:
             result = entry.handler(self, task, *call)
-        except Interrupted as interruption:
-            if interruption.restart:
-                task.interrupted = entry.number
-            result = -errno.EINTR
-        except OSError as error:
-            result = -(error.errno or errno.EIO)
-        except MemoryFault:
-            result = -errno.EFAULT
-        self.bus.emit(formats.event(self, entry, call, before, result))
+        except (OSError, MemoryFault) as error:
+            result = self._failed(task, entry, error)
+        if not isinstance(result, (int, Exit, RegistersSet)):
+            return self._advance(task, PendingCall(entry, result, call, texts))
+        if texts is not None:
+            self.bus.emit(formats.event(self, entry, call, texts, result))
         return result
+
+    def resume(self, task: Task) -> Result | Blocked:
+        """Go on with a task's system call whose wait is over."""
+        call = task.call
+        assert call is not None
+        return self._advance(task, call)
+
+    def _advance(self, task: Task, call: PendingCall) -> Result | Blocked:
+        result: Result
+        try:
+            block = call.handler.send(None)
+        except StopIteration as stop:
+            result = stop.value
+        except (OSError, MemoryFault) as error:
+            result = self._failed(task, call.entry, error)
+        else:
+            task.call = call
+            self.scheduler.block(task, block)
+            return BLOCKED
+        task.call = None
+        if call.texts is not None:
+            self.bus.emit(formats.event(self, call.entry, call.arguments, call.texts, result))
+        return result
+
+    def _failed(self, task: Task, entry: Entry, error: OSError | MemoryFault) -> int:
+        """Return what the guest is told of a failure."""
+        if isinstance(error, MemoryFault):
+            return -errno.EFAULT
+        if isinstance(error, Interrupted):
+            if error.restart:
+                task.interrupted = entry.number
+                task.restart_always = error.always
+            return -errno.EINTR
+        return -(error.errno or errno.EIO)
+
+    def pass_time(self) -> None:
+        """Do what is due: timers send their signals, waits end at their deadlines."""
+        if self.clock.now >= self.timers.next_expiry:
+            self.timers.expire()
+        self.scheduler.expire()
+        self.plan()
+
+    def plan(self) -> None:
+        """Set the clock's alarm to the next thing that is due."""
+        self.clock.alarm = min(self.timers.next_expiry, self.scheduler.next_deadline)
 
     def _unknown(self, number: int) -> int:
         name = syscall_name(number & abi.U32)
         if self.bus.syscalls:
             self.bus.emit(formats.unknown(number & abi.U32, name))
-        self.report_once(
-            f"system call {name}",
-            f"emu: syscall {name} ({number & abi.U32}) is not supported; the program was told ENOSYS",
-        )
+        return self.refuse(f"{name} ({number & abi.U32})")
+
+    def refuse(self, what: str) -> int:
+        """Tell the user, once, that a system call is not supported; return what the guest is told."""
+        line = f"emu: syscall {what} is not supported; the program was told ENOSYS"
+        self.report_once(f"system call {what}", line)
         return -errno.ENOSYS
 
     def report_once(self, key: str, line: str) -> None:

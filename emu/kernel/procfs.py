@@ -1,6 +1,6 @@
 """/proc: the process's view of itself, and a few facts about the machine, all from the emulated state.
 
-Texts are made when a file is opened. There is one process, so /proc lists one.
+Texts are made when a file is opened. There is one process, so /proc lists one; its threads are under task.
 Source: proc(5); Linux fs/proc/array.c, task_mmu.c.
 """
 
@@ -18,19 +18,21 @@ from emu.kernel.place import MagicLink
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
+    from emu.kernel.task import Task
 
 Text = Callable[["Kernel"], bytes]
 _PROCESS_FILES: dict[str, tuple[int, Text]] = {
     "auxv": (0o400, proctext.auxv_text),
     "cmdline": (0o444, proctext.cmdline_text),
-    "comm": (0o644, proctext.comm_text),
     "environ": (0o400, proctext.environ_text),
     "limits": (0o444, proctext.limits_text),
     "maps": (0o444, proctext.maps_text),
     "smaps_rollup": (0o444, proctext.smaps_rollup_text),
-    "stat": (0o444, proctext.stat_text),
     "statm": (0o444, proctext.statm_text),
-    "status": (0o444, proctext.status_text),
+}
+_TASK_FILES: dict[str, Callable[[Kernel, Task], bytes]] = {
+    "stat": proctext.stat_text,
+    "status": proctext.status_text,
 }
 
 
@@ -48,6 +50,39 @@ class ProcText(Inode):
     def open(self, path: str, flags: int) -> OpenFile:
         """Make the text."""
         return TextFile(self, path, flags, self._text(self._kernel))
+
+
+class _CommFile(TextFile):
+    """An open comm: what is written is the task's new name."""
+
+    __slots__ = ("_kernel", "_task")
+
+    def __init__(self, inode: Inode, path: str, flags: int, kernel: Kernel, task: Task) -> None:
+        super().__init__(inode, path, flags, proctext.comm_text(kernel, task))
+        self._kernel, self._task = kernel, task
+
+    def pwrite(self, data: bytes, offset: int) -> int:
+        """Rename the task. Source: Linux fs/proc/base.c:comm_write."""
+        self._kernel.rename(self._task, data.partition(b"\0")[0])
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        """Accept it: O_TRUNC changes nothing."""
+
+
+class _Comm(Inode):
+    """The name of a task, to read and to set."""
+
+    __slots__ = ("_kernel", "_task")
+    fmt = abi.S_IFREG
+
+    def __init__(self, kernel: Kernel, task: Task) -> None:
+        super().__init__(kernel.fs, None, Meta(fresh(kernel.fs, abi.S_IFREG | 0o644)))
+        self._kernel, self._task = kernel, task
+
+    def open(self, path: str, flags: int) -> OpenFile:
+        """Return a description."""
+        return _CommFile(self, path, flags, self._kernel, self._task)
 
 
 class ProcMemory(Inode):
@@ -204,10 +239,43 @@ def _fdinfo(kernel: Kernel, fd: int) -> bytes:
     return f"pos:\t{file.offset}\nflags:\t{flags:07o}\nmnt_id:\t1\nino:\t{file.stat().ino}\n".encode()
 
 
-def _process_directory(kernel: Kernel, parent: Directory, name: str) -> ProcDirectory:
-    directory = ProcDirectory(kernel, parent, name)
+class _TaskDirectory(ProcDirectory):
+    """/proc/self/task: a directory for each thread."""
+
+    __slots__ = ("_kernel", "_known")
+
+    def __init__(self, kernel: Kernel, parent: Directory) -> None:
+        super().__init__(kernel, parent, "task")
+        self._kernel = kernel
+        self._known: dict[int, ProcDirectory] = {}
+
+    def lookup(self, name: str) -> Inode | None:
+        """Return the directory of a live thread."""
+        task = self._kernel.tasks.get(int(name)) if name.isascii() and name.isdigit() else None
+        if task is None or str(task.tid) != name:
+            return None
+        if task.tid not in self._known:
+            self._known = {tid: known for tid, known in self._known.items() if tid in self._kernel.tasks}
+            self._known[task.tid] = _process_directory(self._kernel, self, task)
+        return self._known[task.tid]
+
+    def listing(self) -> list[tuple[str, int, int]]:
+        """Return the thread ids."""
+        ino = self.stat().ino
+        return [(str(tid), ino + 1 + tid, abi.S_IFDIR) for tid in sorted(self._kernel.tasks)]
+
+
+def _per_task(text: Callable[[Kernel, Task], bytes], task: Task) -> Text:
+    return lambda kernel: text(kernel, task)
+
+
+def _process_directory(kernel: Kernel, parent: Directory, task: Task) -> ProcDirectory:
+    directory = ProcDirectory(kernel, parent, str(task.tid))
     for entry, (mode, text) in _PROCESS_FILES.items():
         directory.children[entry] = ProcText(kernel, mode, text)
+    for entry, task_text in _TASK_FILES.items():
+        directory.children[entry] = ProcText(kernel, 0o444, _per_task(task_text, task))
+    directory.children["comm"] = _Comm(kernel, task)
     directory.children["mem"] = ProcMemory(kernel)
     for entry in ("exe", "cwd", "root"):
         directory.children[entry] = _Place(kernel, entry)
@@ -225,6 +293,20 @@ def mount_proc(kernel: Kernel) -> None:
     kernel.fs.mount("/proc", make)
 
 
+class _ThreadSelf(Symlink):
+    """/proc/thread-self: the directory of the thread that asks."""
+
+    __slots__ = ("_kernel",)
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel.fs, None, Meta(fresh(kernel.fs, abi.S_IFLNK | 0o777)), "")
+        self._kernel = kernel
+
+    def target(self) -> str:
+        """Return the place."""
+        return f"{abi.PID}/task/{self._kernel.scheduler.current.tid}"
+
+
 class _LazyProc(ProcDirectory):
     """/proc itself. Its entries are made at the first look: most programs never do."""
 
@@ -239,10 +321,10 @@ class _LazyProc(ProcDirectory):
             return
         kernel = self._kernel
         pid = str(abi.PID)
-        process = self.children[pid] = _process_directory(kernel, self, pid)
-        tasks = process.children["task"] = ProcDirectory(kernel, process, "task")
-        tasks.children[pid] = _process_directory(kernel, tasks, pid)
-        for link, target in (("self", pid), ("thread-self", f"{pid}/task/{pid}"), ("mounts", "self/mounts")):
+        process = self.children[pid] = _process_directory(kernel, self, kernel.leader)
+        process.children["task"] = _TaskDirectory(kernel, process)
+        self.children["thread-self"] = _ThreadSelf(kernel)
+        for link, target in (("self", pid), ("mounts", "self/mounts")):
             self.children[link] = Symlink(
                 kernel.fs, None, Meta(fresh(kernel.fs, abi.S_IFLNK | 0o777)), target
             )

@@ -9,6 +9,8 @@ from emu.kernel import abi
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
+    from emu.kernel.signals import SignalInfo
+    from emu.kernel.task import Task
 
 _NAME_COLUMN = 73
 _LIMIT_ROWS = tuple(
@@ -58,14 +60,13 @@ def auxv_text(k: Kernel) -> bytes:
     return k.program.auxv
 
 
-def _comm(k: Kernel) -> str:
-    task = k.tasks.get(abi.PID)
-    return task.name if task is not None else ""
+def comm_text(k: Kernel, task: Task) -> bytes:
+    """The name of a task."""
+    return f"{task.name}\n".encode("utf-8", "surrogateescape")
 
 
-def comm_text(k: Kernel) -> bytes:
-    """The name of the main task."""
-    return f"{_comm(k)}\n".encode("utf-8", "surrogateescape")
+def _state(task: Task) -> str:
+    return "R" if task.block is None else "S"
 
 
 def limits_text(k: Kernel) -> bytes:
@@ -100,7 +101,7 @@ def smaps_rollup_text(k: Kernel) -> bytes:
     ).encode()  # fmt: skip
 
 
-def stat_text(k: Kernel) -> bytes:
+def stat_text(k: Kernel, task: Task) -> bytes:
     """The 52 numbers of /proc/PID/stat; what is not modelled is 0."""
     ticks = k.clock.now // 10_000_000
     start = 100_000
@@ -110,17 +111,23 @@ def stat_text(k: Kernel) -> bytes:
     fields += [0, 0, 0, 0, ticks, 0, 0, 0, 20, 0, threads, 0, start]
     fields += [k.space.total, pages, abi.RLIM_INFINITY, 0, 0, k.program.stack_top]
     fields += [0] * 9 + [17] + [0] * 8 + [k.brk_start] + [0] * 5
-    return f"{abi.PID} ({_comm(k)}) R {' '.join(map(str, fields))}\n".encode("utf-8", "surrogateescape")
+    head = f"{task.tid} ({task.name}) {_state(task)}"
+    return f"{head} {' '.join(map(str, fields))}\n".encode("utf-8", "surrogateescape")
 
 
 def _mask(signals: int) -> str:
     return f"{signals:016x}"
 
 
-def status_text(k: Kernel) -> bytes:
+def _pending(signals: list[SignalInfo]) -> str:
+    mask = 0
+    for info in signals:
+        mask |= 1 << (info.signo - 1)
+    return _mask(mask)
+
+
+def status_text(k: Kernel, task: Task) -> bytes:
     """Names and values for people."""
-    task = k.tasks.get(abi.PID)
-    blocked = task.mask if task is not None else 0
     ignored = caught = 0
     for signo, action in enumerate(k.signals.actions):
         if action.handler == abi.SIG_IGN:
@@ -130,12 +137,12 @@ def status_text(k: Kernel) -> bytes:
     size = k.space.total // 1024
     stack = next(((a.end - a.start) // 1024 for a in k.space if a.name == "[stack]"), 0)
     rows: list[tuple[str, object]] = [
-        ("Name", _comm(k)),
+        ("Name", task.name),
         ("Umask", f"{k.fs.umask:04o}"),
-        ("State", "R (running)"),
+        ("State", "R (running)" if task.block is None else "S (sleeping)"),
         ("Tgid", abi.PID),
         ("Ngid", 0),
-        ("Pid", abi.PID),
+        ("Pid", task.tid),
         ("PPid", abi.PPID),
         ("TracerPid", 0),
         ("Uid", "\t".join([str(k.fs.uid)] * 4)),
@@ -146,8 +153,9 @@ def status_text(k: Kernel) -> bytes:
         ("VmData", f"{_writable(k) // 1024:8d} kB"),
         ("VmStk", f"{stack:8d} kB"),
         ("Threads", max(len(k.tasks), 1)),
-        *((name, _mask(0)) for name in ("SigPnd", "ShdPnd")),
-        ("SigBlk", _mask(blocked)),
+        ("SigPnd", _pending(task.pending)),
+        ("ShdPnd", _pending(k.signals.pending)),
+        ("SigBlk", _mask(task.mask)),
         ("SigIgn", _mask(ignored)),
         ("SigCgt", _mask(caught)),
         ("NoNewPrivs", k.no_new_privs),

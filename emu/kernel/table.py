@@ -1,6 +1,7 @@
 """The table of system calls: number, name, argument formats and handler, one entry a call.
 
-A handler is a plain function `handler(kernel, task, *arguments)` under `@syscall(number, name, *formats)`.
+A handler is a function `handler(kernel, task, *arguments)` under `@syscall(number, name, *formats)`; one that may wait
+is a generator, see `emu.kernel.waiting`.
 The formats say two things: the C type to which dispatch narrows the register, and how the trace prints it. So
 a handler sees the integers that the C prototype has.
 """
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from emu.core.effects import Exit, RegistersSet
+    from emu.kernel.waiting import BlockingCall
 
     Result = int | Exit | RegistersSet
-    Handler = Callable[..., Result]
+    Handler = Callable[..., Result | BlockingCall]
 
 H = TypeVar("H", bound="Handler")
 

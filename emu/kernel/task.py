@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from emu.kernel.signals import SignalInfo
+    from emu.kernel.waiting import Block, PendingCall
+    from emu.machine.cpu import Context
+
+WOKEN, TIMED_OUT, SIGNALLED = range(3)
+"""Why a wait is over: what was waited for has come, the deadline has, or a signal."""
 
 
 class AltStack(NamedTuple):
@@ -16,33 +21,35 @@ class AltStack(NamedTuple):
     size: int = 0
 
 
-class Restart(NamedTuple):
-    """A system call that a signal cut short and that goes on by itself if the handler has SA_RESTART."""
-
-    number: int
-
-
 class Task:
     """One thread: its id, name, signal state and the addresses that it registered with the kernel.
 
-    `mask` has bit N-1 for a blocked signal N. `saved_mask` is what a handler's frame restores after
-    rt_sigsuspend, ppoll and pselect6, None outside of them. `pending` are signals sent to this thread, oldest
-    first.
+    `mask` has bit N-1 for a blocked signal N, `awaited` those that sigtimedwait has unblocked for its wait.
+    `saved_mask` is what a handler's frame restores after rt_sigsuspend, ppoll and pselect6, None outside of
+    them. `pending` are signals sent to this thread, oldest first; `signalled` tells that it is to look for one
+    to handle. `call` is a system call in progress; while it waits, `block` says for what, and afterwards
+    `woken` why that is over. `context` holds the registers while another task runs.
     """
 
     __slots__ = (
-        "tid", "name", "mask", "saved_mask", "pending", "altstack", "robust_list", "clear_child_tid", "rseq",
-        "interrupted",
+        "tid", "name", "mask", "awaited", "saved_mask", "pending", "signalled", "altstack", "robust_list",
+        "clear_child_tid", "rseq", "interrupted", "restart_always", "call", "block", "woken", "context",
     )  # fmt: skip
 
     def __init__(self, tid: int, name: str = "") -> None:
         self.tid = tid
         self.name = name
-        self.mask = 0
+        self.mask = self.awaited = 0
         self.saved_mask: int | None = None
         self.pending: list[SignalInfo] = []
+        self.signalled = False
         self.altstack = AltStack()
         self.robust_list = (0, 0)
         self.clear_child_tid = 0
         self.rseq = (0, 0, 0)
         self.interrupted: int | None = None
+        self.restart_always = False
+        self.call: PendingCall | None = None
+        self.block: Block | None = None
+        self.woken = WOKEN
+        self.context: Context | None = None

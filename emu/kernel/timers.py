@@ -10,22 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
+from emu.kernel.clock import NEVER
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
 
-NEVER = 1 << 63
-
 
 class Timer:
     """One timer: `expiry` in virtual nanoseconds (0: disarmed), `interval` to the next, the signal that it
-    sends (0: none).
+    sends (0: none), the id of the thread that it sends it to (0: the process).
     """
 
-    __slots__ = ("clock", "signo", "value", "ident", "expiry", "interval", "overrun")
+    __slots__ = ("clock", "signo", "value", "ident", "thread", "expiry", "interval", "overrun")
 
-    def __init__(self, signo: int, clock: int = abi.CLOCK_MONOTONIC, value: int = 0, ident: int = 0) -> None:
-        self.clock, self.signo, self.value, self.ident = clock, signo, value, ident
+    def __init__(
+        self, signo: int, clock: int = abi.CLOCK_MONOTONIC, value: int = 0, ident: int = 0, thread: int = 0
+    ) -> None:
+        self.clock, self.signo, self.value, self.ident, self.thread = clock, signo, value, ident, thread
         self.expiry = self.interval = self.overrun = 0
 
 
@@ -42,11 +43,11 @@ class Timers:
         self.posix: dict[int, Timer] = {}
         self._next_id = 0
 
-    def create(self, clock: int, signo: int, value: int | None) -> int:
+    def create(self, clock: int, signo: int, value: int | None, thread: int = 0) -> int:
         """Make a POSIX timer and return its id; `value` None is the id itself."""
         ident = self._next_id
         self._next_id += 1
-        self.posix[ident] = Timer(signo, clock, ident if value is None else value, ident)
+        self.posix[ident] = Timer(signo, clock, ident if value is None else value, ident, thread)
         return ident
 
     def arm(self, timer: Timer, expiry: int, interval: int) -> tuple[int, int]:
@@ -70,6 +71,7 @@ class Timers:
     def _plan(self) -> None:
         armed = [t.expiry for t in (*self.interval, *self.posix.values()) if t.expiry]
         self.next_expiry = min(armed, default=NEVER)
+        self._kernel.plan()
 
     def expire(self) -> None:
         """Send the signals of all timers that are due."""

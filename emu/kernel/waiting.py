@@ -1,84 +1,80 @@
-"""Waiting: what a task does when a system call cannot go on.
+"""Waiting: what a system call that cannot go on asks for.
 
-Virtual time jumps to the next thing that can happen: the deadline or a timer. Only a wait for the host's
-terminal or pipe takes real time.
+A handler that may wait is a generator: it yields a `Block` and is resumed when the wait is over. The scheduler runs other
+tasks meanwhile; `emu.kernel.scheduler` says what happens when there are none.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, NamedTuple
 
-from emu.core.errors import EmuError
 from emu.kernel import abi
 from emu.kernel.signals import Interrupted
-from emu.kernel.timers import NEVER
+from emu.kernel.task import SIGNALLED, WOKEN
 
 if TYPE_CHECKING:
+    from emu.core.effects import Exit, RegistersSet
     from emu.kernel.kernel import Kernel
     from emu.kernel.openfile import OpenFile
+    from emu.kernel.table import Entry
     from emu.kernel.task import Task
 
 
-class DeadlockError(EmuError):
-    """The only thread waits for something that nothing can bring about."""
+class Block(NamedTuple):
+    """What a task waits for. `what` completes "waits ...", in a report.
 
-
-def wait(
-    k: Kernel,
-    t: Task,
-    what: str,
-    *,
-    hosts: tuple[tuple[int, int], ...] = (),
-    deadline: int | None = None,
-    restart: bool = True,
-    for_signal: bool = False,
-) -> bool:
-    """Wait until a host descriptor of `hosts` (fd, POLL* events) is ready (true) or `deadline` has come
-    (false).
-
-    `deadline` is virtual time. `what` completes "the only thread waits ...". `for_signal`: a signal from the
-    host is an end that can be hoped for. Raises Interrupted when a signal is deliverable, DeadlockError when
-    there is no hope.
+    The wait ends by `Scheduler.wake`, at virtual time `deadline`, when `ready` (asked at each choice of a task)
+    says so, or by a signal. `hosts` are host descriptors (fd, POLL* events) on which `ready` depends;
+    `for_signal`: a signal from the host is an end that can be hoped for. `futex` is a futex's address, `lock`
+    tells that its word names the owner.
     """
-    signals, clock = k.signals, k.clock
-    while True:
-        if signals.deliverable(t):
-            raise Interrupted(restart)
-        until = min(k.timers.next_expiry, NEVER if deadline is None else deadline)
-        if hosts or for_signal and until == NEVER:
-            if _wait_on_host(k, hosts, None if until == NEVER else max(until - clock.now, 0)):
-                return True
-        elif until == NEVER:
-            raise DeadlockError(f"deadlock: the only thread waits {what}, and nothing can end that wait")
-        if until != NEVER:
-            clock.now = max(clock.now, until)
-            k.timers.expire()
-            if deadline is not None and clock.now >= deadline:
-                if signals.deliverable(t) and restart:
-                    raise Interrupted(restart)
-                return False
+
+    what: str
+    deadline: int | None = None
+    ready: Callable[[], object] | None = None
+    hosts: tuple[tuple[int, int], ...] = ()
+    for_signal: bool = False
+    futex: int = 0
+    lock: bool = False
 
 
-def _wait_on_host(k: Kernel, hosts: tuple[tuple[int, int], ...], nanoseconds: int | None) -> bool:
-    """Wait for a host descriptor; false when the time is up or a host signal came."""
-    import select
-
-    poller = select.poll()
-    for fd, events in hosts:
-        poller.register(fd, events)
-    k.signals.host_wait(True)
-    try:
-        if k.signals.wake and not hosts:
-            return False
-        return bool(poller.poll(None if nanoseconds is None else nanoseconds / 1e6))
-    except InterruptedError:
-        return False
-    finally:
-        k.signals.host_wait(False)
+Waiting = Generator[Block, None, int]
+"""A system call that may wait: its return value is the call's."""
+BlockingCall = Generator[Block, None, "int | Exit | RegistersSet"]
 
 
-def wait_for_file(k: Kernel, t: Task, file: OpenFile, events: int, what: str) -> None:
-    """Wait until `file` is ready for `events`. Raises Interrupted, DeadlockError."""
+class PendingCall(NamedTuple):
+    """A system call that waits: its table entry, its handler, its arguments, and their text as the trace wants it."""
+
+    entry: Entry
+    handler: BlockingCall
+    arguments: tuple[int, ...]
+    texts: dict[int, str] | None
+
+
+class Blocked(NamedTuple):
+    """In place of a result: the task waits."""
+
+
+BLOCKED = Blocked()
+
+
+def wait(k: Kernel, t: Task, block: Block, *, restart: bool = True) -> Generator[Block, None, bool]:
+    """Wait; true when what was waited for has come, false at the deadline.
+
+    Raises Interrupted when a signal is to be handled; `restart` tells that the call then begins again under SA_RESTART.
+    """
+    while not (t.signalled and k.signals.deliverable(t)):
+        yield block
+        if t.woken != SIGNALLED:
+            return t.woken == WOKEN
+    raise Interrupted(restart)
+
+
+def wait_for_file(k: Kernel, t: Task, file: OpenFile, events: int, what: str) -> Generator[Block, None, None]:
+    """Wait until `file` is ready for `events`. Raises Interrupted."""
     host = file.host_wait()
     hosts = () if host is None else ((host, events & (abi.POLLIN | abi.POLLOUT)),)
-    wait(k, t, f"{what} {file.path}", hosts=hosts, deadline=file.deadline())
+    ends = events | abi.POLLERR | abi.POLLHUP
+    yield from wait(k, t, Block(f"{what} {file.path}", file.deadline(), lambda: file.poll() & ends, hosts))

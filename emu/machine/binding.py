@@ -150,9 +150,15 @@ class Unicorn:
         self.removable_hook(kind, callback, begin, end, instruction)
 
     def removable_hook(
-        self, kind: int, callback: ctypes._FuncPointer, begin: int = 1, end: int = 0, instruction: int = 0
+        self,
+        kind: int,
+        callback: ctypes._FuncPointer | c_void_p,
+        begin: int = 1,
+        end: int = 0,
+        instruction: int = 0,
+        user_data: int | None = None,
     ) -> c_size_t:
-        """Install a hook and return the handle for `remove_hook`."""
+        """Install a hook and return the handle for `remove_hook`. `user_data` is a host address."""
         handle = c_size_t()
         extra = (c_int(instruction),) if kind == UC_HOOK_INSN else ()
         self._check(
@@ -161,7 +167,7 @@ class Unicorn:
                 ctypes.byref(handle),
                 c_int(kind),
                 callback,
-                None,
+                c_void_p(user_data),
                 c_uint64(begin),
                 c_uint64(end),
                 *extra,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from emu.machine import binding, regs
 from emu.machine.arena import BUS, PROT_EXEC, PROT_READ, PROT_WRITE, Arena, physical
 from emu.machine.binding import RegisterBatch, TlbEntry, Unicorn
+from emu.machine.counter import BlockCounter
 from emu.machine.ring3 import HiddenState, enter_ring3
 from emu.machine.special import Specials
 from emu.machine.xstate import INITIAL_FXSAVE, load_fxsave, store_fxsave
@@ -24,7 +25,6 @@ _FETCH, _WRITE = binding.UC_MEM_FETCH, binding.UC_MEM_WRITE
 _FIRST_FLUSH = 2000
 _BLOCKS_KEPT = 20_000
 """Translated blocks after which the next removal of code throws all of them away: Unicorn gets no single block's memory back."""
-BLOCKS_PER_CALL = 1000
 _CPUID_1 = (0x306C4, 0x800, 0x8ED82203, 0x78BFBFD)
 """CPUID leaf 1 of Unicorn's Haswell (no AVX, FMA or F16C), less RDRAND, whose numbers would be the host's."""
 
@@ -63,12 +63,13 @@ TrapHandler = Callable[[], None]
 
 
 class Context:
-    """All registers of a guest thread, as Unicorn saves them."""
+    """All registers of a guest thread, as Unicorn saves them; `in_trap` tells that RIP is still at the `syscall`."""
 
-    __slots__ = ("handle", "_engine")
+    __slots__ = ("handle", "in_trap", "_engine")
 
-    def __init__(self, engine: Unicorn) -> None:
+    def __init__(self, engine: Unicorn, in_trap: bool) -> None:
         self._engine = engine
+        self.in_trap = in_trap
         self.handle = engine.context_alloc()
 
     def __del__(self) -> None:
@@ -106,8 +107,10 @@ class Cpu:
         self._flush_at = _FIRST_FLUSH
         self._want_flush = self._want_retranslation = False
         self.blocks = self._blocks_at_flush = 0
-        self._block_hook: Any = None
         self._specials = Specials(self)
+        self.on_blocks: Callable[[], None] = lambda: None
+        self.counter = BlockCounter(self.engine, self._blocks_counted)
+        self._thread = RegisterBatch(self.engine, (regs.RAX, regs.RCX, regs.R11, regs.RSP, regs.FS_BASE))
         self._install_hooks()
         self.hidden: HiddenState | None = None
         self.reset_fpu()
@@ -176,15 +179,39 @@ class Cpu:
             self.hidden.clear_sse_flags()
         load_fxsave(self.engine, image)
 
-    def save(self) -> Context:
-        """Return a copy of all registers."""
-        context = Context(self.engine)
+    def save(self, into: Context | None = None) -> Context:
+        """Return a copy of all registers, in `into` if given."""
+        context = Context(self.engine, self.in_trap) if into is None else into
+        context.in_trap = self.in_trap
         self.engine.context_save(context.handle)
         return context
 
     def restore(self, context: Context) -> None:
-        """Load all registers from `context`."""
+        """Load all registers from `context`; in or out of a trap, the CPU goes on where it would have then."""
         self.engine.context_restore(context.handle)
+        if context.in_trap is not self.in_trap:
+            rip = self._peek(regs.RIP)
+            self._raw_set(regs.RIP, rip + 2 if context.in_trap else rip - 2)
+
+    def fork(self, stack: int | None, fs_base: int | None) -> Context:
+        """Return the registers of a new thread: at a trap, those of the running one as `syscall` leaves them, with 0 in rax
+        and another stack pointer and fs base where given.
+        """
+        batch = self._thread
+        values = batch.values
+        batch.read()
+        old = tuple(values)
+        values[0], values[1], values[2] = 0, self.trap[16] + 2, self.trap[17]
+        if stack is not None:
+            values[3] = stack
+        if fs_base is not None:
+            values[4] = fs_base
+        batch.write()
+        context = self.save()
+        for index, value in enumerate(old):
+            values[index] = value
+        batch.write()
+        return context
 
     # -- running --------------------------------------------------------------------------------------------------
 
@@ -238,30 +265,6 @@ class Cpu:
         """Make `run` return as soon as possible; may be called from another host thread."""
         self._stop = True
         self.engine.stop()
-
-    def count_blocks(self, callback: Callable[[], None] | None) -> None:
-        """Call back after every 1000 basic blocks executed, or (None) no more; only while the CPU is stopped.
-
-        Costs 0.4 us a block while it is on, nothing after.
-        """
-        if self._block_hook is not None:
-            self.engine.remove_hook(self._block_hook)
-            self._block_hook = None
-        if callback is not None:
-            left = BLOCKS_PER_CALL
-
-            def hook(_uc: int, _address: int, _size: int, _data: int) -> None:
-                nonlocal left
-                left -= 1
-                if not left:
-                    left = BLOCKS_PER_CALL
-                    try:
-                        callback()
-                    except BaseException as error:
-                        self._abandon(error)
-
-            self._block_hook = self.engine.removable_hook(binding.UC_HOOK_BLOCK, binding.BLOCK(hook))
-        self.engine.flush_blocks()
 
     def range_changes(self, start: int, end: int, had_exec: bool) -> None:
         """Drop translations (of addresses, and of code where it was executable) before a range changes."""
@@ -346,6 +349,12 @@ class Cpu:
         except BaseException as error:  # a Python exception cannot cross Unicorn's C frames: `run` raises it
             self._abandon(error)
         self.in_trap = False
+
+    def _blocks_counted(self) -> None:
+        try:
+            self.on_blocks()
+        except BaseException as error:
+            self._abandon(error)
 
     def _abandon(self, error: BaseException) -> None:
         if self.pending is None:

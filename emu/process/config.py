@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from emu.kernel.policy import Policy
 
 
 class RunConfig(NamedTuple):
@@ -11,7 +14,8 @@ class RunConfig(NamedTuple):
     `env` is the guest's whole environment. `max_memory` is in bytes, `timeout` in seconds of host time. `tls_dtors` chooses who keeps the
     thread_local destructors: our model, or libc's own code. `unload_rule` is what
     keeps an object with pending destructors (the second needs the model). With `keep_going` missing objects are recorded, not fatal. `image` is the
-    program itself where it is no file (`program` then only names it).
+    program itself where it is no file (`program` then only names it). `policy` schedules the threads; None is
+    round-robin.
     """
 
     program: str
@@ -28,6 +32,7 @@ class RunConfig(NamedTuple):
     keep_going: bool = False
     argv0: str | None = None
     image: bytes | None = None
+    policy: Policy | None = None
 
 
 class Result(NamedTuple):

@@ -12,6 +12,7 @@ from emu.machine.arena import PAGE_SIZE, Arena
 from emu.machine.cpu import CpuException, PageFault
 
 if TYPE_CHECKING:
+    from emu.kernel.task import Task
     from emu.machine.cpu import Cpu
     from emu.process.process import Process
 
@@ -143,7 +144,21 @@ def _operands(cpu: Cpu, arena: Arena, pc: int) -> list[int]:
     return found
 
 
-def describe_fault(signal: SignalFacts, outcome: PageFault | CpuException, process: Process) -> str:
+def _overflows(process: Process, address: int) -> bool:
+    """Whether `address` lies in the guard below the stack of the running thread, in whose block its TCB lies too.
+
+    Source: glibc nptl/allocatestack.c: guard, stack, static TLS and TCB are one mapping.
+    """
+    guard = process.space.find(address)
+    if guard is None or guard.prot:
+        return False
+    stack = process.space.find(guard.end)
+    return stack is not None and stack.start <= process.thread_pointer() < stack.end
+
+
+def describe_fault(
+    signal: SignalFacts, outcome: PageFault | CpuException, process: Process, task: Task
+) -> str:
     """Return what happened in the user's terms: access, address, where, and what the address is if it is anything."""
     where = process.symbols.where(signal.pc)
     if isinstance(outcome, CpuException):
@@ -156,6 +171,8 @@ def describe_fault(signal: SignalFacts, outcome: PageFault | CpuException, proce
         what = f"{target}, past the end of the file {area.name if area else ''}".rstrip()
     elif signal.address < PAGE_SIZE:
         what = f"{target} (a null pointer)"
+    elif task is not process.task and _overflows(process, signal.address):
+        what = f"{target} (the guard of its stack: stack overflow in thread {task.tid})"
     elif area is not None and area.name == "[stack]" or process.symbols.near_stack(signal.address):
         what = f"{target} (the stack's end: stack overflow?)" if area is None else f"{target} (the stack)"
     elif area is not None:

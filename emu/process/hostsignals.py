@@ -67,9 +67,10 @@ class HostSignals:
         os.close(reader)
 
     def _arrived(self, number: int, _frame: FrameType | None) -> None:
-        self.kernel.post_host_signal(number)
         self.cpu.stop()
+        self.kernel.post_host_signal(number)
 
     def _expired(self, _number: int, _frame: FrameType | None) -> None:
         self.timed_out = True
         self.cpu.stop()
+        self.kernel.signals.stop_from_host()

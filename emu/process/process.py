@@ -13,14 +13,16 @@ from emu.glibc.contract import Contract, StartInfo
 from emu.glibc.cxa_thread_atexit_impl import Observer
 from emu.kernel.exec import load_program
 from emu.kernel.kernel import Kernel, KernelConfig
+from emu.kernel.scheduler import Deadlock, HostStop
 from emu.kernel.task import Task
 from emu.kernel.vdso import build_vdso
 from emu.machine import regs
 from emu.machine.address_space import AddressSpace
 from emu.machine.arena import Arena
-from emu.machine.cpu import Cpu, CpuException, Outcome, PageFault
+from emu.machine.cpu import Cpu, CpuException, PageFault
 from emu.machine.special import InstructionError
 from emu.process.config import Result, RunConfig
+from emu.process.deadlock import DeadlockError, report
 from emu.process.faults import describe_fault, to_signal
 from emu.process.hostsignals import HostSignals
 from emu.process.runner import Runner
@@ -61,7 +63,9 @@ class Process:
         self.kernel.cpu = self.cpu
         self.kernel.report = lambda line: _say(f"{line}\n")
         self.task = Task(_PID, os.path.basename(config.program)[:15])
-        self.kernel.tasks[_PID] = self.task
+        self.kernel.add_task(self.task)
+        if config.policy is not None:
+            self.kernel.scheduler.policy = config.policy
         bus.now = lambda: self.kernel.clock.monotonic
         bus.task = _PID
         self.cpu.read_tsc = lambda: self.kernel.clock.monotonic * 3
@@ -150,55 +154,53 @@ class Process:
 
     def _run_from(self, address: int, *, until_stop: bool = False) -> Result:
         assert self.loaded is not None
-        runner = Runner(self.cpu, self.kernel, self.task, self.contract)
+        runner = Runner(self.cpu, self.kernel, self.contract)
         self.cpu.set(regs.RSP, self.loaded.stack_pointer)
         self.cpu.set(regs.RDX, 0)
         with HostSignals(self.kernel, self.cpu, self.config.timeout) as host:
-            while True:
+            while runner.ended is None:
                 try:
                     outcome = self.cpu.run(address)
+                    if host.timed_out and runner.ended is None:
+                        raise HostStop
+                    if runner.ended is not None:
+                        break
+                    if isinstance(outcome, (PageFault, CpuException)):
+                        self._fault(outcome, runner)
+                    elif until_stop:
+                        return Result(0)
+                    if runner.ended is None:
+                        runner.attend()
                 except InstructionError as error:
                     where = self.symbols.where(error.address)
                     raise UnsupportedError(error.name, where, error.why) from None
                 except LoaderError as error:
                     raise self._link_error(error) from None
-                if runner.ended is not None:
-                    break
-                if host.timed_out:
+                except Deadlock:
+                    raise DeadlockError(report(self)) from None
+                except HostStop:
                     raise RunTimeout(
                         f"{self.config.program}: stopped after {self.config.timeout:g} s (--timeout)"
-                    )
-                if until_stop and not isinstance(outcome, (PageFault, CpuException)):
-                    return Result(0)
-                self._handle(outcome, runner)
-                if runner.ended is not None:
-                    break
-                runner.keep_time()
+                    ) from None
                 address = self.cpu.get(regs.RIP)
+        self.kernel.scheduler.policy.finish()
         self.space.sync_all()
         return self._result(runner)
 
-    def _handle(self, outcome: Outcome, runner: Runner) -> None:
-        """Turn a fault into a signal, or deliver what the host sent."""
-        if isinstance(outcome, (PageFault, CpuException)):
-            signal = to_signal(outcome, self.cpu, self.arena)
-            text = describe_fault(signal, outcome, self)
-            killed = self.kernel.fault(
-                self.task, self.cpu, signal.signo, signal.code, signal.address, signal.trapno, signal.error
-            )
-            if killed is not None:
-                self._fault_text = text
-            if self.bus.faults:
-                pc = signal.pc
-                self.bus.emit(
-                    Fault(
-                        signal.name, signal.access, signal.address, pc, self.symbols.where(pc), killed is None
-                    )
-                )
-        else:
-            killed = self.kernel.deliver_signals(self.task, self.cpu)
+    def _fault(self, outcome: PageFault | CpuException, runner: Runner) -> None:
+        """Turn a fault into a signal."""
+        task = runner.task
+        signal = to_signal(outcome, self.cpu, self.arena)
+        text = describe_fault(signal, outcome, self, task)
+        killed = self.kernel.fault(
+            task, self.cpu, signal.signo, signal.code, signal.address, signal.trapno, signal.error
+        )
         if killed is not None:
+            self._fault_text = text
             runner.ended = killed
+        if self.bus.faults:
+            where = self.symbols.where(signal.pc)
+            self.bus.emit(Fault(signal.name, signal.access, signal.address, signal.pc, where, killed is None))
 
     _fault_text = ""
 
@@ -210,10 +212,14 @@ class Process:
         from emu.kernel.abi import signal_name
 
         name = signal_name(ended.signo)
-        sender = "sent by the program itself" if ended.info.pid else "sent from outside or by a timer"
-        detail = self._fault_text or f"{sender}, at {self.symbols.where(self.cpu.get(regs.RIP))}"
+        thread = "" if ended.task is self.task else f" in thread {ended.task.tid} ({ended.task.name})"
+        detail = self._fault_text
+        if not detail:
+            detail = "sent by the program itself" if ended.info.pid else "sent from outside or by a timer"
+            if ended.task is runner.task:
+                detail += f", at {self.symbols.where(self.cpu.get(regs.RIP))}"
         return Result(
-            128 + ended.signo, ended.signo, f"emu: {self.config.program}: killed by {name}: {detail}"
+            128 + ended.signo, ended.signo, f"emu: {self.config.program}: killed by {name}{thread}: {detail}"
         )
 
     # -- details ----------------------------------------------------------------------------------------------------

@@ -83,6 +83,8 @@ class Tls:
         self.static_modules = 0
         self.tcb_size = 0
         self.laid_out = False
+        self.dynamic_blocks: dict[int, dict[int, int]] = {}
+        """Addresses of the blocks of dynamic modules, by thread pointer and module id."""
 
     # -- module ids ---------------------------------------------------------------------------------------------------
 
@@ -178,12 +180,16 @@ class Tls:
         """
         block = self.rtld.heap.allocate(self.static_size, self.static_align)
         thread_pointer = block + self.static_size - self.tcb_size
+        self.allocate_dtv(thread_pointer)
+        return thread_pointer
+
+    def allocate_dtv(self, thread_pointer: int) -> None:
+        """Give the TCB at `thread_pointer` an empty DTV."""
         length = self.max_dtv_idx + DTV_SURPLUS
         dtv = self.rtld.heap.allocate((length + 2) * 16, 16)
         memory = self.rtld.memory
         memory.write_u64(dtv, length)
         memory.write_u64(thread_pointer + 8, dtv + 16)
-        return thread_pointer
 
     def initialise_thread(self, thread_pointer: int) -> None:
         """Copy the initialisation images into the static blocks of a thread and fill its DTV.
@@ -301,7 +307,7 @@ class Tls:
                 if slot.map is None:
                     continue
                 dtv = self._resize_dtv(thread_pointer, dtv)
-            stale = memory.read_u64(dtv + 16 * index + 8)
+            stale = self.dynamic_blocks.get(thread_pointer, {}).pop(index, 0)
             if stale:
                 heap.free(stale)
             memory.write_u64(dtv + 16 * index, UNALLOCATED)
@@ -347,7 +353,8 @@ class Tls:
         block = self.rtld.heap.allocate(map_.tls_blocksize, max(map_.tls_align, 16))
         self.copy_image(map_, block)
         memory.write_u64(entry, block)
-        memory.write_u64(entry + 8, block)
+        memory.write_u64(entry + 8, 0)
+        self.dynamic_blocks.setdefault(thread_pointer, {})[module] = block
         if self.rtld.bus.tls:
             self.rtld.bus.emit(TlsBlockAllocated(module, map_.display_name, block, False))
         return block

@@ -19,10 +19,10 @@ _BLOCK = 1 << 16
 
 
 class TraceError(EmuError):
-    """The trace cannot be written: `where` it goes and why."""
+    """A trace (or `what` else) cannot be written: `where` it goes and why."""
 
-    def __init__(self, where: str, reason: str) -> None:
-        super().__init__(f"trace output {where}: {reason}")
+    def __init__(self, where: str, reason: str, what: str = "trace") -> None:
+        super().__init__(f"{what} output {where}: {reason}")
 
 
 class TraceClosed(EmuError):
@@ -41,10 +41,13 @@ class TraceWriter:
     another thread. Raises TraceError or TraceClosed.
     """
 
-    __slots__ = ("_buffered", "_fd", "_lines", "_lock", "_render", "_size", "_where")
+    __slots__ = ("_buffered", "_fd", "_lines", "_lock", "_render", "_size", "_what", "_where")
 
-    def __init__(self, fd: int, where: str, render: Callable[[Record], str], *, buffered: bool) -> None:
+    def __init__(
+        self, fd: int, where: str, render: Callable[[Record], str], *, buffered: bool, what: str = "trace"
+    ) -> None:
         self._fd, self._where, self._render, self._buffered = fd, where, render, buffered
+        self._what = what
         self._lines: list[str] = []
         self._size = 0
         self._lock = allocate_lock()
@@ -73,30 +76,30 @@ class TraceWriter:
         except BrokenPipeError:
             raise TraceClosed from None
         except OSError as error:
-            raise TraceError(self._where, str(error.strerror)) from None
+            raise TraceError(self._where, str(error.strerror), self._what) from None
         finally:
             self._lock.release()
 
 
-def open_output(path: str, beginnings: tuple[str, ...], *, force: bool = False) -> int:
-    """Open `path` for a trace and return the descriptor.
+def open_output(path: str, beginnings: tuple[str, ...], *, force: bool = False, what: str = "trace") -> int:
+    """Open `path` for a trace, or `what` else, and return the descriptor.
 
-    A file that exists is overwritten only if it is empty or begins like a trace (one of `beginnings`), or with
+    A file that exists is overwritten only if it is empty or begins like one (with one of `beginnings`), or with
     `force`; a FIFO or character device is written to. Raises TraceError.
     """
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
     except OSError as error:
-        raise TraceError(path, str(error.strerror)) from None
+        raise TraceError(path, str(error.strerror), what) from None
     status = os.fstat(fd)
     if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
         return fd
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)
-        raise TraceError(path, "is neither a file nor a FIFO nor a character device")
+        raise TraceError(path, "is neither a file nor a FIFO nor a character device", what)
     if status.st_size and not force and not _begins_like(path, beginnings):
         os.close(fd)
-        raise TraceError(path, "exists and is no trace; not overwritten (--force overwrites it)")
+        raise TraceError(path, f"exists and is no {what}; not overwritten (--force overwrites it)", what)
     os.ftruncate(fd, 0)
     return fd
 

@@ -18,7 +18,7 @@ BEGINNING = "# emu trace: number, seconds of virtual time, task, category, event
 """The first line of a text trace in a file."""
 
 _COLOURS = {
-    "libs": 36, "bindings": 34, "reloc": 34, "init": 32, "fini": 32, "tls": 35, "dtors": 33, "syscalls": 37, "faults": 31, "dl": 36,
+    "libs": 36, "bindings": 34, "reloc": 34, "init": 32, "fini": 32, "tls": 35, "dtors": 33, "syscalls": 37, "faults": 31, "threads": 33, "sched": 90, "dl": 36,
 }  # fmt: skip
 """The SGR foreground colour of each category (ECMA-48)."""
 
@@ -104,6 +104,26 @@ def _fault(e: ev.Fault) -> str:
     return f"{e.signal}: {e.access} at {e.address:#x} by {e.where} (pc {e.pc:#x}), {handled} by the program"
 
 
+def _created(e: ev.ThreadCreated) -> str:
+    return f"create thread {e.thread} ({e.name}), stack from {e.stack:#x}"
+
+
+def _named(e: ev.ThreadNamed) -> str:
+    return f"name thread {e.thread}: {e.name}"
+
+
+def _exited(e: ev.ThreadExited) -> str:
+    return f"exit thread {e.thread} ({e.name}) with status {e.status}"
+
+
+def _joined(e: ev.ThreadJoined) -> str:
+    return f"join thread {e.thread}: {e.joiner} waited for its end"
+
+
+def _switched(e: ev.Switch) -> str:
+    return f"switch {e.previous} -> {e.next}: {e.reason}"
+
+
 RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.LibrarySearch: _search,
     ev.LibraryLoad: _load,
@@ -125,6 +145,11 @@ RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.Syscall: _syscall,
     ev.Fault: _fault,
     **DL_RENDERERS,
+    ev.ThreadCreated: _created,
+    ev.ThreadNamed: _named,
+    ev.ThreadExited: _exited,
+    ev.ThreadJoined: _joined,
+    ev.Switch: _switched,
 }
 
 

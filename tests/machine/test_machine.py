@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import capstone
 import pytest
@@ -249,3 +250,56 @@ def test_stub_code_is_what_its_comments_say() -> None:
     assert text(stubs.tls_get_addr_slow, 3) == ["syscall", "ret"]
     assert text(stubs.tlsdesc_slow, 3) == ["syscall", "ret"]
     assert text(stubs.tlsdesc_dynamic, 2) == ["push rdi", "push rsi"]
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "another"])
+def test_blocks_are_counted_alike_in_machine_code_and_in_python(
+    space: AddressSpace, monkeypatch: pytest.MonkeyPatch, machine: str
+) -> None:
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine=machine))
+    cpu = Cpu(space.arena)
+    address = space.mmap(0, PAGE, 7)
+    space.arena.write(
+        address, bytes.fromhex("b90a000000 ffc9 75fc 90 f4")
+    )  # ten rounds: the first block holds one
+    stops = []
+
+    def stop() -> None:
+        stops.append(cpu.get(regs.RCX))
+        cpu.stop()
+
+    cpu.on_blocks = stop
+    cpu.counter.install()
+    cpu.counter.left = 4
+    assert cpu.run(address) == Stopped()
+    cpu.counter.left = 100
+    assert cpu.run(cpu.get(regs.RIP)) == CpuException(13)
+    assert stops == [7]
+    assert cpu.counter.left == 100 - 8
+    cpu.counter.remove()
+    assert cpu.run(address) == CpuException(13)
+    assert cpu.counter.left == 100 - 8
+
+
+def test_contexts_go_on_in_and_out_of_a_trap_alike(space: AddressSpace) -> None:
+    cpu = Cpu(space.arena)
+    address = space.mmap(0, PAGE, 7)
+    space.arena.write(address, bytes.fromhex("b801000000 0f05 4801c0 f4"))  # rax = 1; syscall; rax += rax
+    saved = []
+
+    def trap() -> None:
+        saved.append(cpu.save())
+        saved.append(cpu.fork(0x1234000, 0x5678000))
+
+    cpu.on_trap = trap
+    cpu.run(address)
+    assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (2, address + 11)
+    outside = cpu.save()
+    cpu.restore(saved[0])
+    assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (1, address + 7)
+    cpu.restore(saved[1])
+    child = [cpu.get(register) for register in (regs.RAX, regs.RIP, regs.RCX, regs.RSP, regs.FS_BASE)]
+    assert child == [0, address + 7, address + 7, 0x1234000, 0x5678000]
+    cpu.on_trap = lambda: cpu.restore(outside)
+    cpu.run(address)
+    assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (2, address + 11)

@@ -15,8 +15,9 @@ from emu.trace.fields import ADDRESSES, event_name, field_kinds
 from emu.trace.schema import schema
 
 NUMBERS = frozenset((
-    "align", "by_namespace", "count_after", "count_before", "generation", "ifunc", "lazy", "module", "namespace", "number",
-    "offset", "opencount", "opencount_after", "opencount_before", "relative", "size", "slots", "surplus", "symbolic", "used",
+    "align", "by_namespace", "count_after", "count_before", "generation", "ifunc", "joiner", "lazy", "module", "namespace", "next", "number",
+    "offset", "opencount", "opencount_after", "opencount_before", "previous", "relative", "size", "slots", "status", "surplus", "symbolic",
+    "thread", "used",
 ))  # fmt: skip
 """Integer fields that are no addresses."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from emu.kernel.syscalls import (
     attributes,
     descriptors,
+    futex,
     identity,
     io,
     memory,
@@ -13,11 +14,12 @@ from emu.kernel.syscalls import (
     scheduling,
     signal,
     stat,
+    threads,
     time,
 )
 from emu.kernel.table import TABLE
 
 __all__ = [
-    "TABLE", "attributes", "descriptors", "identity", "io", "memory", "names", "polling", "scheduling",
-    "signal", "stat", "time",
+    "TABLE", "attributes", "descriptors", "futex", "identity", "io", "memory", "names", "polling", "scheduling",
+    "signal", "stat", "threads", "time",
 ]  # fmt: skip

@@ -16,11 +16,13 @@ from emu.kernel.openfile import RegularFile
 from emu.kernel.pipe import EventFile, PipeEnd, TimerFile, make_pipe
 from emu.kernel.syscalls.stat import base_of
 from emu.kernel.table import syscall
+from emu.kernel.waiting import Block, wait
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
     from emu.kernel.openfile import OpenFile
     from emu.kernel.task import Task
+    from emu.kernel.waiting import Waiting
 
 _STATUS_FLAGS = abi.O_APPEND | abi.O_ASYNC | abi.O_DIRECT | abi.O_NOATIME | abi.O_NONBLOCK
 _RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = (
@@ -35,6 +37,7 @@ _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_HUGETLB = 1, 2, 4
 _F_SEAL_SEAL = 1
 _EFD_SEMAPHORE = 1
 _PIPE_MAX = 1 << 20
+_LOCK_SH, _LOCK_EX, _LOCK_NB, _LOCK_UN = 1, 2, 4, 8
 _FLOCK = struct.Struct("<hh4xqqi4x")
 
 
@@ -285,10 +288,20 @@ def _sys_memfd_create(k: Kernel, t: Task, name: int, flags: int) -> int:
 
 
 @syscall(73, "flock", "fd", "int")
-def _sys_flock(k: Kernel, t: Task, fd: int, operation: int) -> int:
-    k.file(fd)
-    if operation & ~4 not in (1, 2, 8):
+def _sys_flock(k: Kernel, t: Task, fd: int, operation: int) -> Waiting:
+    file = k.file(fd)
+    kind = operation & ~_LOCK_NB
+    if kind not in (_LOCK_SH, _LOCK_EX, _LOCK_UN):
         raise fail(errno.EINVAL)
+    if kind == _LOCK_UN:
+        k.locks.release(file)
+        return 0
+    exclusive = kind == _LOCK_EX
+    while not k.locks.acquire(file, exclusive=exclusive):
+        if operation & _LOCK_NB:
+            raise fail(errno.EAGAIN)
+        what = f"for the flock of {file.path}"
+        yield from wait(k, t, Block(what, ready=lambda: k.locks.free(file, exclusive=exclusive)))
     return 0
 
 

@@ -285,7 +285,7 @@ def _sys_arch_prctl(k: Kernel, t: Task, code: int, address: int) -> int:
 def _sys_prctl(k: Kernel, t: Task, option: int, second: int, third: int, fourth: int, fifth: int) -> int:
     value = second & abi.U32
     if option == _PR_SET_NAME:
-        t.name = k.arena.read_cstr(second, 15).decode("utf-8", "surrogateescape")
+        k.rename(t, k.arena.read_cstr(second, 15))
     elif option == _PR_GET_NAME:
         k.arena.copy_out(second, t.name.encode("utf-8", "surrogateescape")[:15].ljust(16, b"\0"))
     elif option == _PR_SET_PDEATHSIG:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from emu.core.errors import MemoryFault
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
     from emu.kernel.openfile import OpenFile
     from emu.kernel.task import Task
+    from emu.kernel.waiting import Block, Waiting
+
+    Reading = Generator[Block, None, bytes]
 
 _PIECE = 1 << 20
 _TASK_SIZE = (1 << 47) - abi.PAGE_SIZE
@@ -41,7 +45,7 @@ def _writable(k: Kernel, fd: int) -> OpenFile:
     return file
 
 
-def _read(k: Kernel, t: Task, file: OpenFile, size: int, offset: int | None) -> bytes:
+def _read(k: Kernel, t: Task, file: OpenFile, size: int, offset: int | None) -> Reading:
     """Read once, waiting for the first byte unless the file is non-blocking."""
     while True:
         try:
@@ -49,10 +53,10 @@ def _read(k: Kernel, t: Task, file: OpenFile, size: int, offset: int | None) -> 
         except BlockingIOError:
             if file.flags & abi.O_NONBLOCK:
                 raise
-            wait_for_file(k, t, file, abi.POLLIN, "to read from")
+            yield from wait_for_file(k, t, file, abi.POLLIN, "to read from")
 
 
-def _write(k: Kernel, t: Task, file: OpenFile, data: bytes, offset: int | None) -> int:
+def _write(k: Kernel, t: Task, file: OpenFile, data: bytes, offset: int | None) -> Waiting:
     """Write all that the file takes, waiting for room unless it is non-blocking."""
     done = 0
     try:
@@ -67,7 +71,7 @@ def _write(k: Kernel, t: Task, file: OpenFile, data: bytes, offset: int | None) 
                     if done:
                         return done
                     raise
-            wait_for_file(k, t, file, abi.POLLOUT, "to write to")
+            yield from wait_for_file(k, t, file, abi.POLLOUT, "to write to")
     except BrokenPipeError:
         k.signals.send(SignalInfo(abi.SIGPIPE, abi.SI_USER, abi.PID, k.config.uid), t)
         if done:
@@ -75,14 +79,14 @@ def _write(k: Kernel, t: Task, file: OpenFile, data: bytes, offset: int | None) 
         raise
 
 
-def _read_to(k: Kernel, t: Task, file: OpenFile, address: int, size: int, offset: int | None) -> int:
+def _read_to(k: Kernel, t: Task, file: OpenFile, address: int, size: int, offset: int | None) -> Waiting:
     """Read `size` bytes to guest memory, in pieces, so that a huge size costs no memory."""
     done = 0
     while done < size or size == 0:
         wanted = min(size - done, _PIECE)
         before = file.offset
         try:
-            data = _read(k, t, file, wanted, None if offset is None else offset + done)
+            data = yield from _read(k, t, file, wanted, None if offset is None else offset + done)
             k.arena.copy_out(address + done, data)
         except (OSError, MemoryFault):
             file.offset = before  # what could not be stored has not been read
@@ -95,15 +99,15 @@ def _read_to(k: Kernel, t: Task, file: OpenFile, address: int, size: int, offset
     return done
 
 
-def _write_from(k: Kernel, t: Task, file: OpenFile, address: int, size: int, offset: int | None) -> int:
+def _write_from(k: Kernel, t: Task, file: OpenFile, address: int, size: int, offset: int | None) -> Waiting:
     if size <= _PIECE:
-        return _write(k, t, file, k.arena.copy_in(address, size), offset)
+        return (yield from _write(k, t, file, k.arena.copy_in(address, size), offset))
     done = 0
     while done < size:
         wanted = min(size - done, _PIECE)
         try:
             data = k.arena.copy_in(address + done, wanted)
-            count = _write(k, t, file, data, None if offset is None else offset + done)
+            count = yield from _write(k, t, file, data, None if offset is None else offset + done)
         except (OSError, MemoryFault):
             if done:
                 break
@@ -115,12 +119,12 @@ def _write_from(k: Kernel, t: Task, file: OpenFile, address: int, size: int, off
 
 
 @syscall(0, "read", "fd", "out", "size")
-def _sys_read(k: Kernel, t: Task, fd: int, address: int, size: int) -> int:
+def _sys_read(k: Kernel, t: Task, fd: int, address: int, size: int) -> Waiting:
     return _read_to(k, t, _readable(k, fd), address, _checked(size), None)
 
 
 @syscall(1, "write", "fd", "in", "size")
-def _sys_write(k: Kernel, t: Task, fd: int, address: int, size: int) -> int:
+def _sys_write(k: Kernel, t: Task, fd: int, address: int, size: int) -> Waiting:
     return _write_from(k, t, _writable(k, fd), address, _checked(size), None)
 
 
@@ -138,14 +142,14 @@ def _positioned(file: OpenFile, offset: int) -> None:
 
 
 @syscall(17, "pread64", "fd", "out", "size", "offset")
-def _sys_pread64(k: Kernel, t: Task, fd: int, address: int, size: int, offset: int) -> int:
+def _sys_pread64(k: Kernel, t: Task, fd: int, address: int, size: int, offset: int) -> Waiting:
     file = _readable(k, fd)
     _positioned(file, offset)
     return _read_to(k, t, file, address, _checked(size), offset)
 
 
 @syscall(18, "pwrite64", "fd", "in", "size", "offset")
-def _sys_pwrite64(k: Kernel, t: Task, fd: int, address: int, size: int, offset: int) -> int:
+def _sys_pwrite64(k: Kernel, t: Task, fd: int, address: int, size: int, offset: int) -> Waiting:
     file = _writable(k, fd)
     _positioned(file, offset)
     return _write_from(k, t, file, address, _checked(size), _append(file, offset))
@@ -176,7 +180,7 @@ def read_iovec(k: Kernel, address: int, count: int) -> list[tuple[int, int]]:
     return vectors
 
 
-def _readv(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset: int | None) -> int:
+def _readv(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset: int | None) -> Waiting:
     done = 0
     for base, size in read_iovec(k, address, count):
         if not size:
@@ -184,7 +188,7 @@ def _readv(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset:
         if done and not file.seekable and not file.poll() & (abi.POLLIN | abi.POLLHUP):
             break
         try:
-            got = _read_to(k, t, file, base, size, None if offset is None else offset + done)
+            got = yield from _read_to(k, t, file, base, size, None if offset is None else offset + done)
         except (OSError, MemoryFault):
             if done:
                 break
@@ -195,15 +199,15 @@ def _readv(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset:
     return done
 
 
-def _writev(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset: int | None) -> int:
+def _writev(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset: int | None) -> Waiting:
     vectors = read_iovec(k, address, count)
     if sum(size for _, size in vectors) <= _PIECE:
         data = b"".join(k.arena.copy_in(base, size) for base, size in vectors)
-        return _write(k, t, file, data, offset)
+        return (yield from _write(k, t, file, data, offset))
     done = 0
     for base, size in vectors:
         try:
-            count = _write_from(k, t, file, base, size, None if offset is None else offset + done)
+            count = yield from _write_from(k, t, file, base, size, None if offset is None else offset + done)
         except (OSError, MemoryFault):
             if done:
                 break
@@ -215,24 +219,24 @@ def _writev(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset
 
 
 @syscall(19, "readv", "fd", "ptr", "long")
-def _sys_readv(k: Kernel, t: Task, fd: int, address: int, count: int) -> int:
+def _sys_readv(k: Kernel, t: Task, fd: int, address: int, count: int) -> Waiting:
     return _readv(k, t, _readable(k, fd), address, count, None)
 
 
 @syscall(20, "writev", "fd", "ptr", "long")
-def _sys_writev(k: Kernel, t: Task, fd: int, address: int, count: int) -> int:
+def _sys_writev(k: Kernel, t: Task, fd: int, address: int, count: int) -> Waiting:
     return _writev(k, t, _writable(k, fd), address, count, None)
 
 
 @syscall(295, "preadv", "fd", "ptr", "long", "offset")
-def _sys_preadv(k: Kernel, t: Task, fd: int, address: int, count: int, offset: int) -> int:
+def _sys_preadv(k: Kernel, t: Task, fd: int, address: int, count: int, offset: int) -> Waiting:
     file = _readable(k, fd)
     _positioned(file, offset)
     return _readv(k, t, file, address, count, offset)
 
 
 @syscall(296, "pwritev", "fd", "ptr", "long", "offset")
-def _sys_pwritev(k: Kernel, t: Task, fd: int, address: int, count: int, offset: int) -> int:
+def _sys_pwritev(k: Kernel, t: Task, fd: int, address: int, count: int, offset: int) -> Waiting:
     file = _writable(k, fd)
     _positioned(file, offset)
     return _writev(k, t, file, address, count, _append(file, offset))
@@ -241,7 +245,7 @@ def _sys_pwritev(k: Kernel, t: Task, fd: int, address: int, count: int, offset: 
 @syscall(327, "preadv2", "fd", "ptr", "long", "offset", "long", "int")
 def _sys_preadv2(
     k: Kernel, t: Task, fd: int, address: int, count: int, offset: int, high: int, flags: int
-) -> int:
+) -> Waiting:
     if flags & ~_RWF_SUPPORTED:
         raise fail(errno.EOPNOTSUPP)
     if offset == -1:
@@ -252,7 +256,7 @@ def _sys_preadv2(
 @syscall(328, "pwritev2", "fd", "ptr", "long", "offset", "long", "int")
 def _sys_pwritev2(
     k: Kernel, t: Task, fd: int, address: int, count: int, offset: int, high: int, flags: int
-) -> int:
+) -> Waiting:
     if flags & ~_RWF_SUPPORTED:
         raise fail(errno.EOPNOTSUPP)
     if flags & _RWF_APPEND:
@@ -276,15 +280,17 @@ def _copy(
     size: int,
     read_at: int | None,
     write_at: int | None,
-) -> int:
+) -> Waiting:
     """Copy up to `size` bytes between two files, from and to offsets where given; return how many."""
     done = 0
     while done < size:
         try:
-            data = _read(k, t, source, min(size - done, _PIECE), None if read_at is None else read_at + done)
+            data = yield from _read(
+                k, t, source, min(size - done, _PIECE), None if read_at is None else read_at + done
+            )
             if not data:
                 break
-            count = _write(k, t, target, data, None if write_at is None else write_at + done)
+            count = yield from _write(k, t, target, data, None if write_at is None else write_at + done)
         except OSError:
             if done:
                 break
@@ -310,14 +316,14 @@ def _store_offset(k: Kernel, address: int, start: int | None, count: int) -> Non
 
 
 @syscall(40, "sendfile", "fd", "fd", "ptr", "size")
-def _sys_sendfile(k: Kernel, t: Task, out: int, source: int, address: int, size: int) -> int:
+def _sys_sendfile(k: Kernel, t: Task, out: int, source: int, address: int, size: int) -> Waiting:
     reader, writer = _readable(k, source), _writable(k, out)
     start = _offset_at(k, address)
     if not reader.seekable:
         raise fail(errno.EINVAL if start is None else errno.ESPIPE)
     if writer.flags & abi.O_APPEND:
         raise fail(errno.EINVAL)
-    count = _copy(k, t, reader, writer, _checked(size), start, None)
+    count = yield from _copy(k, t, reader, writer, _checked(size), start, None)
     _store_offset(k, address, start, count)
     return count
 
@@ -325,7 +331,7 @@ def _sys_sendfile(k: Kernel, t: Task, out: int, source: int, address: int, size:
 @syscall(326, "copy_file_range", "fd", "ptr", "fd", "ptr", "size", "uint")
 def _sys_copy_file_range(
     k: Kernel, t: Task, source: int, read_at: int, out: int, write_at: int, size: int, flags: int
-) -> int:
+) -> Waiting:
     reader, writer = _readable(k, source), _writable(k, out)
     if flags or not isinstance(reader, RegularFile) or not isinstance(writer, RegularFile):
         raise fail(errno.EINVAL)
@@ -337,7 +343,7 @@ def _sys_copy_file_range(
     size = min(_checked(size), max(reader.size() - first, 0))  # what there is to copy decides what overlaps
     if reader.inode is writer.inode and first < second + size and second < first + size:
         raise fail(errno.EINVAL)
-    count = _copy(k, t, reader, writer, size, read_start, write_start)
+    count = yield from _copy(k, t, reader, writer, size, read_start, write_start)
     _store_offset(k, read_at, read_start, count)
     _store_offset(k, write_at, write_start, count)
     return count
@@ -346,7 +352,7 @@ def _sys_copy_file_range(
 @syscall(275, "splice", "fd", "ptr", "fd", "ptr", "size", "uint")
 def _sys_splice(
     k: Kernel, t: Task, source: int, read_at: int, out: int, write_at: int, size: int, flags: int
-) -> int:
+) -> Waiting:
     reader, writer = _readable(k, source), _writable(k, out)
     fifos = [file.stat().mode & abi.S_IFMT == abi.S_IFIFO for file in (reader, writer)]
     if flags & ~0xF or not any(fifos):
@@ -354,7 +360,7 @@ def _sys_splice(
     if read_at and fifos[0] or write_at and fifos[1]:
         raise fail(errno.ESPIPE)
     read_start, write_start = _offset_at(k, read_at), _offset_at(k, write_at)
-    count = _copy(k, t, reader, writer, min(_checked(size), 1 << 16), read_start, write_start)
+    count = yield from _copy(k, t, reader, writer, min(_checked(size), 1 << 16), read_start, write_start)
     _store_offset(k, read_at, read_start, count)
     _store_offset(k, write_at, write_start, count)
     return count

@@ -15,11 +15,12 @@ from emu.kernel.signals import Interrupted
 from emu.kernel.syscalls.signal import read_mask
 from emu.kernel.syscalls.time import pack_timespec, read_timespec
 from emu.kernel.table import syscall
-from emu.kernel.waiting import wait
+from emu.kernel.waiting import Block, wait
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
     from emu.kernel.task import Task
+    from emu.kernel.waiting import Waiting
 
 _ALWAYS = abi.POLLERR | abi.POLLHUP | abi.POLLNVAL
 _IN_SET = abi.POLLRDNORM | abi.POLLRDBAND | abi.POLLIN | abi.POLLHUP | abi.POLLERR
@@ -42,10 +43,21 @@ def _wait_until(
     deadline: int | None,
     what: str,
     restart: bool,
-) -> int:
+) -> Waiting:
     """Return what `check` gives as soon as it is not 0, 0 after `deadline` (virtual time; None: never)."""
+    found = 0
+
+    def ready() -> bool:
+        """Check, and keep what was found: with EPOLLET it is told only once."""
+        nonlocal found
+        try:
+            found = check()
+        except OSError:
+            return True  # the task meets the error itself
+        return bool(found)
+
     while True:
-        found = check()
+        found = found or check()
         if found or deadline is not None and deadline <= k.clock.now:
             return found
         hosts = tuple(
@@ -55,22 +67,23 @@ def _wait_until(
         )
         earliest = [at for file, _ in watched if (at := file.deadline()) is not None]
         until = min([*earliest, *([] if deadline is None else [deadline])], default=None)
-        wait(k, t, what, hosts=hosts, deadline=until, restart=restart, for_signal=not watched)
+        block = Block(what, until, ready if watched else None, hosts, for_signal=not watched)
+        yield from wait(k, t, block, restart=restart)
 
 
-def _with_mask(k: Kernel, t: Task, mask: int, size: int, call: Callable[[], int]) -> int:
+def _with_mask(k: Kernel, t: Task, mask: int, size: int, call: Waiting) -> Waiting:
     """Run `call` under the signal mask at `mask` (0: as it is); a handler that ends it runs under that
     mask too.
     """
     if not mask:
-        return call()
+        return (yield from call)
     if size != 8:
         raise fail(errno.EINVAL)
     new, old = read_mask(k, mask), t.mask
     k.signals.set_mask(t, new)
     restore = True
     try:
-        return call()
+        return (yield from call)
     except Interrupted:
         restore = False  # the handler runs under the new mask; its return restores the old one
         t.saved_mask = old
@@ -85,7 +98,7 @@ def _deadline(k: Kernel, nanoseconds: int | None) -> int | None:
     return None if nanoseconds is None else k.clock.now + nanoseconds
 
 
-def _poll(k: Kernel, t: Task, address: int, count: int, deadline: int | None, restart: bool) -> int:
+def _poll(k: Kernel, t: Task, address: int, count: int, deadline: int | None, restart: bool) -> Waiting:
     if count > k.fds.limit:
         raise fail(errno.EINVAL)
     entries = list(struct.iter_unpack("<ihH", k.arena.copy_in(address, 8 * count)))
@@ -100,7 +113,7 @@ def _poll(k: Kernel, t: Task, address: int, count: int, deadline: int | None, re
             results[index] = abi.POLLNVAL if file is None else file.poll() & (events & 0xFFFF | _ALWAYS)
         return sum(1 for value in results if value)
 
-    found = _wait_until(k, t, check, watched, deadline, "in poll", restart)
+    found = yield from _wait_until(k, t, check, watched, deadline, "in poll", restart)
     packed = b"".join(
         struct.pack("<ihH", fd, events, value)
         for (fd, events, _), value in zip(entries, results, strict=True)
@@ -110,14 +123,14 @@ def _poll(k: Kernel, t: Task, address: int, count: int, deadline: int | None, re
 
 
 @syscall(7, "poll", "ptr", "uint", "int")
-def _sys_poll(k: Kernel, t: Task, address: int, count: int, timeout: int) -> int:
+def _sys_poll(k: Kernel, t: Task, address: int, count: int, timeout: int) -> Waiting:
     return _poll(k, t, address, count, _deadline(k, None if timeout < 0 else timeout * _MS), restart=True)
 
 
 @syscall(271, "ppoll", "ptr", "uint", "ptr", "ptr", "size")
-def _sys_ppoll(k: Kernel, t: Task, address: int, count: int, timeout: int, mask: int, size: int) -> int:
+def _sys_ppoll(k: Kernel, t: Task, address: int, count: int, timeout: int, mask: int, size: int) -> Waiting:
     deadline = _deadline(k, read_timespec(k, timeout) if timeout else None)
-    result = _with_mask(k, t, mask, size, lambda: _poll(k, t, address, count, deadline, restart=False))
+    result = yield from _with_mask(k, t, mask, size, _poll(k, t, address, count, deadline, restart=False))
     _store_left(k, timeout, deadline)
     return result
 
@@ -135,7 +148,7 @@ def _read_set(k: Kernel, address: int, count: int) -> set[int]:
     return {fd for fd in range(count) if bits >> fd & 1}
 
 
-def _select(k: Kernel, t: Task, count: int, addresses: tuple[int, int, int], deadline: int | None) -> int:
+def _select(k: Kernel, t: Task, count: int, addresses: tuple[int, int, int], deadline: int | None) -> Waiting:
     if count < 0:
         raise fail(errno.EINVAL)
     count = min(count, k.fds.limit)
@@ -152,7 +165,7 @@ def _select(k: Kernel, t: Task, count: int, addresses: tuple[int, int, int], dea
         ]
         return sum(map(len, found))
 
-    total = _wait_until(k, t, check, watched, deadline, "in select", restart=False)
+    total = yield from _wait_until(k, t, check, watched, deadline, "in select", restart=False)
     for address, ready in zip(addresses, found, strict=True):
         if address:
             bits = sum(1 << fd for fd in ready)
@@ -163,14 +176,14 @@ def _select(k: Kernel, t: Task, count: int, addresses: tuple[int, int, int], dea
 @syscall(23, "select", "int", "ptr", "ptr", "ptr", "ptr")
 def _sys_select(
     k: Kernel, t: Task, count: int, readers: int, writers: int, exceptions: int, timeout: int
-) -> int:
+) -> Waiting:
     deadline = None
     if timeout:
         seconds, microseconds = struct.unpack("<qq", k.arena.copy_in(timeout, 16))
         if seconds < 0 or microseconds < 0:
             raise fail(errno.EINVAL)
         deadline = k.clock.now + min(seconds * abi.NSEC_PER_SEC + microseconds * 1000, 1 << 62)
-    result = _select(k, t, count, (readers, writers, exceptions), deadline)
+    result = yield from _select(k, t, count, (readers, writers, exceptions), deadline)
     if deadline is not None:
         seconds, rest = divmod(max(deadline - k.clock.now, 0), abi.NSEC_PER_SEC)
         k.arena.copy_out(timeout, struct.pack("<qq", seconds, rest // 1000))
@@ -180,11 +193,11 @@ def _sys_select(
 @syscall(270, "pselect6", "int", "ptr", "ptr", "ptr", "ptr", "ptr")
 def _sys_pselect6(
     k: Kernel, t: Task, count: int, readers: int, writers: int, exceptions: int, timeout: int, mask: int
-) -> int:
+) -> Waiting:
     deadline = _deadline(k, read_timespec(k, timeout) if timeout else None)
     address, size = struct.unpack("<QQ", k.arena.copy_in(mask, 16)) if mask else (0, 0)
     sets = (readers, writers, exceptions)
-    result = _with_mask(k, t, address, size, lambda: _select(k, t, count, sets, deadline))
+    result = yield from _with_mask(k, t, address, size, _select(k, t, count, sets, deadline))
     _store_left(k, timeout, deadline)
     return result
 
@@ -244,7 +257,7 @@ def _reaches(start: EpollFile, wanted: EpollFile) -> bool:
     return start is wanted or any(_reaches(f, wanted) for f, _ in start.watched() if isinstance(f, EpollFile))
 
 
-def _epoll_wait(k: Kernel, t: Task, epfd: int, address: int, count: int, deadline: int | None) -> int:
+def _epoll_wait(k: Kernel, t: Task, epfd: int, address: int, count: int, deadline: int | None) -> Waiting:
     if not 0 < count <= _FD_SETSIZE_LIMIT:
         raise fail(errno.EINVAL)
     epoll = _epoll(k, epfd)
@@ -254,27 +267,27 @@ def _epoll_wait(k: Kernel, t: Task, epfd: int, address: int, count: int, deadlin
         found.extend(epoll.collect(count - len(found)))
         return len(found)
 
-    _wait_until(k, t, check, epoll.watched(), deadline, "in epoll_wait", restart=False)
+    yield from _wait_until(k, t, check, epoll.watched(), deadline, "in epoll_wait", restart=False)
     k.arena.copy_out(address, b"".join(struct.pack("<IQ", ready, interest.data) for ready, interest in found))
     return len(found)
 
 
 @syscall(232, "epoll_wait", "fd", "ptr", "int", "int")
-def _sys_epoll_wait(k: Kernel, t: Task, epfd: int, address: int, count: int, timeout: int) -> int:
+def _sys_epoll_wait(k: Kernel, t: Task, epfd: int, address: int, count: int, timeout: int) -> Waiting:
     return _epoll_wait(k, t, epfd, address, count, _deadline(k, None if timeout < 0 else timeout * _MS))
 
 
 @syscall(281, "epoll_pwait", "fd", "ptr", "int", "int", "ptr", "size")
 def _sys_epoll_pwait(
     k: Kernel, t: Task, epfd: int, address: int, count: int, timeout: int, mask: int, size: int
-) -> int:
+) -> Waiting:
     deadline = _deadline(k, None if timeout < 0 else timeout * _MS)
-    return _with_mask(k, t, mask, size, lambda: _epoll_wait(k, t, epfd, address, count, deadline))
+    return _with_mask(k, t, mask, size, _epoll_wait(k, t, epfd, address, count, deadline))
 
 
 @syscall(441, "epoll_pwait2", "fd", "ptr", "int", "ptr", "ptr", "size")
 def _sys_epoll_pwait2(
     k: Kernel, t: Task, epfd: int, address: int, count: int, timeout: int, mask: int, size: int
-) -> int:
+) -> Waiting:
     deadline = _deadline(k, read_timespec(k, timeout) if timeout else None)
-    return _with_mask(k, t, mask, size, lambda: _epoll_wait(k, t, epfd, address, count, deadline))
+    return _with_mask(k, t, mask, size, _epoll_wait(k, t, epfd, address, count, deadline))

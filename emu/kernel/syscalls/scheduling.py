@@ -1,180 +1,20 @@
-"""Tasks: exit, futex, rseq, robust lists, scheduling on one CPU.
-
-Source: futex(2), exit(2), set_tid_address(2), sched(7).
-"""
+"""Scheduling on one CPU, and children that there are none of. Source: sched(7), getpriority(2), wait(2)."""
 
 from __future__ import annotations
 
 import errno
-import struct
 from typing import TYPE_CHECKING
 
-from emu.core.effects import Exit
 from emu.kernel import abi
 from emu.kernel.inodes import fail
-from emu.kernel.syscalls.time import clock_base, pack_timespec, read_timespec
+from emu.kernel.syscalls.time import pack_timespec
 from emu.kernel.table import syscall
-from emu.kernel.waiting import wait
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
     from emu.kernel.task import Task
 
-_FUTEX_PRIVATE, _FUTEX_CLOCK_REALTIME = 128, 256
-_WAIT, _WAIT_BITSET, _WAKE_BITSET = 0, 9, 10
-_ROBUST_HEAD_SIZE = 24
-_RSEQ_SIZE, _RSEQ_UNREGISTER = 32, 1
 _SCHED_NORMAL, _SCHED_FIFO, _SCHED_RR, _SCHED_BATCH, _SCHED_IDLE = 0, 1, 2, 3, 5
-
-
-@syscall(60, "exit", "int")
-def _sys_exit(k: Kernel, t: Task, status: int) -> Exit:
-    return Exit(status & 0xFF, group=False)
-
-
-@syscall(231, "exit_group", "int")
-def _sys_exit_group(k: Kernel, t: Task, status: int) -> Exit:
-    return Exit(status & 0xFF, group=True)
-
-
-@syscall(218, "set_tid_address", "ptr")
-def _sys_set_tid_address(k: Kernel, t: Task, address: int) -> int:
-    t.clear_child_tid = address
-    return t.tid
-
-
-@syscall(273, "set_robust_list", "ptr", "size")
-def _sys_set_robust_list(k: Kernel, t: Task, head: int, size: int) -> int:
-    if size != _ROBUST_HEAD_SIZE:
-        raise fail(errno.EINVAL)
-    t.robust_list = (head, size)
-    return 0
-
-
-@syscall(274, "get_robust_list", "pid", "ptr", "ptr")
-def _sys_get_robust_list(k: Kernel, t: Task, pid: int, head: int, size: int) -> int:
-    task = t if pid == 0 else k.tasks.get(pid)
-    if task is None:
-        raise fail(errno.ESRCH)
-    k.arena.copy_out(size, task.robust_list[1].to_bytes(8, "little"))
-    k.arena.copy_out(head, task.robust_list[0].to_bytes(8, "little"))
-    return 0
-
-
-@syscall(334, "rseq", "ptr", "uint", "int", "hex")
-def _sys_rseq(k: Kernel, t: Task, address: int, size: int, flags: int, signature: int) -> int:
-    signature &= abi.U32
-    if flags & _RSEQ_UNREGISTER:
-        if flags & ~_RSEQ_UNREGISTER or t.rseq[0] != address or not address or t.rseq[1] != size:
-            raise fail(errno.EINVAL)
-        if t.rseq[2] != signature:
-            raise fail(errno.EPERM)
-        k.arena.copy_out(address, struct.pack("<Ii", 0, -1))
-        t.rseq = (0, 0, 0)
-        return 0
-    if flags:
-        raise fail(errno.EINVAL)
-    if t.rseq[0]:
-        if t.rseq[:2] != (address, size):
-            raise fail(errno.EINVAL)
-        raise fail(errno.EBUSY if t.rseq[2] == signature else errno.EPERM)
-    if size != _RSEQ_SIZE or address % _RSEQ_SIZE:
-        raise fail(errno.EINVAL)
-    k.arena.copy_out(address, struct.pack("<II", 0, 0))  # cpu_id_start, cpu_id
-    t.rseq = (address, size, signature)
-    return 0
-
-
-@syscall(202, "futex", "ptr", "flags:futex", "uint", "ptr", "ptr", "uint")
-def _sys_futex(
-    k: Kernel, t: Task, address: int, operation: int, value: int, timeout: int, second: int, third: int
-) -> int:
-    command = operation & ~(_FUTEX_PRIVATE | _FUTEX_CLOCK_REALTIME)
-    if address % 4:
-        raise fail(errno.EINVAL)
-    match command:
-        case 0 | 9:  # FUTEX_WAIT, FUTEX_WAIT_BITSET
-            if command == _WAIT_BITSET and not third:
-                raise fail(errno.EINVAL)
-            return _futex_wait(k, t, address, operation, value, timeout)
-        case 1 | 10:  # FUTEX_WAKE, FUTEX_WAKE_BITSET: nobody else is there to wait
-            if command == _WAKE_BITSET and not third:
-                raise fail(errno.EINVAL)
-            k.arena.copy_in(address, 4)
-            return 0
-        case 3:
-            return 0
-        case 4:
-            if int.from_bytes(k.arena.copy_in(address, 4), "little") != third:
-                raise fail(errno.EAGAIN)
-            return 0
-        case 5:
-            return _futex_wake_op(k, second, third)
-        case 6 | 8 | 13:  # FUTEX_LOCK_PI, FUTEX_TRYLOCK_PI, FUTEX_LOCK_PI2
-            return _futex_lock_pi(k, t, address)
-        case 7:
-            return _futex_unlock_pi(k, t, address)
-    raise fail(errno.ENOSYS)
-
-
-def _futex_wait(k: Kernel, t: Task, address: int, operation: int, value: int, timeout: int) -> int:
-    deadline = None
-    if timeout:
-        length = read_timespec(k, timeout)
-        if operation & 0x7F == _WAIT:
-            deadline = k.clock.now + length
-        else:
-            clock = abi.CLOCK_REALTIME if operation & _FUTEX_CLOCK_REALTIME else abi.CLOCK_MONOTONIC
-            deadline = length - clock_base(k, clock)
-    if int.from_bytes(k.arena.copy_in(address, 4), "little") != value:
-        raise fail(errno.EAGAIN)
-    wait(k, t, f"on a futex at {address:#x}", deadline=deadline)
-    raise fail(errno.ETIMEDOUT)
-
-
-def _futex_wake_op(k: Kernel, address: int, encoded: int) -> int:
-    """Do the arithmetic of FUTEX_WAKE_OP on the second word; it wakes nobody."""
-    operation, operand = encoded >> 28, encoded >> 12 & 0xFFF
-    operand = operand - 0x1000 if operand & 0x800 else operand
-    if operation & 8:
-        operand = 1 << (operand & 31)
-    old = int.from_bytes(k.arena.copy_in(address, 4), "little")
-    match operation & 7:
-        case 0:
-            new = operand
-        case 1:
-            new = old + operand
-        case 2:
-            new = old | operand
-        case 3:
-            new = old & ~operand
-        case 4:
-            new = old ^ operand
-        case _:
-            raise fail(errno.ENOSYS)
-    k.arena.copy_out(address, (new & abi.U32).to_bytes(4, "little"))
-    return 0
-
-
-def _futex_lock_pi(k: Kernel, t: Task, address: int) -> int:
-    word = int.from_bytes(k.arena.copy_in(address, 4), "little")
-    owner = word & 0x3FFF_FFFF
-    if owner == t.tid:
-        raise fail(errno.EDEADLK)
-    if owner:
-        raise fail(errno.ESRCH)
-    k.arena.copy_out(address, t.tid.to_bytes(4, "little"))
-    return 0
-
-
-def _futex_unlock_pi(k: Kernel, t: Task, address: int) -> int:
-    if int.from_bytes(k.arena.copy_in(address, 4), "little") & 0x3FFF_FFFF != t.tid:
-        raise fail(errno.EPERM)
-    k.arena.copy_out(address, bytes(4))
-    return 0
-
-
-# -- one CPU -------------------------------------------------------------------------------------------------
 
 
 def _this(k: Kernel, pid: int) -> None:
@@ -186,6 +26,7 @@ def _this(k: Kernel, pid: int) -> None:
 
 @syscall(24, "sched_yield")
 def _sys_sched_yield(k: Kernel, t: Task) -> int:
+    k.scheduler.yield_cpu()
     return 0
 
 

@@ -17,17 +17,20 @@ from emu.kernel.signals import Action, Interrupted, SignalInfo, bit, clean_mask
 from emu.kernel.syscalls.time import read_timespec
 from emu.kernel.table import syscall
 from emu.kernel.task import AltStack
-from emu.kernel.waiting import wait
+from emu.kernel.waiting import Block, wait
 from emu.machine import regs
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
     from emu.kernel.task import Task
+    from emu.kernel.waiting import Waiting
 
 _ACTION = struct.Struct("<QQQQ")
 _STACK = struct.Struct("<QiiQ")
 _INFO = struct.Struct("<iiiiIIQ")
 _SET_SIZE = 8
+_FROM_HOST = bit(abi.SIGINT) | bit(abi.SIGTERM)
+"""What the host may send: a wait for one of these is not hopeless."""
 
 
 def _check_set_size(size: int) -> None:
@@ -85,24 +88,26 @@ def _sys_rt_sigpending(k: Kernel, t: Task, address: int, size: int) -> int:
 
 
 @syscall(34, "pause")
-def _sys_pause(k: Kernel, t: Task) -> int:
-    wait(k, t, "for a signal (pause)", restart=False, for_signal=True)
+def _sys_pause(k: Kernel, t: Task) -> Waiting:
+    hope = bool(_FROM_HOST & ~t.mask)
+    yield from wait(k, t, Block("for a signal (pause)", for_signal=hope), restart=False)
     raise Interrupted(False)
 
 
 @syscall(130, "rt_sigsuspend", "ptr", "size")
-def _sys_rt_sigsuspend(k: Kernel, t: Task, address: int, size: int) -> int:
+def _sys_rt_sigsuspend(k: Kernel, t: Task, address: int, size: int) -> Waiting:
     _check_set_size(size)
     mask = read_mask(k, address)
     t.saved_mask = t.mask
     k.signals.set_mask(t, mask)
-    k.signals.wake = True  # the mask comes back when the signals are dealt with
-    wait(k, t, "for a signal (sigsuspend)", restart=False, for_signal=True)
+    # The mask comes back when the signals are dealt with.
+    hope = bool(_FROM_HOST & ~t.mask)
+    yield from wait(k, t, Block("for a signal (sigsuspend)", for_signal=hope), restart=False)
     raise Interrupted(False)
 
 
 @syscall(128, "rt_sigtimedwait", "ptr", "ptr", "ptr", "size")
-def _sys_rt_sigtimedwait(k: Kernel, t: Task, wanted: int, info: int, timeout: int, size: int) -> int:
+def _sys_rt_sigtimedwait(k: Kernel, t: Task, wanted: int, info: int, timeout: int, size: int) -> Waiting:
     _check_set_size(size)
     mask = clean_mask(read_mask(k, wanted))
     deadline = k.clock.now + read_timespec(k, timeout) if timeout else None
@@ -110,15 +115,17 @@ def _sys_rt_sigtimedwait(k: Kernel, t: Task, wanted: int, info: int, timeout: in
     if found is None:
         old = t.mask
         t.mask &= ~mask  # so that their arrival ends the wait
+        t.awaited = mask & old
         try:
-            wait(
-                k, t, "for a signal (sigwait)", deadline=deadline, restart=False, for_signal=deadline is None
-            )
+            hope = deadline is None and bool(mask & _FROM_HOST)
+            block = Block("for a signal (sigwait)", deadline, for_signal=hope)
+            yield from wait(k, t, block, restart=False)
         except Interrupted:
             found = k.signals.take(t, mask)
             if found is None:
                 raise
         finally:
+            t.awaited = 0
             k.signals.set_mask(t, old)
     if found is None:
         raise fail(errno.EAGAIN)

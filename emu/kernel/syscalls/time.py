@@ -15,11 +15,12 @@ from emu.kernel.pipe import TimerFile
 from emu.kernel.signals import Interrupted
 from emu.kernel.table import syscall
 from emu.kernel.timers import Timer
-from emu.kernel.waiting import wait
+from emu.kernel.waiting import Block, wait
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
     from emu.kernel.task import Task
+    from emu.kernel.waiting import Waiting
 
 _WALL = frozenset((abi.CLOCK_REALTIME, abi.CLOCK_REALTIME_COARSE, abi.CLOCK_REALTIME_ALARM, abi.CLOCK_TAI))
 _UPTIME = frozenset((
@@ -36,7 +37,7 @@ _LONGEST_NS = 1 << 62
 def clock_base(k: Kernel, clock: int) -> int:
     """Return what a clock shows at virtual time 0. Raises OSError(EINVAL) for a clock that does not exist.
 
-    The CPU clocks of the process and its thread (negative ids too: they name a pid) are the time since start.
+    The CPU clocks of the process and its thread (negative ids too: they name a process or thread) are the time since start.
     """
     if clock in _WALL:
         return k.clock.realtime_offset + (37 * abi.NSEC_PER_SEC if clock == abi.CLOCK_TAI else 0)
@@ -44,7 +45,7 @@ def clock_base(k: Kernel, clock: int) -> int:
         return k.clock.monotonic - k.clock.now
     if clock in (abi.CLOCK_PROCESS_CPUTIME_ID, abi.CLOCK_THREAD_CPUTIME_ID):
         return 0
-    if clock < 0 and ~(clock >> 3) in (0, abi.PID) and clock & 3 != 3:
+    if clock < 0 and clock & 3 != 3 and (~(clock >> 3) in (0, abi.PID) or ~(clock >> 3) in k.tasks):
         return 0
     raise fail(errno.EINVAL)
 
@@ -116,9 +117,9 @@ def _sys_times(k: Kernel, t: Task, address: int) -> int:
     return k.clock.monotonic // _TICK_NS
 
 
-def _sleep(k: Kernel, t: Task, deadline: int, remaining: int) -> int:
+def _sleep(k: Kernel, t: Task, deadline: int, remaining: int) -> Waiting:
     try:
-        wait(k, t, "in a sleep", deadline=deadline, restart=False)
+        yield from wait(k, t, Block("in a sleep", deadline), restart=False)
     except Interrupted:
         if remaining:
             k.arena.copy_out(remaining, pack_timespec(max(deadline - k.clock.now, 0)))
@@ -127,12 +128,12 @@ def _sleep(k: Kernel, t: Task, deadline: int, remaining: int) -> int:
 
 
 @syscall(35, "nanosleep", "ptr", "ptr")
-def _sys_nanosleep(k: Kernel, t: Task, request: int, remaining: int) -> int:
+def _sys_nanosleep(k: Kernel, t: Task, request: int, remaining: int) -> Waiting:
     return _sleep(k, t, k.clock.now + read_timespec(k, request), remaining)
 
 
 @syscall(230, "clock_nanosleep", "clock", "int", "ptr", "ptr")
-def _sys_clock_nanosleep(k: Kernel, t: Task, clock: int, flags: int, request: int, remaining: int) -> int:
+def _sys_clock_nanosleep(k: Kernel, t: Task, clock: int, flags: int, request: int, remaining: int) -> Waiting:
     base = clock_base(k, clock)
     if clock == abi.CLOCK_THREAD_CPUTIME_ID or clock in _COARSE or clock == abi.CLOCK_MONOTONIC_RAW:
         raise fail(errno.EOPNOTSUPP if clock in _COARSE else errno.EINVAL)
@@ -190,14 +191,22 @@ def _sys_timer_create(k: Kernel, t: Task, clock: int, event: int, address: int) 
     clock_base(k, clock)
     signo: int = abi.SIGALRM
     value: int | None = None
+    thread = 0
     if event:
-        value, signo, notify = struct.unpack("<Qii", k.arena.copy_in(event, 16))
+        value, signo, notify, tid = struct.unpack("<Qiii", k.arena.copy_in(event, 20))
+        if notify == _SIGEV_THREAD_ID:
+            thread = tid
         if notify == _SIGEV_NONE:
             signo = 0
-        elif notify not in (_SIGEV_SIGNAL, _SIGEV_THREAD_ID) or not 0 < signo <= abi.NSIG:
+        elif (
+            notify not in (_SIGEV_SIGNAL, _SIGEV_THREAD_ID)
+            or not 0 < signo <= abi.NSIG
+            or thread
+            and thread not in k.tasks
+        ):
             raise fail(errno.EINVAL)
     k.arena.copy_out(address, bytes(4))  # a bad address makes no timer
-    ident = k.timers.create(clock, signo, value)
+    ident = k.timers.create(clock, signo, value, thread)
     k.arena.copy_out(address, ident.to_bytes(4, "little"))
     return 0
 

@@ -1,0 +1,46 @@
+"""The options of `emu run` about threads: which policy schedules them, and where its decisions are written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from emu.kernel.policy import BEGINNING, Policy, Random, Recording, Replay, RoundRobin, ScheduleError
+
+if TYPE_CHECKING:
+    from emu.trace.output import TraceWriter
+
+_REPLAY = "replay:"
+
+
+def check(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    """Accept round-robin, random and replay:FILE."""
+    if value in ("round-robin", "random") or value.startswith(_REPLAY) and value != _REPLAY:
+        return value
+    raise click.BadParameter(f"{value!r} is no schedule: choose round-robin, random or replay:FILE")
+
+
+def make_policy(schedule: str, seed: int) -> Policy:
+    """Return the policy that a checked option value names. Raises ScheduleError."""
+    if schedule == "random":
+        return Random(seed)
+    if not schedule.startswith(_REPLAY):
+        return RoundRobin()
+    path = schedule.removeprefix(_REPLAY)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return Replay(file, path)
+    except OSError as error:
+        raise ScheduleError(path, 0, str(error.strerror)) from None
+    except UnicodeDecodeError:
+        raise ScheduleError(path, 0, "not text in UTF-8") from None
+
+
+def record(policy: Policy, path: str, *, force: bool) -> tuple[Policy, TraceWriter]:
+    """Return a policy that writes its decisions to the file `path`, and the writer to flush. Raises TraceError."""
+    from emu.trace.output import TraceWriter, open_output
+
+    fd = open_output(path, (BEGINNING,), force=force, what="schedule")
+    writer = TraceWriter(fd, path, str, buffered=True, what="schedule")
+    return Recording(policy, writer.line), writer

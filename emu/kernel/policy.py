@@ -1,0 +1,139 @@
+"""Who decides which task runs next and for how long: policies, and schedules as data.
+
+A decision is due only where more than one task can run. It names the task and how many basic blocks it may
+execute before the next one is due; it is due earlier when the task waits, yields or ends. Decisions depend on
+nothing but their predecessors, so a recorded schedule replays the run that it was taken from.
+
+A schedule in a file is JSON Lines: `{"schedule":1}`, then `{"task":1001,"blocks":20000}` for each decision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from emu.core.errors import EmuError
+from emu.kernel.entropy import Entropy
+
+SLICE = 20_000
+"""Basic blocks that round-robin gives a task: about 0.1 ms of virtual time."""
+_RANDOM_BITS = 13
+_STREAM = 0x7363_6865_6475_6C65
+BEGINNING = '{"schedule":1}'
+"""The first line of a schedule."""
+
+
+class ScheduleError(EmuError):
+    """A schedule cannot be followed: the file, the line (0: none) and why."""
+
+    def __init__(self, name: str, line: int, reason: str) -> None:
+        super().__init__(f"schedule {name}{f', line {line}' if line else ''}: {reason}")
+
+
+class Decision(NamedTuple):
+    """Task `task` runs next, for `blocks` basic blocks."""
+
+    task: int
+    blocks: int
+
+
+class Policy(Protocol):
+    """Makes the decisions. `tasks` are the ids of those that can run, the one that has waited longest first."""
+
+    def choose(self, tasks: Sequence[int]) -> Decision:
+        """Return the next decision."""
+
+    def finish(self) -> None:
+        """The run is over."""
+
+
+class RoundRobin:
+    """Everybody in turn, for slices of one length."""
+
+    def choose(self, tasks: Sequence[int]) -> Decision:
+        """Return the first."""
+        return Decision(tasks[0], SLICE)
+
+    def finish(self) -> None:
+        """There is nothing to do."""
+
+
+class Random:
+    """Any task, for a slice whose length is spread over orders of magnitude, so that races of every width show."""
+
+    def __init__(self, seed: int) -> None:
+        self._entropy = Entropy(seed ^ _STREAM)
+
+    def choose(self, tasks: Sequence[int]) -> Decision:
+        """Draw one."""
+        word = self._entropy.word()
+        base = 1 << (word >> 32) % _RANDOM_BITS
+        return Decision(tasks[(word & 0xFFFF_FFFF) % len(tasks)], base + (word >> 48) % base)
+
+    def finish(self) -> None:
+        """There is nothing to do."""
+
+
+class Replay:
+    """The decisions of an earlier run, from `lines` of the schedule called `name`. Raises ScheduleError."""
+
+    def __init__(self, lines: Iterable[str], name: str) -> None:
+        self._name = name
+        self._decisions = _parse(lines, name)
+        self._next = 0
+
+    def choose(self, tasks: Sequence[int]) -> Decision:
+        """Return the next decision. Raises ScheduleError when it does not fit the run."""
+        at = self._next
+        if at == len(self._decisions):
+            raise ScheduleError(self._name, at + 2, "the schedule ends here, the program does not")
+        decision = self._decisions[at]
+        if decision.task not in tasks:
+            can = ", ".join(map(str, tasks))
+            raise ScheduleError(self._name, at + 2, f"task {decision.task} cannot run now, only {can}")
+        self._next += 1
+        return decision
+
+    def finish(self) -> None:
+        """Raise ScheduleError if there are decisions left."""
+        left = len(self._decisions) - self._next
+        if left:
+            raise ScheduleError(self._name, self._next + 2, f"the program ended {left} decisions early")
+
+
+def _parse(lines: Iterable[str], name: str) -> list[Decision]:
+    decisions: list[Decision] = []
+    rest = iter(lines)
+    if next(rest, "").rstrip("\n") != BEGINNING:
+        raise ScheduleError(name, 1, f"a schedule begins with {BEGINNING}")
+    for number, line in enumerate(rest, 2):
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            raise ScheduleError(name, number, "not a JSON object") from None
+        if not isinstance(fields, dict) or set(fields) != {"task", "blocks"}:
+            raise ScheduleError(name, number, "a decision has the members task and blocks")
+        task, blocks = fields["task"], fields["blocks"]
+        if type(task) is not int or type(blocks) is not int or blocks < 1:
+            raise ScheduleError(name, number, "task and blocks are whole numbers, blocks is at least 1")
+        decisions.append(Decision(task, blocks))
+    return decisions
+
+
+class Recording:
+    """Another policy's decisions, each handed to `sink` as a line of a schedule."""
+
+    def __init__(self, policy: Policy, sink: Callable[[str], None]) -> None:
+        self._policy, self._sink = policy, sink
+        sink(BEGINNING)
+
+    def choose(self, tasks: Sequence[int]) -> Decision:
+        """Return the other policy's decision."""
+        decision = self._policy.choose(tasks)
+        self._sink(f'{{"task":{decision.task},"blocks":{decision.blocks}}}')
+        return decision
+
+    def finish(self) -> None:
+        """Pass it on."""
+        self._policy.finish()

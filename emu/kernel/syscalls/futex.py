@@ -1,0 +1,357 @@
+"""The futex system call, and what the kernel does to futexes when a thread ends.
+
+Source: futex(2), get_robust_list(2); Linux kernel/futex/: syscalls.c, waitwake.c, requeue.c, pi.c, core.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from emu.core.errors import MemoryFault
+from emu.core.events import ThreadJoined
+from emu.kernel import abi
+from emu.kernel.futex import (
+    BITSET_MATCH_ANY,
+    FUTEX_OWNER_DIED,
+    FUTEX_TID_MASK,
+    FUTEX_WAITERS,
+    Key,
+    Waiter,
+    wake_operation,
+)
+from emu.kernel.inodes import fail
+from emu.kernel.signals import Interrupted
+from emu.kernel.syscalls.time import clock_base, read_timespec
+from emu.kernel.table import syscall
+from emu.kernel.waiting import Block, wait
+
+if TYPE_CHECKING:
+    from emu.kernel.kernel import Kernel
+    from emu.kernel.task import Task
+    from emu.kernel.waiting import Waiting
+
+_PRIVATE, _CLOCK_REALTIME = 128, 256
+(
+    _WAIT, _WAKE, _FD, _REQUEUE, _CMP_REQUEUE, _WAKE_OP, _LOCK_PI, _UNLOCK_PI, _TRYLOCK_PI, _WAIT_BITSET,
+    _WAKE_BITSET, _WAIT_REQUEUE_PI, _CMP_REQUEUE_PI, _LOCK_PI2,
+) = range(14)  # fmt: skip
+_WITH_CLOCK = frozenset((_WAIT_BITSET, _WAIT_REQUEUE_PI, _LOCK_PI2))
+_TIMED = frozenset((_WAIT, _LOCK_PI, _LOCK_PI2, _WAIT_BITSET, _WAIT_REQUEUE_PI))
+_ROBUST_LIMIT = 2048
+_USER_END = 0x7FFF_FFFF_F000
+
+
+@syscall(202, "futex", "ptr", "flags:futex", "uint", "ptr", "ptr", "uint")
+def _sys_futex(
+    k: Kernel, t: Task, address: int, operation: int, value: int, timeout: int, second: int, third: int
+) -> int | Waiting:
+    command = operation & ~(_PRIVATE | _CLOCK_REALTIME)
+    if operation & _CLOCK_REALTIME and command not in _WITH_CLOCK:
+        raise fail(errno.ENOSYS)
+    deadline = _deadline(k, command, operation, timeout) if timeout and command in _TIMED else None
+    key = key_of(k, address, private=bool(operation & _PRIVATE)) if command != _FD else ()
+    match command:
+        case 0:  # FUTEX_WAIT
+            return _wait(k, t, key, address, value, deadline, BITSET_MATCH_ANY)
+        case 9:  # FUTEX_WAIT_BITSET
+            return _wait(k, t, key, address, value, deadline, third)
+        case 1:  # FUTEX_WAKE
+            return wake(k, key, value, BITSET_MATCH_ANY)
+        case 10:  # FUTEX_WAKE_BITSET
+            return wake(k, key, value, third)
+        case 6 | 13:  # FUTEX_LOCK_PI, FUTEX_LOCK_PI2
+            return _lock_pi(k, t, key, address, deadline)
+        case 7:
+            return _unlock_pi(k, t, key, address)
+        case 8:
+            return _try_lock_pi(k, t, key, address)
+    if command not in (_REQUEUE, _CMP_REQUEUE, _WAKE_OP, _WAIT_REQUEUE_PI, _CMP_REQUEUE_PI):
+        raise fail(errno.ENOSYS)
+    other = key_of(k, second, private=bool(operation & _PRIVATE))
+    if command == _WAKE_OP:
+        return _wake_op(k, key, other, second, value, timeout & abi.U32, third)
+    if command == _WAIT_REQUEUE_PI:
+        return _wait_requeue_pi(k, t, key, address, value, deadline, other, second)
+    if command != _REQUEUE and load(k, address) != third:
+        raise fail(errno.EAGAIN)
+    if command == _CMP_REQUEUE_PI:
+        return _requeue_pi(k, key, other, second, value, timeout & abi.U32)
+    return _requeue(k, key, other, second, value, timeout & abi.U32)
+
+
+def load(k: Kernel, address: int) -> int:
+    """Return a word of the guest's memory. Raises MemoryFault."""
+    return int.from_bytes(k.arena.copy_in(address, 4), "little")
+
+
+def store(k: Kernel, address: int, value: int) -> None:
+    """Set a word of the guest's memory. Raises MemoryFault."""
+    k.arena.copy_out(address, value.to_bytes(4, "little"))
+
+
+def key_of(k: Kernel, address: int, *, private: bool) -> Key:
+    """Return the key of the word at `address`. Raises OSError(EINVAL) unless it is aligned, MemoryFault outside user space."""
+    if address % 4:
+        raise fail(errno.EINVAL)
+    if address >= _USER_END:
+        raise MemoryFault(address, "read")
+    if private:
+        return 0, address
+    k.arena.copy_in(address, 4)
+    area = k.space.find(address)
+    if area is not None and area.shared and area.backing is not None:
+        return area.backing.dev, area.backing.ino, area.offset + address - area.start
+    return 1, address
+
+
+def _deadline(k: Kernel, command: int, operation: int, timeout: int) -> int:
+    """Return the virtual time that a timeout argument means: FUTEX_WAIT's is relative, FUTEX_LOCK_PI's always real time."""
+    value = read_timespec(k, timeout)
+    if command == _WAIT:
+        return k.clock.now + value
+    real = operation & _CLOCK_REALTIME or command == _LOCK_PI
+    return value - clock_base(k, abi.CLOCK_REALTIME if real else abi.CLOCK_MONOTONIC)
+
+
+# -- waiting and waking --------------------------------------------------------------------------------------
+
+
+def _wait(
+    k: Kernel, t: Task, key: Key, address: int, value: int, deadline: int | None, bitset: int
+) -> Waiting:
+    if not bitset:
+        raise fail(errno.EINVAL)
+    if load(k, address) != value:
+        raise fail(errno.EAGAIN)
+    waiter = Waiter(t, key, address, bitset)
+    k.futexes.add(waiter)
+    try:
+        block = Block(f"on a futex at {address:#x}", deadline, futex=address)
+        # With a timeout Linux goes on with what is left of it, which no handler may come between.
+        if not (yield from wait(k, t, block, restart=deadline is None)):
+            raise fail(errno.ETIMEDOUT)
+    finally:
+        k.futexes.remove(waiter)
+    return 0
+
+
+def _signed(count: int) -> int:
+    return count - (1 << 32) if count & 0x8000_0000 else count
+
+
+def wake(k: Kernel, key: Key, count: int, bitset: int = BITSET_MATCH_ANY) -> int:
+    """Wake waiters of a word; return how many. Raises OSError(EINVAL)."""
+    if not bitset:
+        raise fail(errno.EINVAL)
+    try:
+        woken = k.futexes.wake(key, _signed(count), bitset)
+    except ValueError:
+        raise fail(errno.EINVAL) from None
+    for task in woken:
+        k.scheduler.wake(task)
+    return len(woken)
+
+
+def _wake_op(k: Kernel, key: Key, other: Key, second: int, count: int, more: int, encoded: int) -> int:
+    try:
+        new, holds = wake_operation(encoded, load(k, second))
+    except ValueError:
+        raise fail(errno.ENOSYS) from None
+    store(k, second, new)
+    return wake(k, key, count) + (wake(k, other, more) if holds else 0)
+
+
+def _requeue(k: Kernel, key: Key, other: Key, second: int, count: int, more: int) -> int:
+    """Wake `count` waiters, let up to `more` others wait on the second word; return how many of both."""
+    if _signed(count) < 0 or _signed(more) < 0:
+        raise fail(errno.EINVAL)
+    done = 0
+    for waiter in k.futexes.waiters(key):
+        if waiter.pi or waiter.target is not None:
+            raise fail(errno.EINVAL)
+        if done < count:
+            k.futexes.remove(waiter)
+            k.scheduler.wake(waiter.task)
+        elif done < count + more:
+            k.futexes.requeue(waiter, other, second)
+        else:
+            break
+        done += 1
+    return done
+
+
+# -- PI futexes ----------------------------------------------------------------------------------------------
+
+
+def _acquire(k: Kernel, t: Task, key: Key, address: int) -> bool:
+    """Take a PI futex that is free; false when somebody has it. Raises OSError(EDEADLK, ESRCH)."""
+    word = load(k, address)
+    owner = word & FUTEX_TID_MASK
+    if owner == t.tid:
+        raise fail(errno.EDEADLK)
+    if owner:
+        if owner not in k.tasks:
+            raise fail(errno.ESRCH)
+        return False
+    waiters = FUTEX_WAITERS if k.futexes.waiters(key) else 0
+    store(k, address, t.tid | word & FUTEX_OWNER_DIED | waiters)
+    return True
+
+
+def _try_lock_pi(k: Kernel, t: Task, key: Key, address: int) -> int:
+    if not _acquire(k, t, key, address):
+        raise fail(errno.EAGAIN)
+    return 0
+
+
+def _lock_pi(k: Kernel, t: Task, key: Key, address: int, deadline: int | None) -> Waiting:
+    if _acquire(k, t, key, address):
+        return 0
+    _check_chain(k, t, address)
+    store(k, address, load(k, address) | FUTEX_WAITERS)
+    return (yield from _await_handover(k, t, Waiter(t, key, address, pi=True), deadline))
+
+
+def _check_chain(k: Kernel, t: Task, address: int) -> None:
+    """Raise OSError(EDEADLK) if the owner of the PI futex waits, by other owners or at once, for one that `t` owns."""
+    for _ in k.tasks:
+        owner = k.tasks.get(load(k, address) & FUTEX_TID_MASK)
+        if owner is t:
+            raise fail(errno.EDEADLK)
+        if owner is None or owner.block is None or not owner.block.lock:
+            return
+        address = owner.block.futex
+
+
+def _await_handover(k: Kernel, t: Task, waiter: Waiter, deadline: int | None) -> Waiting:
+    k.futexes.add(waiter)
+    try:
+        block = Block(f"for a lock at {waiter.address:#x}", deadline, futex=waiter.address, lock=True)
+        if not (yield from wait(k, t, block)):
+            raise fail(errno.ETIMEDOUT)
+    except Interrupted:
+        raise Interrupted(True, always=True) from None
+    finally:
+        k.futexes.remove(waiter)
+    return 0
+
+
+def _hand_over(k: Kernel, key: Key, address: int, died: int) -> None:
+    """Give a PI futex to its first waiter, or to nobody."""
+    queue = k.futexes.waiters(key)
+    if not queue:
+        store(k, address, died)
+        return
+    heir = queue[0]
+    k.futexes.remove(heir)
+    store(k, address, heir.task.tid | died | (FUTEX_WAITERS if len(queue) > 1 else 0))
+    k.scheduler.wake(heir.task)
+
+
+def _unlock_pi(k: Kernel, t: Task, key: Key, address: int) -> int:
+    if load(k, address) & FUTEX_TID_MASK != t.tid:
+        raise fail(errno.EPERM)
+    _hand_over(k, key, address, 0)
+    return 0
+
+
+def _wait_requeue_pi(
+    k: Kernel, t: Task, key: Key, address: int, value: int, deadline: int | None, other: Key, second: int
+) -> Waiting:
+    """Wait on the first word, to be requeued to the PI futex at the second; return with that one locked."""
+    if key == other:
+        raise fail(errno.EINVAL)
+    if load(k, address) != value:
+        raise fail(errno.EAGAIN)
+    waiter = Waiter(t, key, address)
+    waiter.target = other
+    k.futexes.add(waiter)
+    try:
+        block = Block(
+            f"on a futex at {address:#x}, then for the lock at {second:#x}", deadline, futex=address
+        )
+        if not (yield from wait(k, t, block)):
+            raise fail(errno.ETIMEDOUT)
+    except Interrupted:
+        if waiter.pi:
+            raise fail(errno.EAGAIN) from None  # requeued already: the caller takes it from there
+        raise Interrupted(True, always=True) from None
+    finally:
+        k.futexes.remove(waiter)
+    return 0
+
+
+def _requeue_pi(k: Kernel, key: Key, other: Key, second: int, count: int, more: int) -> int:
+    """Let the first waiter have the PI futex if it is free, the others wait for it; return how many of both."""
+    if count != 1:
+        raise fail(errno.EINVAL)
+    done = 0
+    for waiter in k.futexes.waiters(key):
+        if waiter.target != other:
+            raise fail(errno.EINVAL)
+        if done >= count + more:
+            break
+        if done == 0 and _acquire(k, waiter.task, other, second):
+            k.futexes.remove(waiter)
+            k.scheduler.wake(waiter.task)
+        else:
+            store(k, second, load(k, second) | FUTEX_WAITERS)
+            k.futexes.requeue(waiter, other, second)
+            waiter.pi, waiter.target = True, None
+        done += 1
+    return done
+
+
+# -- the end of a thread -------------------------------------------------------------------------------------
+
+
+def release(k: Kernel, t: Task) -> None:
+    """Do what a thread's end means for futexes: mark the robust ones that it holds, hand over PI futexes, tell who waits for its id to go."""
+    if t.robust_list[0]:
+        with suppress(MemoryFault, OSError):  # a broken list ends the walk, and is nobody's error
+            _walk_robust_list(k, t, t.robust_list[0])
+    for key, address in k.futexes.pi_queues():
+        with suppress(MemoryFault):
+            if load(k, address) & FUTEX_TID_MASK == t.tid:
+                _hand_over(k, key, address, FUTEX_OWNER_DIED)
+    if t.clear_child_tid:
+        try:
+            store(k, t.clear_child_tid, 0)
+            key = key_of(k, t.clear_child_tid, private=False)
+            joiners = k.futexes.waiters(key)[:1]
+            wake(k, key, 1)
+        except (MemoryFault, OSError):
+            return  # as Linux: there is nobody left to tell
+        if joiners and k.bus.threads:
+            k.bus.emit(ThreadJoined(t.tid, joiners[0].task.tid))
+
+
+def _walk_robust_list(k: Kernel, t: Task, head: int) -> None:
+    entry, offset, pending = struct.unpack("<QqQ", k.arena.copy_in(head, 24))
+    for _ in range(_ROBUST_LIMIT):
+        if entry & ~1 == head:
+            break
+        following = int.from_bytes(k.arena.copy_in(entry & ~1, 8), "little")
+        if entry & ~1 != pending & ~1:
+            _owner_died(k, t, (entry & ~1) + offset, pi=bool(entry & 1), pending=False)
+        entry = following
+    if pending & ~1:
+        _owner_died(k, t, (pending & ~1) + offset, pi=bool(pending & 1), pending=True)
+
+
+def _owner_died(k: Kernel, t: Task, address: int, *, pi: bool, pending: bool) -> None:
+    key = key_of(k, address, private=False)
+    word = load(k, address)
+    if pending and not pi and not word:
+        wake(k, key, 1)  # it may have died between unlocking and waking
+        return
+    if word & FUTEX_TID_MASK != t.tid:
+        return
+    if pi and (k.futexes.waiters(key) or k.futexes.waiters((0, address))):
+        return  # the lock is handed over
+    store(k, address, word & FUTEX_WAITERS | FUTEX_OWNER_DIED)
+    if not pi and word & FUTEX_WAITERS:
+        wake(k, key, 1)
