@@ -12,6 +12,7 @@ from emu.kernel.syscalls import (
     polling,
     scheduling,
     signal,
+    sockets,
     stat,
     time,
 )
@@ -19,5 +20,5 @@ from emu.kernel.table import TABLE
 
 __all__ = [
     "TABLE", "attributes", "descriptors", "identity", "io", "memory", "names", "polling", "scheduling",
-    "signal", "stat", "time",
+    "signal", "sockets", "stat", "time",
 ]  # fmt: skip

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -206,6 +207,11 @@ int main(void) {
     CALL(lseek(pair[0], 0, SEEK_CUR));
     CALL(write(pair[0], "x", 1));
     CALL(write(pair[1], "hello", 5));
+    CALL(getpeername(b, NULL, NULL));
+    CALL(getsockopt(pair[0], SOL_SOCKET, SO_TYPE, NULL, NULL));
+    CALL(send(pair[1], "x", 1, 0));
+    CALL(shutdown(77, 0));
+    CALL(listen(0, 1));
     int waiting = 0;
     CALL(ioctl(pair[0], FIONREAD, &waiting));
     printf("%d\n", waiting);
