@@ -10,6 +10,7 @@ import click
 
 from emu.cli import options, parameters
 from emu.core.events import CATEGORIES, EventBus
+from emu.kernel.clock import EPOCH_NS
 from emu.process import Process, RunConfig
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, metavar="N",
     help="Seed of the guest's random bytes (default 0).",
+)  # fmt: skip
+@click.option(
+    "--time", "start_time", callback=parameters.start_time, default=str(EPOCH_NS // 10**9), metavar="now|SECONDS",
+    help="The guest's time at the start, in seconds since 1970 (default: 2024-01-01, so that runs are alike).",
 )  # fmt: skip
 @click.option(
     "--writable", multiple=True, type=click.Path(exists=True, file_okay=False), metavar="DIR",
@@ -60,6 +65,7 @@ def command(
     trace_format: str | None,
     force: bool,
     seed: int,
+    start_time: int,
     writable: tuple[str, ...],
     max_memory: int | None,
     timeout: float | None,
@@ -88,6 +94,7 @@ def command(
         cwd=options.guest_directory(sysroot),
         sysroot=sysroot,
         seed=seed,
+        start_time=start_time,
         writable=writable,
         max_memory=max_memory,
         timeout=timeout,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from emu.kernel.clock import EPOCH_NS
+
 
 class RunConfig(NamedTuple):
     """One run of one program. Paths of `sysroot` and `writable` are the host's, `program` and `cwd` the guest's.
 
-    `env` is the guest's whole environment. `max_memory` is in bytes, `timeout` in seconds of host time. `tls_dtors` chooses who keeps the
-    thread_local destructors: our model, or libc's own code. With `keep_going` missing objects are recorded, not fatal.
+    `env` is the guest's whole environment, `start_time` its CLOCK_REALTIME at the start, in nanoseconds since the epoch. `max_memory` is
+    in bytes, `timeout` in seconds of host time. `tls_dtors` chooses who keeps the thread_local destructors: our model, or libc's own code.
+    With `keep_going` missing objects are recorded, not fatal.
     """
 
     program: str
@@ -24,6 +27,7 @@ class RunConfig(NamedTuple):
     tls_dtors: Literal["model", "guest"] = "model"
     keep_going: bool = False
     argv0: str | None = None
+    start_time: int = EPOCH_NS
 
 
 class Result(NamedTuple):
