@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
 from emu.core.events import CATEGORIES
@@ -28,3 +30,12 @@ def size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int
     if not (digits.isascii() and digits.isdigit()) or int(digits) == 0:
         raise click.BadParameter(f"{value!r} is no size: a number of bytes, or with K, M or G")
     return int(digits) << shift
+
+
+def start_time(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    """Return nanoseconds since the epoch for `now`, the host's time, or for a number of seconds."""
+    if value == "now":
+        return time.time_ns()
+    if not (value.isascii() and value.isdigit()) or int(value) >= 1 << 33:
+        raise click.BadParameter(f"{value!r} is neither now nor a number of seconds since 1970")
+    return int(value) * 10**9

@@ -10,6 +10,7 @@ import click
 from emu.cli import options, parameters
 from emu.cli import schedule as schedules
 from emu.core.events import EventBus
+from emu.kernel.clock import EPOCH_NS
 from emu.process import Process, RunConfig
 
 
@@ -26,6 +27,10 @@ from emu.process import Process, RunConfig
 @click.option(
     "--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, metavar="N",
     help="Seed of the guest's random bytes and of a random schedule (default 0).",
+)  # fmt: skip
+@click.option(
+    "--time", "start_time", callback=parameters.start_time, default=str(EPOCH_NS // 10**9), metavar="now|SECONDS",
+    help="The guest's time at the start, in seconds since 1970 (default: 2024-01-01, so that runs are alike).",
 )  # fmt: skip
 @click.option(
     "--writable", multiple=True, type=click.Path(exists=True, file_okay=False), metavar="DIR",
@@ -59,6 +64,7 @@ def command(
     schedule: str,
     record_schedule: str | None,
     seed: int,
+    start_time: int,
     writable: tuple[str, ...],
     max_memory: int | None,
     timeout: float | None,
@@ -96,6 +102,7 @@ def command(
         cwd=options.guest_directory(sysroot),
         sysroot=sysroot,
         seed=seed,
+        start_time=start_time,
         writable=writable,
         max_memory=max_memory,
         timeout=timeout,

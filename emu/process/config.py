@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from emu.kernel.clock import EPOCH_NS
+
 if TYPE_CHECKING:
     from emu.kernel.policy import Policy
 
@@ -11,11 +13,11 @@ if TYPE_CHECKING:
 class RunConfig(NamedTuple):
     """One run of one program. Paths of `sysroot` and `writable` are the host's, `program` and `cwd` the guest's.
 
-    `env` is the guest's whole environment. `max_memory` is in bytes, `timeout` in seconds of host time. `tls_dtors` chooses who keeps the
-    thread_local destructors: our model, or libc's own code. `unload_rule` is what
-    keeps an object with pending destructors (the second needs the model). With `keep_going` missing objects are recorded, not fatal. `image` is the
-    program itself where it is no file (`program` then only names it). `policy` schedules the threads; None is
-    round-robin.
+    `env` is the guest's whole environment, `start_time` its CLOCK_REALTIME at the start, in nanoseconds since the epoch. `max_memory` is
+    in bytes, `timeout` in seconds of host time. `tls_dtors` chooses who keeps the thread_local destructors: our model, or libc's own code.
+    `unload_rule` is what keeps an object with pending destructors (the second needs the model). With `keep_going` missing objects are
+    recorded, not fatal. `image` is the program itself where it is no file (`program` then only names it). `policy` schedules the threads;
+    None is round-robin.
     """
 
     program: str
@@ -33,6 +35,7 @@ class RunConfig(NamedTuple):
     argv0: str | None = None
     image: bytes | None = None
     policy: Policy | None = None
+    start_time: int = EPOCH_NS
 
 
 class Result(NamedTuple):

@@ -60,6 +60,7 @@ class Process:
             groups=tuple(os.getgroups()),
         )
         self.kernel = Kernel(kernel_config, self.space, bus)
+        self.kernel.clock.realtime_offset = config.start_time
         self.kernel.cpu = self.cpu
         self.kernel.report = lambda line: _say(f"{line}\n")
         self.task = Task(_PID, os.path.basename(config.program)[:15])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -25,6 +26,32 @@ CONTEXT, OPTION = click.Context(click.Command("run")), click.Option(["--option"]
 )
 def test_sizes(text: str | None, bytes_: int | None) -> None:
     assert parameters.size(CONTEXT, OPTION, text) == bytes_
+
+
+def test_start_time() -> None:
+    assert parameters.start_time(CONTEXT, OPTION, "1700000000") == 1_700_000_000 * 10**9
+    before = time.time_ns()
+    assert before <= parameters.start_time(CONTEXT, OPTION, "now") <= time.time_ns()
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "today", "99999999999", "٣"])
+def test_no_start_time(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="neither now nor"):
+        parameters.start_time(CONTEXT, OPTION, text)
+
+
+def test_with_time_now_new_files_are_listed_as_natively(tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("x")
+    command = ["ls", "-la", str(tmp_path)]
+    env = {"LC_ALL": "C", "TZ": "UTC"}
+    native = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    emu = [sys.executable, "-m", "emu", "run", "--clean-env", "--env", "LC_ALL=C", "--env", "TZ=UTC"]
+    said = subprocess.run(
+        [*emu, "--time", "now", *command], capture_output=True, text=True, check=True
+    ).stdout
+    assert said == native
+    then = [*emu, "--time", "86400", "date", "+%F %T"]
+    assert subprocess.run(then, capture_output=True, text=True, check=True).stdout == "1970-01-02 00:00:00\n"
 
 
 @pytest.mark.parametrize("text", ["", "0", "K", "0G", "-1", "1.5G", "1T", "1KB", "٣"])

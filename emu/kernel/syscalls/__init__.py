@@ -13,6 +13,7 @@ from emu.kernel.syscalls import (
     polling,
     scheduling,
     signal,
+    sockets,
     stat,
     threads,
     time,
@@ -21,5 +22,5 @@ from emu.kernel.table import TABLE
 
 __all__ = [
     "TABLE", "attributes", "descriptors", "futex", "identity", "io", "memory", "names", "polling", "scheduling",
-    "signal", "stat", "threads", "time",
+    "signal", "sockets", "stat", "threads", "time",
 ]  # fmt: skip

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -206,6 +208,28 @@ int main(void) {
     CALL(lseek(pair[0], 0, SEEK_CUR));
     CALL(write(pair[0], "x", 1));
     CALL(write(pair[1], "hello", 5));
+    CALL(getpeername(b, NULL, NULL));
+    CALL(getsockopt(pair[0], SOL_SOCKET, SO_TYPE, NULL, NULL));
+    CALL(send(pair[1], "x", 1, 0));
+    CALL(shutdown(77, 0));
+    int unix_socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_un address = {AF_UNIX, "/absent/socket"};
+    CALL(connect(unix_socket, (void *)&address, sizeof address));
+    CALL(connect(unix_socket, (void *)&address, 2));
+    CALL(connect(b, (void *)&address, sizeof address));
+    strcpy(address.sun_path, "/etc/passwd");
+    CALL(connect(unix_socket, (void *)&address, sizeof address));
+    memset(address.sun_path, 0, 20);
+    address.sun_path[1] = 'q';
+    CALL(connect(unix_socket, (void *)&address, sizeof address));
+    CALL(getpeername(unix_socket, NULL, NULL));
+    CALL(fcntl(unix_socket, F_GETFD));
+    CALL(lseek(unix_socket, 0, SEEK_CUR));
+    CALL(fstat(unix_socket, &st));
+    printf("%o\n", st.st_mode);
+    CALL(write(unix_socket, "x", 1));
+    CALL(socket(AF_UNIX, 77, 0));
+    CALL(socket(AF_UNIX, SOCK_STREAM, 9));
     int waiting = 0;
     CALL(ioctl(pair[0], FIONREAD, &waiting));
     printf("%d\n", waiting);
