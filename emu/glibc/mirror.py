@@ -95,7 +95,7 @@ class Mirror:
             for p in map_.phdrs
         )
         self._blocks[map_.address] = _Blocks(not writable)
-        self._write_constants(map_, self._relocate_dynamic(map_, writable))
+        self._write_constants(map_, self._relocate_dynamic(map_, writable), own_place=bool(address))
         self.names(map_)
         self.flags(map_)
         self.opencount(map_)
@@ -130,7 +130,7 @@ class Mirror:
                     self.arena.write_u64(info[index] + 8, value + map_.addr)
         return struct.pack(f"<{len(info)}Q", *info)
 
-    def _write_constants(self, map_: LinkMap, info: bytes) -> None:
+    def _write_constants(self, map_: LinkMap, info: bytes, *, own_place: bool) -> None:
         at, raw = self._at, bytearray(self._size)
 
         def put(member: str, value: int, size: int = 8) -> None:
@@ -153,7 +153,9 @@ class Mirror:
         put("l_map_start", map_.map_start)
         put("l_map_end", map_.map_end)
         put("l_text_end", map_.text_end)
-        put("l_local_scope[]", map_.address + at["l_searchlist"])
+        if not own_place:
+            # ld.so's own map was never made by _dl_new_object: dlsym on its handle has no scope to look in.
+            put("l_local_scope[]", map_.address + at["l_searchlist"])
         put("l_file_id.dev", map_.file_id[0])
         put("l_file_id.ino", map_.file_id[1])
         put("l_used", 1, 4)
