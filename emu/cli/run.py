@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--record-schedule", metavar="FILE", help="Write the decisions about threads to FILE, for replay:FILE."
 )
-@click.option("--force", is_flag=True, help="Let an output overwrite a file that is no such output.")
+@click.option("--force", is_flag=True, help="Let --trace-output overwrite a file that is no trace.")
 @click.option(
     "--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, metavar="N",
     help="Seed of the guest's random bytes and of a random schedule (default 0).",
@@ -89,12 +89,9 @@ def command(
       emu run --schedule random --seed 7 --record-schedule race.jsonl ./hello
       emu run --writable . --timeout 10 --max-memory 512M sort -o out in
     """
-    if categories is None and (trace_output or trace_format or force and not record_schedule):
+    if categories is None and (trace_output or trace_format or force):
         raise click.UsageError("--trace-output, --trace-format and --force need --trace")
     policy = schedules.make_policy(schedule, seed)
-    decisions = None
-    if record_schedule is not None:
-        policy, decisions = schedules.record(policy, record_schedule, force=force)
     env = options.environment(variables, clean_env)
     config = RunConfig(
         program=options.find_program(program, env.get("PATH", options.DEFAULT_PATH), sysroot),
@@ -108,17 +105,16 @@ def command(
         timeout=timeout,
         tls_dtors=tls_dtors,
         argv0=program,
-        policy=policy,
     )
     bus = EventBus()
     writer = _tracing(bus, categories, trace_output, trace_format or "text", force) if categories else None
     _die_at_once()
     try:
-        result = Process(config, bus).run()
+        with schedules.recorded(policy, record_schedule) as recorder:
+            result = Process(config._replace(policy=recorder), bus).run()
     finally:
-        for output in (writer, decisions):
-            if output is not None:
-                output.flush()
+        if writer is not None:
+            writer.flush()
     if result.report:
         print(result.report, file=sys.stderr)
     return result.status
