@@ -91,9 +91,6 @@ def command(
             "--unload-rule nodelete-flag is not what the guest's libc does: it needs --tls-dtors model"
         )
     policy = schedules.make_policy(schedule, seed)
-    decisions = None
-    if record_schedule is not None:
-        policy, decisions = schedules.record(policy, record_schedule, force=tracing.force)
     env = options.environment(variables, clean_env)
     config = RunConfig(
         program=options.find_program(program, env.get("PATH", options.DEFAULT_PATH), sysroot),
@@ -109,12 +106,11 @@ def command(
         tls_dtors=tls_dtors,
         unload_rule=unload_rule,
         argv0=program,
-        policy=policy,
     )
     bus = EventBus()
     _die_at_once()
-    with tracing.attached(bus):
-        result = Process(config, bus).run()
+    with tracing.attached(bus), schedules.recorded(policy, record_schedule) as recorder:
+        result = Process(config._replace(policy=recorder), bus).run()
     if result.report:
         print(result.report, file=sys.stderr)
     return result.status

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
 from emu.kernel.policy import BEGINNING, Policy, Random, Recording, Replay, RoundRobin, ScheduleError
-
-if TYPE_CHECKING:
-    from emu.trace.output import TraceWriter
 
 _REPLAY = "replay:"
 
@@ -37,10 +35,18 @@ def make_policy(schedule: str, seed: int) -> Policy:
         raise ScheduleError(path, 0, "not text in UTF-8") from None
 
 
-def record(policy: Policy, path: str, *, force: bool) -> tuple[Policy, TraceWriter]:
-    """Return a policy that writes its decisions to the file `path`, and the writer to flush. Raises TraceError."""
+@contextmanager
+def recorded(policy: Policy, path: str | None) -> Iterator[Policy]:
+    """Give a policy that also writes its decisions to the file `path`, if any. Raises TraceError."""
+    if path is None:
+        yield policy
+        return
     from emu.trace.output import TraceWriter, open_output
 
-    fd = open_output(path, (BEGINNING,), force=force, what="schedule")
-    writer = TraceWriter(fd, path, str, buffered=True, what="schedule")
-    return Recording(policy, writer.line), writer
+    writer = TraceWriter(
+        open_output(path, (BEGINNING,), what="schedule"), path, str, buffered=True, what="schedule"
+    )
+    try:
+        yield Recording(policy, writer.line)
+    finally:
+        writer.flush()

@@ -38,10 +38,10 @@ class Scheduler:
     """The tasks of one process: `current`, those in `ready` (without it), and those that wait.
 
     `due` says why a decision is due though the current task could go on: "woken", when a task that ran alone no longer
-    does, or "yielded". `lone` tells that nobody else could run at the last decision.
+    does, or "yielded". `lone` tells that nobody else could run at the last decision. `polled` are the tasks that wait for files.
     """
 
-    __slots__ = ("_deadlines", "_kernel", "_order", "_polled", "current", "due", "lone", "policy", "ready")
+    __slots__ = ("_deadlines", "_kernel", "_order", "current", "due", "lone", "policy", "polled", "ready")
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -52,7 +52,7 @@ class Scheduler:
         self.lone = True
         self._deadlines: list[tuple[int, int, Task, Block]] = []
         self._order = 0
-        self._polled: dict[Task, Block] = {}
+        self.polled: dict[Task, Block] = {}
 
     # -- what the tasks do ---------------------------------------------------------------------------------------
 
@@ -64,14 +64,14 @@ class Scheduler:
 
     def yield_cpu(self) -> None:
         """The current task lets others go first."""
-        if self.ready or self._polled:
+        if self.ready or self.polled:
             self.due = "yielded"
 
     def block(self, task: Task, block: Block) -> None:
         """The current task waits."""
         task.block = block
         if block.ready is not None:
-            self._polled[task] = block
+            self.polled[task] = block
         if block.deadline is not None:
             if len(self._deadlines) > max(_STALE, 2 * len(self._kernel.tasks)):
                 self._deadlines = [entry for entry in self._deadlines if entry[2].block is entry[3]]
@@ -89,7 +89,7 @@ class Scheduler:
             return
         task.block = None
         task.woken = why
-        self._polled.pop(task, None)
+        self.polled.pop(task, None)
         self.add(task)
 
     @property
@@ -108,7 +108,7 @@ class Scheduler:
 
     def poll(self) -> None:
         """End the waits for files that have become ready."""
-        for task, block in list(self._polled.items()):
+        for task, block in list(self.polled.items()):
             if block.ready is not None and block.ready():
                 self.wake(task)
 
@@ -123,7 +123,7 @@ class Scheduler:
         while True:
             if kernel.clock.now >= kernel.clock.alarm:
                 kernel.pass_time()
-            if self._polled:
+            if self.polled:
                 self.poll()
             if self.ready:
                 break
@@ -136,13 +136,10 @@ class Scheduler:
         chosen, blocks = self.policy.choose(tids)
         return self.ready.pop(tids.index(chosen)), blocks
 
-    def waits_for_files(self) -> bool:
-        """Whether some task's wait ends when a file becomes ready."""
-        return bool(self._polled)
-
     def _idle(self) -> None:
         """Let time pass until something may happen."""
         kernel = self._kernel
+        kernel.signals.take_from_host()
         blocks = [task.block for task in kernel.tasks.values() if task.block is not None]
         hosts = [host for block in blocks for host in block.hosts]
         until = min(kernel.timers.next_expiry, self.next_deadline)

@@ -336,7 +336,8 @@ class Cpu:
             if self.tlb_misses >= self._flush_at:
                 self._flush_at *= 2
                 self._want_flush = True
-                self.engine.stop()
+                if not self.counter.installed:
+                    self.engine.stop()  # counted code is not stopped here: how many misses there are depends on the host
             return True
 
         return fill
@@ -351,6 +352,9 @@ class Cpu:
         self.in_trap = False
 
     def _blocks_counted(self) -> None:
+        if self._want_flush:
+            self._want_flush = False
+            self.engine.flush_tlb()
         try:
             self.on_blocks()
         except BaseException as error:

@@ -47,7 +47,9 @@ class Process:
         self.config, self.bus = config, bus
         self.arena = Arena()
         self.cpu = Cpu(self.arena)
-        self.space = AddressSpace(self.arena)
+        self.space = (
+            AddressSpace(self.arena, config.max_memory) if config.max_memory else AddressSpace(self.arena)
+        )
         self.space.on_change = self.cpu.range_changes
         kernel_config = KernelConfig(
             sysroot=config.sysroot,

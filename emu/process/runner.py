@@ -139,6 +139,7 @@ class Runner:
         if (
             kernel.signals.wake
             or kernel.scheduler.due
+            or kernel.scheduler.polled
             or kernel.timers.next_expiry < NEVER
             and not self._counting
         ):
@@ -182,6 +183,8 @@ class Runner:
         if kernel.signals.wake:
             self._deliver()
         if self._counting and self.ended is None:
+            if scheduler.polled and scheduler.lone:
+                scheduler.poll()  # the call may have made a file ready
             self._account()
             if self._slice <= 0:
                 scheduler.due = "preempted"

@@ -99,7 +99,8 @@ def open_output(path: str, beginnings: tuple[str, ...], *, force: bool = False, 
         raise TraceError(path, "is neither a file nor a FIFO nor a character device", what)
     if status.st_size and not force and not _begins_like(path, beginnings):
         os.close(fd)
-        raise TraceError(path, f"exists and is no {what}; not overwritten (--force overwrites it)", what)
+        hint = " (--force overwrites it)" if what == "trace" else ""
+        raise TraceError(path, f"exists and is no {what}; not overwritten{hint}", what)
     os.ftruncate(fd, 0)
     return fd
 

@@ -88,6 +88,9 @@ def test_a_schedule_of_another_program_is_refused() -> None:
 class _Signals:
     host_stops = False
 
+    def take_from_host(self) -> None:
+        """Nothing comes from the host."""
+
 
 class _Timers:
     next_expiry = NEVER
