@@ -123,8 +123,8 @@ class Changes:
                 continue
             for index in self.facts.indexes(map_):
                 fields = map_.symtab.fields(index)
-                if fields[3] != c.SHN_UNDEF and (name := self.facts.version(map_, index)[0]):
-                    names[name.encode()] = None
+                if fields[3] != c.SHN_UNDEF and (own := self.facts.version(map_, index)[0]):
+                    names[own.encode()] = None
         for name in names:
             if asked is None or name != asked.name:
                 version = Version(name, sysv_hash(name), False, b"")

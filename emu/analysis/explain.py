@@ -56,9 +56,8 @@ def explain(
     `bindings` are the Binding events seen so far. Raises NotFoundError.
     """
     word, in_word = (symbol, None) if version is not None else parse(symbol)
-    paths = ()
-    referring = find_objects(rtld, from_object, paths) if from_object is not None else None
-    name = find_symbol(rtld, word)
+    referring = find_objects(rtld, from_object) if from_object is not None else None
+    name = find_symbol(rtld, word, process.symbols.unexported)
     return _Explainer(Facts(process, rtld, name), bindings).answer(
         referring, version if version is not None else in_word, moment, failure
     )
@@ -96,7 +95,7 @@ class _Explainer:
 
     def _references(self, map_: LinkMap, index: int, wanted: bool) -> list[Explanation]:
         """Return the explanations of one symbol of an object's table, one for each outcome; add its slots in any case."""
-        uses = [use for use in slotting.uses(self.facts, map_) if use.index == index]
+        uses = [use for use in slotting.uses(self.facts, map_) if use.symbol == index]
         _, info, other, shndx, _, _ = map_.symtab.fields(index)
         classes = list(dict.fromkeys(type_class(use.kind) for use in uses))
         if not classes and shndx == c.SHN_UNDEF:

@@ -9,7 +9,7 @@ from emu.core.errors import EXIT_FINDINGS, EmuError
 from emu.elf.demangle import demangle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from emu.rtld.link_map import LinkMap
     from emu.rtld.rtld import Rtld
@@ -29,9 +29,10 @@ def parse(word: str) -> tuple[str, str | None]:
     return (name, version.lstrip("@")) if at and name and version.lstrip("@") else (word, None)
 
 
-def find_symbol(rtld: Rtld, word: str) -> bytes:
+def find_symbol(rtld: Rtld, word: str, unexported: Callable[[LinkMap, bytes], object]) -> bytes:
     """Return the symbol's name as the objects have it; `word` is that name, or a demangled one with or without its parameters.
 
+    `unexported` finds a definition that only the static symbol table of an object has.
     Raises NotFoundError, with the nearest names, or with all that it may mean.
     """
     exact = os.fsencode(word)
@@ -61,7 +62,12 @@ def find_symbol(rtld: Rtld, word: str) -> bytes:
             f"  {name}  ({raw.decode(errors='replace')})" for name, raw in sorted(found.items())
         )
         raise NotFoundError(f"{word}: ambiguous, choose one of\n{listed}")
-    raise NotFoundError(_missing(f"no loaded object has a symbol {word}", word, _spellings(names, readable)))
+    text = f"no loaded object has a dynamic symbol {word}"
+    maps = [map_ for namespace in rtld.namespaces for map_ in namespace.maps if map_.real is map_]
+    keeping = [map_.display_name for map_ in maps if unexported(map_, exact) is not None]
+    if keeping:
+        text += f"; not exported, and so bound without a look-up: that of {', '.join(keeping)}"
+    raise NotFoundError(_missing(text, word, _spellings(names, readable)))
 
 
 def find_objects(rtld: Rtld, word: str, paths: Iterable[str] = ()) -> list[LinkMap]:

@@ -27,6 +27,7 @@ _ACCEPTED = frozenset(
         Verdict.FIRST_UNIQUE, Verdict.WEAK_FOR_NOW,
     )
 )  # fmt: skip
+_BY_NAME = frozenset((Verdict.BLOOM, Verdict.NO_NAME, Verdict.NO_HASH_TABLE))
 Telling = tuple[int, Verdict]
 """The index of a symbol (-1: none) and what was said of it."""
 
@@ -171,7 +172,7 @@ def _step(facts: Facts, listed: LinkMap, outcome: str, told: list[Telling]) -> S
     verdict = told[-1][1] if told else Verdict.NO_NAME
     if verdict is Verdict.NO_NAME and last:
         verdict = list(last.values())[-1]
-    remark = "" if candidates else facts.remark(map_)
+    remark = facts.remark(map_) if not candidates and verdict in _BY_NAME else ""
     return Step(listed.display_name, listed.ns, outcome, verdict.value, candidates, remark)
 
 

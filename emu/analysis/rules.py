@@ -27,7 +27,7 @@ def rules(facts: Facts, question: Question, retelling: Retelling, late: list[Fou
         yield _nothing(question, retelling)
         return
     map_, index = found
-    name, version = map_.display_name, _version(question)
+    name = map_.display_name
     stop = retelling.told[max(retelling.told)][-1][1] if retelling.told else Verdict.PROTECTED
     if retelling.place is None and stop is not Verdict.UNIQUE:
         text = f"the reference is by {name}'s own protected definition: it stays at home, whatever was found"
@@ -56,7 +56,7 @@ def rules(facts: Facts, question: Question, retelling: Retelling, late: list[Fou
         yield Rule(
             "preload", f"{name} is preloaded ({map_.found_by}): it comes right behind the program itself"
         )
-    yield from _of_version(facts, question, retelling, found, version)
+    yield from _of_version(facts, question, retelling, found, late)
     yield from _of_binding(facts, question, found, late)
     if retelling.place is not None and stop is not Verdict.UNIQUE:
         count = len(late) + 1
@@ -119,9 +119,9 @@ def has_copy(facts: Facts, map_: LinkMap, index: int) -> bool:
 
 
 def _of_version(
-    facts: Facts, question: Question, retelling: Retelling, found: Found, version: str
+    facts: Facts, question: Question, retelling: Retelling, found: Found, late: list[Found]
 ) -> Iterator[Rule]:
-    name = found[0].display_name
+    name, version = found[0].display_name, _version(question)
     told = retelling.told.get(retelling.place, []) if retelling.place is not None else []
     verdicts = {verdict for index, verdict in told if index == found[1]}
     if Verdict.SAME_VERSION in verdicts:
@@ -135,7 +135,8 @@ def _of_version(
     elif Verdict.BASE_VERSION in verdicts:
         own = facts.version(*found)[0]
         text = f"{name}'s oldest version, {own}, is meant" if own else "the definition without one is meant"
-        yield Rule("base-version", f"no version is asked for: {text}")
+        if own or any(facts.version(*one)[0] for one in late):
+            yield Rule("base-version", f"no version is asked for: {text}")
     elif Verdict.ONLY_DEFAULT in verdicts:
         own = facts.version(*found)[0]
         yield Rule("default-version", f"no version is asked for: {name}'s only default one, {own}, is meant")

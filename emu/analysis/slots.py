@@ -24,11 +24,11 @@ _TLS = frozenset((c.R_X86_64_DTPMOD64, c.R_X86_64_DTPOFF64, c.R_X86_64_TPOFF64, 
 
 
 class Use(NamedTuple):
-    """A relocation by a symbol of the name: `index` is the symbol's in the object's table, `offset` a link-time address."""
+    """A relocation by a symbol of the name: `symbol` is its index in the object's table, `offset` a link-time address."""
 
     offset: int
     kind: int
-    index: int
+    symbol: int
     addend: int
 
 
@@ -100,7 +100,7 @@ def _content(facts: Facts, map_: LinkMap, use: Use, value: int, found: Found | N
     match kind:
         case c.R_X86_64_COPY:
             assert found is not None
-            size = min(symbol[5], map_.symtab.fields(use.index)[5])
+            size = min(symbol[5], map_.symtab.fields(use.symbol)[5])
             return "bound", f"a copy of {size} bytes of {found[0].display_name}+{symbol[4]:#x}"
         case c.R_X86_64_DTPMOD64:
             owner = next((m for m in facts.objects() if m.tls_modid == value and value), None)
@@ -139,8 +139,18 @@ def _content(facts: Facts, map_: LinkMap, use: Use, value: int, found: Found | N
 
 
 def where(facts: Facts, address: int) -> str:
-    """Return object+offset, function and line of an address; "nothing" for 0."""
-    return facts.symbols.where(address) if address else "nothing"
+    """Return object+offset of an address, with function and line if it is code; "nothing" for 0."""
+    if not address:
+        return "nothing"
+    map_ = facts.rtld.find_map(address)
+    if map_ is not None and (section := facts.symbols.section(map_, address - map_.addr)).startswith(".plt"):
+        return f"{map_.display_name}+{address - map_.addr:#x} in {section}"
+    if map_ is None or any(
+        p.type == c.PT_LOAD and p.flags & c.PF_X and 0 <= address - map_.addr - p.vaddr < p.memsz
+        for p in map_.phdrs
+    ):
+        return facts.symbols.where(address)
+    return f"{map_.display_name}+{address - map_.addr:#x}"
 
 
 def implementation(facts: Facts, slots: list[Slot]) -> Iterator[str]:

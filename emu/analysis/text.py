@@ -56,6 +56,10 @@ _KINDS = {
 }
 _BOLD, _GREEN, _YELLOW, _DIM, _PLAIN = "1", "32", "33", "2", "0"
 _LISTED = 6
+_TELLING = frozenset(VERDICTS) - {
+    "same-version", "no-versions", "base-version", "only-default", "unversioned", "unique", "first-unique",
+}  # fmt: skip
+"""Verdicts that say something of a definition which came too late."""
 
 
 class Renderer:
@@ -96,9 +100,9 @@ class Renderer:
         for number, scope in enumerate(first.scopes, 1):
             label = f"scope {number}" if len(first.scopes) > 1 else "scope"
             yield from self._wrapped(f"{label}: {self._short_in(scope.text, scope.owner)}", "  ")
-            yield from self._table(
-                [row for step in _gathered(scope.steps) for row in self._step(step)], "    "
-            )
+            asked = bool(first.reference.version)
+            rows = [row for step in _gathered(scope.steps) for row in self._step(step, asked)]
+            yield from self._table(rows, "    ")
         if first.winner is None:
             yield self._painted("  binds to nothing", _YELLOW)
         else:
@@ -107,13 +111,23 @@ class Renderer:
             yield from self._wrapped(f"- {self._short_all(rule.text)}", "    ", hang="  ")
         for remark in first.remarks:
             yield from self._wrapped(f"! {self._short_all(remark)}", "    ", hang="  ", colour=_YELLOW)
-        if first.changes:
-            yield "  what would change it:"
-            rows = []
-            for change in first.changes:
+        yield from self._changes(group)
+
+    def _changes(self, group: list[Explanation]) -> Iterator[str]:
+        """Yield what would change it; of references that are told of together, a change may hold for some only."""
+        holds: dict[tuple[str, str], list[str]] = {}
+        for one in group:
+            name = self._name(one.reference.object, one.reference.namespace)
+            for change in one.changes:
                 then = "nothing" if change.winner is None else self._short_definition(change.winner)
-                rows.append((self._short_all(change.text), f"-> {then}"))
-            yield from self._table(rows, "    ")
+                holds.setdefault((self._short_all(change.text), then), []).append(name)
+        if holds:
+            yield "  what would change it:"
+        rows = []
+        for (text, then), names in holds.items():
+            only = f", that of {' and '.join(names)}" if len(names) < len(group) else ""
+            rows.append((text, f"-> {then}{only}"))
+        yield from self._table(rows, "    ")
 
     def _reference(self, one: Explanation) -> str:
         reference = one.reference
@@ -134,7 +148,7 @@ class Renderer:
         )
         return f"{name} {_KINDS[reference.kind]}{used}: {weak}{asks}"
 
-    def _step(self, step: tuple[tuple[str, ...], Step]) -> Iterator[tuple[str, ...]]:
+    def _step(self, step: tuple[tuple[str, ...], Step], version_asked: bool) -> Iterator[tuple[str, ...]]:
         names, first = step
         shown = [self._name(name, first.namespace) for name in names[:_LISTED]]
         more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
@@ -144,13 +158,17 @@ class Renderer:
         if not first.candidates:
             yield who, outcome, text
         for number, candidate in enumerate(first.candidates):
-            verdict = VERDICTS[candidate.verdict]
-            row = (
-                who if number == 0 else "",
-                outcome if number == 0 else "",
-                f"{_what(candidate.definition)}: {verdict}",
+            one, verdict = candidate.definition, candidate.verdict
+            what = _what(one)
+            plain = (
+                verdict == "base-version"
+                and not one.version
+                or verdict == "no-versions"
+                and not version_asked
             )
-            yield row
+            if not plain and (first.outcome != "interposed" or verdict in _TELLING):
+                what += f": {VERDICTS[verdict]}"
+            yield who if number == 0 else "", outcome if number == 0 else "", what
 
     def _slots(self) -> Iterator[str]:
         if not self.answer.slots:
@@ -278,5 +296,4 @@ def _alike(explanations: Sequence[Explanation]) -> list[list[Explanation]]:
 
 
 def _story(one: Explanation) -> tuple[object, ...]:
-    changes = tuple((change.code, change.text, change.winner) for change in one.changes)
-    return one.scopes, one.winner, one.rules, one.remarks, changes
+    return one.scopes, one.winner, one.rules, one.remarks, bool(one.reference.version)
