@@ -63,6 +63,12 @@ def explain(
     )
 
 
+def question_of(facts: Facts, map_: LinkMap, index: int, type_class: int) -> Question:
+    """Return the look-up for a reference by symbol `index` of an object, as `emu.rtld.runtime.resolve` asks it."""
+    version = reference_version(map_, index)
+    return Question(map_, index, map_.scopes, version, type_class, look_up_flags(facts))
+
+
 class _Explainer:
     """One question, one symbol."""
 
@@ -104,8 +110,8 @@ class _Explainer:
         for class_ in classes:
             mine = [use for use in uses if type_class(use.kind) == class_]
             at_home = info >> 4 == c.STB_LOCAL or other & 3 in (c.STV_HIDDEN, c.STV_INTERNAL)
-            asked = reference_version(map_, index)
-            question = Question(map_, index, map_.scopes, asked, class_, look_up_flags(self.facts))
+            question = question_of(self.facts, map_, index, class_)
+            asked = question.version
             kind = "home" if at_home else "copy" if class_ == CLASS_COPY else "data"
             if class_ == CLASS_PLT and not at_home:
                 kind = "call" if all(use.kind == c.R_X86_64_JUMP_SLOT for use in mine) else "tls"
@@ -154,7 +160,7 @@ class _Explainer:
             why.append(Rule("ifunc", f"IFUNC: {text}"))
         interposed = tuple(facts.definition(one) for one in late)
         bound_to = tuple(dict.fromkeys(self._seen(question.map, reference, slots)))
-        remarks = tuple(self._remarks(reference, found, winner, interposed, bound_to))
+        remarks = tuple(self._remarks(reference, question, winner, interposed, bound_to))
         offered = changing.changes(facts, question, retelling)
         return Explanation(reference, scopes, winner, tuple(why), interposed, bound_to, remarks, offered)
 
@@ -169,13 +175,17 @@ class _Explainer:
     def _remarks(
         self,
         reference: Reference,
-        found: Found | None,
+        question: Question,
         winner: Definition | None,
         interposed: tuple[Definition, ...],
         bound_to: tuple[str, ...],
     ) -> Iterator[str]:
         if winner is None:
             return
+        if reference.kind == "copy":
+            size = question.map.symtab.fields(question.reference)[5]
+            if size != winner.size:
+                yield f"sizes differ: the copy has {size} bytes, the definition {winner.size}: {min(size, winner.size)} are copied"
         for other in interposed:
             if other.size != winner.size and winner.type in _DATA and other.type in _DATA:
                 yield f"sizes differ: {winner.size} bytes in {winner.object}, {other.size} in {other.object}"
@@ -202,7 +212,7 @@ class _Explainer:
                 if event.origin == gone.name and gone.start <= event.slot < gone.end
             ]
             bound += [
-                f"{event.origin} was bound to it"
+                f"{'found by dlsym of' if event.relocation == 'dlsym' else 'bound to by'} {event.origin}"
                 for event in self.bindings
                 if event.target == gone.name and gone.start <= event.address < gone.end
             ]

@@ -97,10 +97,11 @@ class Facts:
 
     def remark(self, map_: LinkMap) -> str:
         """Return what a look-up that finds nothing in an object does not say of it."""
-        for index in self.indexes(map_):
+        for index in self.indexes(map_)[:1]:
             _, info, _, shndx, _, _ = map_.symtab.fields(index)
             if shndx == c.SHN_UNDEF:
                 return "it refers to the name itself" + (" (weakly)" if info >> 4 == c.STB_WEAK else "")
+            return "its symbol table has one, but no hash table leads there"
         found = self.symbols.unexported(map_, self.name)
         if found is None:
             return ""

@@ -125,7 +125,7 @@ class Renderer:
             yield "  what would change it:"
         rows = []
         for (text, then), names in holds.items():
-            only = f", that of {' and '.join(names)}" if len(names) < len(group) else ""
+            only = f" (for {' and '.join(names)})" if len(names) < len(group) else ""
             rows.append((text, f"-> {then}{only}"))
         yield from self._table(rows, "    ")
 
@@ -133,12 +133,9 @@ class Renderer:
         reference = one.reference
         name = self._name(reference.object, reference.namespace)
         if reference.kind == "dlsym":
-            function = (
-                f"dlvsym(RTLD_DEFAULT, name, {reference.version})"
-                if reference.version
-                else "dlsym(RTLD_DEFAULT, name)"
-            )
-            return f"nothing refers to it that way; {function} called by {name}"
+            if reference.version:
+                return f"no reference to {reference.version}: what dlvsym(RTLD_DEFAULT, ...) gives that {name} calls"
+            return f"no reference: what dlsym(RTLD_DEFAULT, ...) gives that {name} calls"
         asks = f"asks for {reference.version}" if reference.version else "asks for no version"
         if reference.file:
             asks += f" of {reference.file}"
