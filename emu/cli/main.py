@@ -15,7 +15,9 @@ from emu.core.errors import EXIT_USAGE, EmuError, LinkError
 EXIT_SIGINT = 128 + 2
 EXIT_SIGPIPE = 128 + 13
 
-COMMANDS = {"run": "run", "call": "call", "ldd": "ldd", "maps": "maps", "trace-schema": "trace_schema"}
+COMMANDS = {
+    "run": "run", "call": "call", "ldd": "ldd", "explain": "explain", "maps": "maps", "trace-schema": "trace_schema",
+}  # fmt: skip
 """Each sub-command and its module in this package, in the order of `emu --help`."""
 
 
@@ -46,6 +48,7 @@ def group() -> None:
       emu run --trace dtors ./hello      watch its thread_local destructors
       emu call libm.so.6 abs -5          call one function of a library
       emu ldd ./hello                    what it loads, for whom, and by which rule
+      emu explain ./hello printf         why a symbol binds where it does
       emu maps /bin/ls                   its memory after start-up
     """
 

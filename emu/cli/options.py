@@ -134,7 +134,7 @@ class Tracing(NamedTuple):
             beginnings = (text.BEGINNING, jsonl.BEGINNING)
             render = jsonl.render if form == "jsonl" else text.render
         if path is None:
-            if form == "text" and _colourful():
+            if form == "text" and os.isatty(2) and wants_colour():
                 render = text.render_coloured
             writer = TraceWriter(2, "standard error", render, buffered=False)
         else:
@@ -148,9 +148,9 @@ class Tracing(NamedTuple):
         return writer
 
 
-def _colourful() -> bool:
-    """Whether standard error is a terminal that wants colour. Source: no-color.org."""
-    return os.isatty(2) and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+def wants_colour() -> bool:
+    """Whether a terminal, if there is one, shall have colour. Source: no-color.org."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def environment(variables: dict[str, str], clean: bool) -> dict[str, str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _SYM = struct.Struct("<IBBHQQ")
 _FUNCTION_TYPES = (c.STT_FUNC, c.STT_GNU_IFUNC)
 _BIND_RANK = {c.STB_GLOBAL: 0, c.STB_GNU_UNIQUE: 0, c.STB_WEAK: 1, c.STB_LOCAL: 2}
+_SHF_ALLOC, _SHF_TLS = 0x2, 0x400
 _DEBUG_DIRECTORY = "usr/lib/debug"
 
 
@@ -32,6 +33,14 @@ class _Function(NamedTuple):
     start: int
     size: int
     name: str
+
+
+class StaticSymbol(NamedTuple):
+    """A symbol of .symtab: STB_*, STV_* and its link-time address."""
+
+    bind: int
+    visibility: int
+    value: int
 
 
 class _Lines(NamedTuple):
@@ -101,6 +110,32 @@ class DebugInfo:
                 lines = self._lines[offset] = self._read_lines(offset)
         at = bisect_right(lines.addresses, vaddr) - 1
         return lines.places[at] if at >= 0 else None
+
+    def section(self, vaddr: int) -> str:
+        """Return the name of the allocated section that `vaddr` is in, empty without section headers."""
+        with _malformed(self.path):
+            for section in self._elf.iter_sections():
+                start, size = section["sh_addr"], section["sh_size"]
+                tls_bss = section["sh_flags"] & _SHF_TLS and section["sh_type"] == "SHT_NOBITS"
+                if section["sh_flags"] & _SHF_ALLOC and start <= vaddr < start + size and not tls_bss:
+                    return str(section.name)
+        return ""
+
+    def static_symbols(self, name: bytes) -> list[StaticSymbol]:
+        """Return what .symtab (of the file, or of its separate debug file) defines under a name."""
+        found = []
+        with _malformed(self.debug_path):
+            symtab = _section(self._debug_elf, ".symtab")
+            if symtab is None or symtab["sh_type"] == "SHT_NOBITS":
+                return []
+            strings = StringTable(self._debug_elf.get_section(symtab["sh_link"]).data(), self.path)
+            data = symtab.data()
+            for st_name, info, other, shndx, value, _ in _SYM.iter_unpack(
+                data[: len(data) // c.SYM_SIZE * c.SYM_SIZE]
+            ):
+                if shndx != c.SHN_UNDEF and info & 15 != c.STT_FILE and strings.holds(name + b"\0", st_name):
+                    found.append(StaticSymbol(info >> 4, other & 3, value))
+        return found
 
     @staticmethod
     def _has_lines(elf: Any) -> bool:

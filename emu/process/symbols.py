@@ -9,7 +9,7 @@ from emu.core.errors import EmuError
 from emu.elf.demangle import demangle
 
 if TYPE_CHECKING:
-    from emu.elf.dwarf import DebugInfo
+    from emu.elf.dwarf import DebugInfo, StaticSymbol
     from emu.process.process import Process
     from emu.rtld.link_map import LinkMap
 
@@ -80,6 +80,22 @@ class Symbols:
                     line = None
             self._sources[address] = f"{line[0]}:{line[1]}" if line is not None else ""
         return self._sources[address]
+
+    def section(self, map_: LinkMap, vaddr: int) -> str:
+        """Return the name of the section at a link-time address of an object, empty if unknown."""
+        info = self._info(map_.path)
+        try:
+            return info.section(vaddr) if info is not None else ""
+        except EmuError:
+            return ""
+
+    def unexported(self, map_: LinkMap, name: bytes) -> StaticSymbol | None:
+        """Return the definition under `name` that only the static symbol table of an object has, if there is one."""
+        info = self._info(map_.path)
+        try:
+            return next(iter(info.static_symbols(name)), None) if info is not None else None
+        except EmuError:
+            return None
 
     def describe(self, address: int) -> str:
         """Return the function at `address`, or object+offset where it has no name."""

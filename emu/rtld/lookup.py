@@ -20,11 +20,13 @@ from emu.elf import constants as c
 from emu.elf.hash import gnu_hash, sysv_hash
 from emu.rtld.dependency import ADD_DEPENDENCY, RETURN_NEWEST, add_dependency, is_nodelete, mark_nodelete
 from emu.rtld.link_map import LT_LOADED
+from emu.rtld.verdict import Verdict
 
 if TYPE_CHECKING:
     from emu.rtld.link_map import LinkMap
     from emu.rtld.rtld import Rtld
     from emu.rtld.scope import Scope
+    from emu.rtld.verdict import Watch
     from emu.rtld.version import Version
 
 CLASS_PLT, CLASS_COPY = 1, 2
@@ -58,11 +60,13 @@ def lookup_symbol(
     *,
     flags: int = 0,
     skip_map: LinkMap | None = None,
+    watch: Watch | None = None,
 ) -> Found | None:
     """Return the definition that `name` binds to, or None.
 
     `reference` is the index of the symbol in `undef_map`'s own table (0: there is none). With `skip_map` the search begins behind that
-    object in the first scope. With the flag ADD_DEPENDENCY the object found is kept as long as `undef_map` is there.
+    object in the first scope. With the flag ADD_DEPENDENCY the object found is kept as long as `undef_map` is there. `watch` is told of
+    every object looked at; the look-up then changes nothing (and `flags` must not ask for it).
     Raises ElfError for a broken hash table.
     """
     value = gnu_hash(name)
@@ -84,6 +88,7 @@ def lookup_symbol(
             undef_map,
             reference,
             rtld,
+            watch,
         )
         if (
             found is not None
@@ -108,7 +113,10 @@ def lookup_symbol(
             type_class,
             flags,
             rtld,
+            watch,
         )
+        if watch is not None and found == (undef_map, reference):
+            watch(undef_map, reference, Verdict.PROTECTED)
     if found is not None and flags & ADD_DEPENDENCY and found[0].type == LT_LOADED:
         add_dependency(rtld, undef_map, found[0], flags, name)
     return found
@@ -126,6 +134,7 @@ def _protected(
     type_class: int,
     flags: int,
     rtld: Rtld,
+    watch: Watch | None,
 ) -> Found:
     """A reference by a protected definition of one's own stays at home; only a COPY elsewhere of one's own data is taken."""
     if type_class == CLASS_PLT:
@@ -143,6 +152,7 @@ def _protected(
             undef_map,
             reference,
             rtld,
+            None if watch is None else _tell_nobody,
         )
         if other is not None:
             return (undef_map, reference) if other[0] is not undef_map else found
@@ -161,6 +171,7 @@ def _search(
     undef_map: LinkMap,
     reference: int,
     rtld: Rtld,
+    watch: Watch | None,
 ) -> Found | None:
     bloom_bit = value >> 6
     weak = None
@@ -171,27 +182,44 @@ def _search(
         if gnu is not None:
             word = gnu.bloom[bloom_bit & gnu.bloom_mask]
             if not (word >> (value & 63)) & (word >> ((value >> gnu.shift) & 63)) & 1:
+                if watch is not None:
+                    watch(map_, -1, Verdict.BLOOM)
                 continue
             candidates = gnu.candidates(name, value)
         elif table.sysv_hash is not None:
             candidates = table.sysv_hash.candidates(name, sysv_hash(name))
         else:
+            if watch is not None:
+                watch(map_, -1, Verdict.NO_HASH_TABLE)
             continue
         if map_ is skip_map or map_.removed or (type_class & CLASS_COPY and map_.type == 0):
+            if watch is not None:
+                skipped = Verdict.SKIPPED if map_ is skip_map else Verdict.EXECUTABLE
+                watch(map_, -1, Verdict.REMOVED if map_.removed else skipped)
             continue
-        index = _match(map_, candidates, terminated, version, type_class, flags)
+        index = _match(map_, candidates, terminated, version, type_class, flags, watch)
         if index < 0:
+            if watch is not None:
+                watch(map_, -1, Verdict.NO_NAME)
             continue
         info, other = table.data[index * 24 + 4], table.data[index * 24 + 5]
         if other & 3 in (c.STV_HIDDEN, c.STV_INTERNAL):
+            if watch is not None:
+                watch(map_, index, Verdict.HIDDEN)
             continue
         bind = info >> 4
         if bind == c.STB_WEAK and flags & DYNAMIC_WEAK:
             weak = weak or (map_, index)
+            if watch is not None:
+                watch(map_, index, Verdict.WEAK_FOR_NOW)
         elif bind in (c.STB_GLOBAL, c.STB_WEAK):
             return map_, index
         if bind == c.STB_GNU_UNIQUE:
+            if watch is not None:
+                return _ask_unique(rtld, name, map_, index, type_class, watch)
             return _unique(rtld, name, map_, index, type_class, undef_map, reference, flags)
+        if watch is not None and bind != c.STB_WEAK:
+            watch(map_, index, Verdict.LOCAL)
     return weak
 
 
@@ -202,6 +230,7 @@ def _match(
     version: Version | None,
     type_class: int,
     flags: int,
+    watch: Watch | None,
 ) -> int:
     """Return the index of the acceptable definition of `map_` among the candidates, or -1."""
     table = map_.symtab
@@ -218,12 +247,20 @@ def _match(
             and kind != c.STT_TLS
             or (type_class & 1 and shndx == c.SHN_UNDEF)
         ):
+            if watch is not None and strings.startswith(terminated, st_name):
+                watch(map_, index, Verdict.CANONICAL_PLT if st_value else Verdict.UNDEFINED)
             continue
         if kind not in _TYPES or not strings.startswith(terminated, st_name):
+            if watch is not None and kind not in _TYPES and strings.startswith(terminated, st_name):
+                watch(map_, index, Verdict.WRONG_TYPE)
             continue
         if versym is None:
             if version is not None and version.file and map_.matches_name(os.fsdecode(version.file)):
+                if watch is not None:
+                    watch(map_, index, Verdict.LOST_VERSION)
                 raise LinkError(_LOST_VERSION)
+            if watch is not None:
+                watch(map_, index, Verdict.NO_VERSIONS)
             return index
         number = versym[index]
         if version is not None:
@@ -231,17 +268,45 @@ def _match(
             mine = map_.versions[at] if at < len(map_.versions) else None
             if mine is not None:
                 if mine.hash == version.hash and mine.name == version.name:
+                    if watch is not None:
+                        watch(map_, index, Verdict.SAME_VERSION)
                     return index
             elif not version.hidden and not number & 0x8000:
+                if watch is not None:
+                    watch(map_, index, Verdict.UNVERSIONED)
                 return index
+            if watch is not None:
+                watch(map_, index, Verdict.OTHER_VERSION)
             continue
         if number & 0x7FFF < (2 if flags & RETURN_NEWEST else _ANY):
+            if watch is not None:
+                watch(map_, index, Verdict.BASE_VERSION)
             return index
         if not number & 0x8000:
             versioned += 1
             if versioned == 1:
                 only_versioned = index
+            elif watch is not None:
+                watch(map_, index, Verdict.NOT_THE_ONLY_DEFAULT)
+        elif watch is not None:
+            watch(map_, index, Verdict.HIDDEN_VERSION)
+    if watch is not None and versioned:
+        watch(map_, only_versioned, Verdict.ONLY_DEFAULT if versioned == 1 else Verdict.NOT_THE_ONLY_DEFAULT)
     return only_versioned if versioned == 1 else -1
+
+
+def _tell_nobody(map_: LinkMap, index: int, verdict: Verdict) -> None:
+    """Keep a second search of a watched look-up without consequences; the first has told all."""
+
+
+def _ask_unique(rtld: Rtld, name: bytes, map_: LinkMap, index: int, type_class: int, watch: Watch) -> Found:
+    """Return what `_unique` would, without the consequences."""
+    known = rtld.namespaces[map_.ns].unique.get(name)
+    if known is None or type_class & CLASS_COPY:
+        watch(map_, index, Verdict.FIRST_UNIQUE)
+        return map_, index
+    watch(map_, index, Verdict.UNIQUE)
+    return known
 
 
 def _unique(

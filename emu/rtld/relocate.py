@@ -38,6 +38,11 @@ _PLT_CLASS = frozenset(
 Work = Generator[Effect, int, None]
 
 
+def type_class(kind: int) -> int:
+    """Return the look-up's type class for a relocation type: a reference of a PLT slot or TLS, of a COPY, or any other."""
+    return CLASS_PLT if kind in _PLT_CLASS else CLASS_COPY if kind == c.R_X86_64_COPY else 0
+
+
 def relocate_object(rtld: Rtld, map_: LinkMap, lazy: bool) -> Work:
     """Apply every relocation of `map_`, then protect its RELRO range. `lazy` leaves PLT slots to the resolver.
 
@@ -273,12 +278,12 @@ class _Relocator:
 
     def resolve(self, symbol: int, kind: int, offset: int) -> Found | None:
         """Return what symbol `symbol` of the object binds to; None for an undefined weak one. Raises LoaderError."""
-        type_class = CLASS_PLT if kind in _PLT_CLASS else CLASS_COPY if kind == c.R_X86_64_COPY else 0
-        key = (symbol, type_class)
+        class_ = type_class(kind)
+        key = (symbol, class_)
         cache = self.cache
         if key in cache:
             return cache[key]
-        found = cache[key] = resolve(self.rtld, self.map, symbol, type_class, FOR_RELOCATE)
+        found = cache[key] = resolve(self.rtld, self.map, symbol, class_, FOR_RELOCATE)
         if self.rtld.bus.bindings and not self._binds_locally(symbol):
             self.announce(symbol, found, kind, offset, lazy=False)
         return found

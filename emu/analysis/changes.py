@@ -1,0 +1,209 @@
+"""What would let a reference bind elsewhere: each change is tried, by a look-up over scopes as they would then be."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from emu.analysis.answer import Change
+from emu.analysis.retell import Question, Retelling, ask, is_deepbind, is_first_of_namespace, own_definition
+from emu.analysis.rules import has_copy
+from emu.elf import constants as c
+from emu.elf.hash import sysv_hash
+from emu.rtld.link_map import LT_EXECUTABLE, LT_LOADED, LinkMap
+from emu.rtld.lookup import CLASS_PLT, DYNAMIC_WEAK
+from emu.rtld.scope import Scope
+from emu.rtld.version import Version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from emu.analysis.facts import Facts
+
+
+class Changes:
+    """The changes for one reference. Only those that would let it bind elsewhere are yielded."""
+
+    def __init__(self, facts: Facts, question: Question, retelling: Retelling) -> None:
+        self.facts, self.question, self.found = facts, question, retelling.found
+        self.map = question.map
+        self.offered = [
+            (map_, index)
+            for map_ in facts.objects()
+            if map_.ns == self.map.ns and (index := own_definition(facts, question, map_)[0]) >= 0
+        ]
+
+    def all(self) -> Iterator[Change]:
+        """Yield them, those that need no new build first."""
+        yield from self._preload()
+        yield from self._modes()
+        yield from self._dynamic_weak()
+        yield from self._versions()
+        yield from self._own()
+        yield from self._unique()
+        yield from self._executable()
+        yield from self._without_winner()
+
+    def _try(self, code: str, object_: LinkMap | None, text: str, question: Question) -> Iterator[Change]:
+        found = ask(self.facts, question)
+        if found != self.found:
+            winner = self.facts.definition(found) if found is not None and found[1] else None
+            yield Change(code, object_.display_name if object_ is not None else "", text, winner)
+
+    def _preload(self) -> Iterator[Change]:
+        main = self.facts.rtld.namespaces[0].main
+        if self.map.ns or main is None:
+            return
+        for map_, _ in self.offered:
+            if map_ is main:
+                continue
+            order = [main, map_, *(m for m in main.searchlist if m not in (main, map_))]
+            yield from self._try(
+                "preload",
+                map_,
+                f"LD_PRELOAD={map_.display_name}",
+                self._with_global(order),
+            )
+
+    def _with_global(self, order: list[LinkMap]) -> Question:
+        """Return the question with another order of the global scope."""
+        scopes = [
+            Scope(order, scope.owner) if is_first_of_namespace(self.facts, scope) else scope
+            for scope in self.question.scopes
+        ]
+        return self.question._replace(scopes=scopes)
+
+    def _modes(self) -> Iterator[Change]:
+        """RTLD_DEEPBIND for the object that refers, RTLD_GLOBAL for those that define."""
+        scopes = list(self.question.scopes)
+        main = self.facts.rtld.namespaces[self.map.ns].main
+        at = next((n for n, scope in enumerate(scopes) if is_first_of_namespace(self.facts, scope)), None)
+        if self.map.type == LT_LOADED and at is not None and scopes == self.map.scopes:
+            opened = next((s for s in scopes if not s.symbolic and s is not scopes[at]), None)
+            if opened is not None and opened.owner is not None:
+                rest = [s for s in scopes if s is not opened and not s.symbolic]
+                name = opened.owner.display_name
+                if is_deepbind(self.facts, self.map, scopes.index(opened)):
+                    normal = [*rest[:1], opened, *rest[1:]]
+                    if self.map.symbolic:
+                        normal.insert(0, Scope([self.map], self.map, symbolic=True))
+                    text = f"{name} opened without RTLD_DEEPBIND"
+                    yield from self._try(
+                        "no-deepbind", opened.owner, text, self.question._replace(scopes=normal)
+                    )
+                else:
+                    question = self.question._replace(scopes=[opened, *rest])
+                    yield from self._try(
+                        "deepbind", opened.owner, f"{name} opened with RTLD_DEEPBIND", question
+                    )
+        if main is None:
+            return
+        for map_, _ in self.offered:
+            if map_.type != LT_LOADED:
+                continue
+            if map_.global_:
+                order = [m for m in main.searchlist if m is not map_]
+                text = f"{map_.display_name} opened without RTLD_GLOBAL"
+                yield from self._try("no-global", map_, text, self._with_global(order))
+            else:
+                text = f"{map_.display_name} opened with RTLD_GLOBAL, before this was bound"
+                yield from self._try("global", map_, text, self._with_global([*main.searchlist, map_]))
+
+    def _dynamic_weak(self) -> Iterator[Change]:
+        question = self.question._replace(flags=self.question.flags ^ DYNAMIC_WEAK)
+        text = "LD_DYNAMIC_WEAK " + ("not set" if self.question.flags & DYNAMIC_WEAK else "set")
+        yield from self._try("dynamic-weak", None, text, question)
+
+    def _versions(self) -> Iterator[Change]:
+        """Every version that somebody defines, and none."""
+        asked = self.question.version
+        names: dict[bytes, None] = {}
+        for map_ in self.facts.objects():
+            if map_.ns != self.map.ns:
+                continue
+            for index in self.facts.indexes(map_):
+                fields = map_.symtab.fields(index)
+                if fields[3] != c.SHN_UNDEF and (own := self.facts.version(map_, index)[0]):
+                    names[own.encode()] = None
+        for name in names:
+            if asked is None or name != asked.name:
+                version = Version(name, sysv_hash(name), False, b"")
+                text = f"the reference asking for version {name.decode()}"
+                yield from self._try("version", self.map, text, self.question._replace(version=version))
+        if asked is not None:
+            question = self.question._replace(version=None)
+            yield from self._try("no-version", self.map, "the reference asking for no version", question)
+
+    def _own(self) -> Iterator[Change]:
+        """The referring object's own definition, preferred or not."""
+        own = next((found for found in self.offered if found[0] is self.map), None)
+        if own is None or not self.question.reference:
+            return
+        name = self.map.display_name
+        scopes = list(self.question.scopes)
+        if own != self.found and self.map.type != LT_EXECUTABLE:
+            question = self.question._replace(scopes=[Scope([self.map], self.map, symbolic=True), *scopes])
+            yield from self._try("symbolic", self.map, f"{name} linked with -Bsymbolic", question)
+            text = f"{name}'s own definition hidden or protected (-fvisibility)"
+            yield Change("visibility", name, text, self.facts.definition(own))
+        if own == self.found:
+            if scopes and scopes[0].symbolic:
+                question = self.question._replace(scopes=scopes[1:])
+                yield from self._try("no-symbolic", self.map, f"{name} linked without -Bsymbolic", question)
+            if own[0].symtab.fields(own[1])[2] & 3 == c.STV_PROTECTED:
+                question = self.question._replace(reference=0)
+                text = f"{name}'s definition with default visibility"
+                yield from self._try("default-visibility", self.map, text, question)
+
+    def _unique(self) -> Iterator[Change]:
+        with self._forgotten(None):
+            text = "all compiled with -fno-gnu-unique"
+            yield from self._try("no-unique", None, text, self.question)
+
+    @contextmanager
+    def _forgotten(self, owner: LinkMap | None) -> Iterator[None]:
+        """Let the namespace not know who has the unique symbol (if it is `owner`'s, or anybody's), for a look-up or two."""
+        unique, name = self.facts.rtld.namespaces[self.map.ns].unique, self.facts.name
+        known = unique.get(name)
+        if known is None or owner not in (None, known[0]):
+            yield
+            return
+        del unique[name]
+        try:
+            yield
+        finally:
+            unique[name] = known
+
+    def _executable(self) -> Iterator[Change]:
+        """What stands in the executable for a definition elsewhere."""
+        if self.found is None or self.found[0].type != LT_EXECUTABLE:
+            return
+        main, index = self.found
+        if main.symtab.fields(index)[3] == c.SHN_UNDEF:
+            text = f"{main.display_name} compiled as position-independent code (-fPIE)"
+            yield from self._try("pic", main, text, self.question._replace(type_class=CLASS_PLT))
+        elif has_copy(self.facts, main, index):
+            text = f"{main.display_name} compiled without copy relocations (-fPIC, -mno-direct-extern-access)"
+            yield from self._try("no-copy", main, text, self._without(main))
+
+    def _without_winner(self) -> Iterator[Change]:
+        if self.found is None:
+            return
+        winner = self.found[0]
+        with self._forgotten(winner):
+            text = f"{winner.display_name} not there, or not exporting it"
+            yield from self._try("without-winner", winner, text, self._without(winner))
+
+    def _without(self, gone: LinkMap) -> Question:
+        """Return the question with an object taken out of every scope, and with its own reference if it is that object's."""
+        scopes: Sequence[Scope] = [
+            Scope([m for m in scope.maps if m.real is not gone], scope.owner, symbolic=scope.symbolic)
+            for scope in self.question.scopes
+        ]
+        reference = 0 if gone is self.map else self.question.reference
+        return self.question._replace(scopes=scopes, reference=reference)
+
+
+def changes(facts: Facts, question: Question, retelling: Retelling) -> tuple[Change, ...]:
+    """Return what would change the outcome of a look-up, with who would win."""
+    return tuple(Changes(facts, question, retelling).all())

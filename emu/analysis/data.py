@@ -1,0 +1,76 @@
+"""Answers as JSON, and the JSON Schema of an answer: both made from the dataclasses themselves.
+
+Source: JSON Schema 2020-12.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, NewType, get_args, get_origin, get_type_hints
+
+Address = NewType("Address", int)
+"""A guest address, link-time address or offset: hexadecimal text in JSON."""
+
+
+def as_json(answer: Any) -> dict[str, Any]:
+    """Return a dataclass as what `json.dumps` takes, its fields in order; an `Address` becomes text such as 0x1130."""
+    hints = get_type_hints(type(answer))
+    return {f.name: _value(getattr(answer, f.name), hints[f.name]) for f in fields(answer)}
+
+
+def _value(value: Any, hint: Any) -> Any:
+    if value is None:
+        return None
+    if get_origin(hint) is UnionType:
+        (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
+    if hint is Address:
+        return f"{'-' if value < 0 else ''}{abs(value):#x}"
+    if get_origin(hint) is tuple:
+        return [_value(item, get_args(hint)[0]) for item in value]
+    return as_json(value) if is_dataclass(value) else value
+
+
+def schema(answer_type: type[Any], title: str) -> dict[str, Any]:
+    """Return the JSON Schema of what `as_json` makes of a dataclass. Raises TypeError for a field of a kind that it does not know."""
+    definitions: dict[str, Any] = {
+        "address": {
+            "type": "string",
+            "pattern": "^-?0x[0-9a-f]+$",
+            "description": "A guest address or offset.",
+        }
+    }
+    root = _object(answer_type, definitions)
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, "title": title, **root, "$defs": definitions}
+
+
+def _object(kind: type[Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    properties = {name: _schema_of(hint, definitions) for name, hint in get_type_hints(kind).items()}
+    return {
+        "description": inspect.getdoc(kind) or "",
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _schema_of(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    simple = {str: "string", bool: "boolean", int: "integer", NoneType: "null"}
+    if hint in simple:
+        return {"type": simple[hint]}
+    if hint is Address:
+        return {"$ref": "#/$defs/address"}
+    if get_origin(hint) is UnionType:
+        return {"anyOf": [_schema_of(kind, definitions) for kind in get_args(hint)]}
+    if get_origin(hint) is tuple:
+        return {"type": "array", "items": _schema_of(get_args(hint)[0], definitions)}
+    if not is_dataclass(hint):
+        raise TypeError(f"no output for {hint}")
+    assert isinstance(hint, type)
+    if hint.__name__ not in definitions:
+        definitions[hint.__name__] = {}
+        definitions[hint.__name__] = _object(hint, definitions)
+    return {"$ref": f"#/$defs/{hint.__name__}"}

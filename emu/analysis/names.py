@@ -1,0 +1,148 @@
+"""What the user means by SYMBOL and OBJECT: names as people write them, found in the tables of the loaded objects."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from emu.core.errors import EXIT_FINDINGS, EmuError
+from emu.elf.demangle import demangle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from emu.rtld.link_map import LinkMap
+    from emu.rtld.rtld import Rtld
+
+_NEAREST = 5
+
+
+class NotFoundError(EmuError):
+    """Nothing of that name, or several things: the message says which there are."""
+
+    exit_code = EXIT_FINDINGS
+
+
+def parse(word: str) -> tuple[str, str | None]:
+    """Return the name and the version of `name`, `name@VERSION` or `name@@VERSION`, as readelf and nm write them."""
+    name, at, version = word.partition("@")
+    return (name, version.lstrip("@")) if at and name and version.lstrip("@") else (word, None)
+
+
+def find_symbol(rtld: Rtld, word: str, unexported: Callable[[LinkMap, bytes], object]) -> bytes:
+    """Return the symbol's name as the objects have it; `word` is that name, or a demangled one with or without its parameters.
+
+    `unexported` finds a definition that only the static symbol table of an object has.
+    Raises NotFoundError, with the nearest names, or with all that it may mean.
+    """
+    exact = os.fsencode(word)
+    names = _all_names(rtld)
+    if exact in names:
+        return exact
+    mangled = [name for name in names if name.startswith(b"_Z")]
+    wanted = _without_blanks(word)
+    meant: dict[str, bytes] = {}
+    same_entity: dict[str, bytes] = {}
+    readable: dict[str, bytes] = {}
+    for raw in mangled:
+        text = demangle(raw.decode(errors="replace"))
+        readable[text] = raw
+        if _without_blanks(text) == wanted:
+            same_entity[raw.decode(errors="replace")] = raw
+        elif wanted in (
+            _without_blanks(short := _without_parameters(text)),
+            _without_blanks(_without_return(short)),
+        ):
+            meant[text] = raw
+    found = same_entity or meant
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        listed = "\n".join(
+            f"  {name}  ({raw.decode(errors='replace')})" for name, raw in sorted(found.items())
+        )
+        raise NotFoundError(f"{word}: ambiguous, choose one of\n{listed}")
+    text = f"no loaded object has a dynamic symbol {word}"
+    maps = [map_ for namespace in rtld.namespaces for map_ in namespace.maps if map_.real is map_]
+    keeping = [map_.display_name for map_ in maps if unexported(map_, exact) is not None]
+    if keeping:
+        text += f"; not exported, and so bound without a look-up: that of {', '.join(keeping)}"
+    raise NotFoundError(_missing(text, word, _spellings(names, readable)))
+
+
+def find_objects(rtld: Rtld, word: str, paths: Iterable[str] = ()) -> list[LinkMap]:
+    """Return the loaded objects that `word` names: a soname, a file's name, a path. `paths` are other spellings of it.
+
+    Raises NotFoundError, which says so if the object has gone.
+    """
+    spellings = {word, *paths}
+    maps = [map_ for namespace in rtld.namespaces for map_ in namespace.maps if map_.real is map_]
+    found = [map_ for map_ in maps if spellings & set(_names_of(rtld, map_))]
+    if found:
+        return found
+    for gone in reversed(rtld.index.departed):
+        if spellings & {gone.name, gone.path, os.path.basename(gone.name), os.path.basename(gone.path)}:
+            raise NotFoundError(
+                f"{word} has gone: it was unloaded after {gone.time / 1e9:.6f} s by {gone.by}"
+            )
+    known = {name for map_ in maps for name in _names_of(rtld, map_)}
+    raise NotFoundError(_missing(f"no object {word} is loaded", word, known))
+
+
+def _names_of(rtld: Rtld, map_: LinkMap) -> Iterator[str]:
+    yield map_.display_name
+    yield map_.path
+    yield os.path.basename(map_.display_name)
+    yield os.path.basename(map_.path)
+    yield from (name for name in map_.lib_names if name)
+    if map_.soname is not None:
+        yield map_.soname
+    if map_ is rtld.namespaces[0].main:
+        yield rtld.program
+
+
+def _all_names(rtld: Rtld) -> set[bytes]:
+    names: set[bytes] = set()
+    for namespace in rtld.namespaces:
+        for map_ in namespace.maps:
+            table = map_.symtab
+            names.update(table.symbol_name(index) for index in range(1, table.count))
+    names.discard(b"")
+    return names
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())
+
+
+def _without_parameters(text: str) -> str:
+    """Return a demangled name up to the parameter list, which is the last one in parentheses that no template or other list holds."""
+    end = text.rfind(")")
+    depth = 0
+    for at in range(end, -1, -1):
+        depth += {")": 1, "(": -1}.get(text[at], 0)
+        if depth == 0:
+            return text[:at] if at > 0 else text
+    return text
+
+
+def _without_return(text: str) -> str:
+    """Return a demangled name without the return type that a template function has."""
+    depth = 0
+    for at in range(len(text) - 1, -1, -1):
+        depth += {">": 1, "<": -1, ")": 1, "(": -1}.get(text[at], 0)
+        if depth == 0 and text[at] == " ":
+            return text[at + 1 :]
+    return text
+
+
+def _spellings(names: Iterable[bytes], readable: dict[str, bytes]) -> set[str]:
+    plain = {name.decode(errors="replace") for name in names}
+    return plain | set(readable) | {_without_parameters(text) for text in readable}
+
+
+def _missing(text: str, word: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(word, sorted(known), _NEAREST)
+    return f"{text}; nearest: {', '.join(nearest)}" if nearest else text
