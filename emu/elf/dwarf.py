@@ -11,12 +11,12 @@ import os
 import posixpath
 import struct
 from bisect import bisect_right
-from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from emu.core.errors import ElfError
 from emu.elf import constants as c
 from emu.elf.notes import build_id, parse_notes
+from emu.elf.pyelf import malformed
 from emu.elf.strtab import StringTable
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class DebugInfo:
 
     def __init__(self, path: str, *, root: str = "/") -> None:
         self.path = path
-        with _malformed(path):
+        with malformed(path):
             self._elf = _open(path)
             found = None if self._has_lines(self._elf) else _separate_file(self._elf, path, root)
             self.debug_path = path if found is None else found
@@ -73,7 +73,7 @@ class DebugInfo:
         Of several names for one address the global one with the fewest leading underscores is returned.
         """
         if self._functions is None:
-            with _malformed(self.debug_path):
+            with malformed(self.debug_path):
                 self._functions = self._read_functions()
                 self._starts = [function.start for function in self._functions]
         at = bisect_right(self._starts, vaddr) - 1
@@ -92,7 +92,7 @@ class DebugInfo:
         """
         if not self._has_lines(self._debug_elf):
             return None
-        with _malformed(self.debug_path):
+        with malformed(self.debug_path):
             offset = self._unit_at(vaddr)
             if offset is None:
                 return None
@@ -286,19 +286,3 @@ def _crc32(path: str) -> int:
 
     with open(path, "rb") as file:
         return zlib.crc32(file.read())
-
-
-@contextmanager
-def _malformed(path: str) -> Iterator[None]:
-    """Turn what pyelftools raises for malformed content into `ElfError`: besides its own errors, those of failed look-ups."""
-    import zlib
-
-    from elftools.common.exceptions import DWARFError, ELFError
-    from elftools.construct import ConstructError
-
-    kinds = (ELFError, DWARFError, ConstructError, zlib.error, struct.error)
-    lookups = (KeyError, IndexError, AttributeError, TypeError, ValueError, AssertionError, OverflowError)
-    try:
-        yield
-    except (*kinds, *lookups) as error:
-        raise ElfError(path, f"malformed ELF or DWARF content: {error or type(error).__name__}") from error

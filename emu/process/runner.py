@@ -33,12 +33,12 @@ _SIGSEGV, _SEGV_MAPERR = 11, 1
 
 
 class _Frame:
-    """A hosted function in progress. `rsp` is the stack pointer at its entry (at the caller's return address)."""
+    """A hosted function in progress. `entry` is its trap, `rsp` the stack pointer there (at the caller's return address)."""
 
-    __slots__ = ("back", "context", "generator", "preserve", "rsp")
+    __slots__ = ("back", "context", "entry", "generator", "preserve", "rsp")
 
-    def __init__(self, generator: Hosted, rsp: int, back: int, preserve: bool) -> None:
-        self.generator, self.rsp, self.back, self.preserve = generator, rsp, back, preserve
+    def __init__(self, generator: Hosted, entry: int, rsp: int, back: int, preserve: bool) -> None:
+        self.generator, self.entry, self.rsp, self.back, self.preserve = generator, entry, rsp, back, preserve
         self.context: Context | None = None
 
 
@@ -74,7 +74,7 @@ class Runner:
                 if isinstance(result, int):
                     self.cpu.set(regs.RAX, result & _M64)
                 else:
-                    self._advance(_Frame(result, rsp, *self._kind(rip)), None)
+                    self._advance(_Frame(result, rip, rsp, *self._kind(rip)), None)
             except MemoryFault as fault:
                 self._segfault(fault)
         elif rip in self._returns:
@@ -85,6 +85,10 @@ class Runner:
                 self._segfault(fault)
         else:
             self._syscall(trap, rip)
+
+    def hosted_entry(self, rsp: int) -> int | None:
+        """Return where the hosted function was entered whose caller's return address lies at `rsp`, if one waits for the guest there."""
+        return next((frame.entry for frame in self._frames.values() if frame.rsp == rsp), None)
 
     def keep_time(self) -> None:
         """While a timer is armed, let virtual time pass with the blocks executed, so that a program that spins gets its signal."""

@@ -11,6 +11,7 @@ from emu.elf.demangle import demangle
 if TYPE_CHECKING:
     from emu.elf.dwarf import DebugInfo
     from emu.process.process import Process
+    from emu.rtld.address_index import Departed
     from emu.rtld.link_map import LinkMap
 
 
@@ -22,6 +23,7 @@ class Symbols:
         self._debug: dict[str, DebugInfo | None] = {}
         self._described: dict[int, str] = {}
         self._sources: dict[int, str] = {}
+        self._code: dict[int, tuple[tuple[str, str, int], ...]] = {}
 
     def place(self, address: int) -> tuple[str, int, str] | None:
         """Return (object's name, link-time address, path of its file) for an address in a mapped object."""
@@ -81,6 +83,23 @@ class Symbols:
             self._sources[address] = f"{line[0]}:{line[1]}" if line is not None else ""
         return self._sources[address]
 
+    def code(self, address: int, path: str, vaddr: int) -> tuple[tuple[str, str, int], ...]:
+        """Return (function, file, line) of the code at `address`, innermost first: functions inlined there, then the one that has them.
+
+        `path` is the object's file and `vaddr` the link-time address. Unknown parts are empty or 0.
+        """
+        if address not in self._code:
+            function, line = "", None
+            if (info := self._info(path)) is not None:
+                try:
+                    found = info.function(vaddr)
+                    function = demangle(found[0]) if found is not None else ""
+                    line = info.line(vaddr)
+                except EmuError:
+                    pass
+            self._code[address] = ((function, *(line or ("", 0))),)
+        return self._code[address]
+
     def describe(self, address: int) -> str:
         """Return the function at `address`, or object+offset where it has no name."""
         if address not in self._described:
@@ -101,7 +120,7 @@ class Symbols:
 
     def forget(self, map_: LinkMap) -> None:
         """Drop what is known of the addresses of an object that goes."""
-        for known in (self._described, self._sources):
+        for known in (self._described, self._sources, self._code):
             for address in [a for a in known if map_.map_start <= a < map_.map_end]:
                 del known[address]
 
@@ -124,15 +143,19 @@ class Symbols:
 
     def departed(self, address: int) -> str | None:
         """Return what used to be at an address where nothing is now: the object and offset, when it went and by which call."""
+        gone = self._gone(address)
+        return f"{gone.name}+{address - gone.addr:#x}, {_when(gone)}" if gone is not None else None
+
+    def departed_place(self, address: int) -> tuple[str, int, str, str] | None:
+        """Return (name, link-time address, path of the file, when it went) for an address in an object that is gone."""
+        gone = self._gone(address)
+        return (gone.name, address - gone.addr, gone.path, _when(gone)) if gone is not None else None
+
+    def _gone(self, address: int) -> Departed | None:
         process = self._process
         if process.rtld is None or process.space.find(address) is not None:
             return None
-        gone = process.rtld.index.find_departed(address)
-        if gone is None:
-            return None
-        seconds, rest = divmod(gone.time, 1_000_000_000)
-        when = f"#{gone.sequence}, " if gone.sequence else ""
-        return f"{gone.name}+{address - gone.addr:#x}, unloaded at {when}{seconds}.{rest:09d} s by {gone.by}"
+        return process.rtld.index.find_departed(address)
 
     def near_stack(self, address: int) -> bool:
         """Whether `address` lies in the guard below the main stack."""
@@ -148,3 +171,9 @@ class Symbols:
             return f"{place[0]}+{place[1]:#x}"
         area = self._process.space.find(address)
         return area.name or "anonymous memory" if area is not None else "nothing"
+
+
+def _when(gone: Departed) -> str:
+    seconds, rest = divmod(gone.time, 1_000_000_000)
+    when = f"#{gone.sequence}, " if gone.sequence else ""
+    return f"unloaded at {when}{seconds}.{rest:09d} s by {gone.by}"
