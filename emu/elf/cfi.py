@@ -114,7 +114,7 @@ class UnwindTable:
             raise ElfError(
                 self._name, f".eh_frame_hdr lists {count} functions, more than its {len(data)} bytes hold"
             )
-        words = memoryview(data[at:end]).cast(form)
+        words = memoryview(data[at:end]).cast(form)  # type: ignore[call-overload]
         self._starts, self._fdes = words[::2], words[1::2]
         self._base = self._header if relative else 0
 

@@ -109,7 +109,7 @@ class Backtraces:
             return
         place, note = symbols.place(pc) or symbols.place(frame.place), ""
         if place is None and (gone := symbols.departed_place(pc)) is not None:
-            *place, note = gone
+            place, note = gone[:3], gone[3]
         if place is None:
             area = self._process.space.find(pc)
             name, start = (area.name or "anonymous memory", area.start) if area is not None else ("", 0)

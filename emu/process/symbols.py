@@ -10,6 +10,7 @@ from emu.elf.demangle import demangle
 
 if TYPE_CHECKING:
     from emu.elf.dwarf import DebugInfo
+    from emu.elf.inlined import Inlined
     from emu.process.process import Process
     from emu.rtld.address_index import Departed
     from emu.rtld.link_map import LinkMap
@@ -89,16 +90,27 @@ class Symbols:
         `path` is the object's file and `vaddr` the link-time address. Unknown parts are empty or 0.
         """
         if address not in self._code:
-            function, line = "", None
-            if (info := self._info(path)) is not None:
-                try:
-                    found = info.function(vaddr)
-                    function = demangle(found[0]) if found is not None else ""
-                    line = info.line(vaddr)
-                except EmuError:
-                    pass
-            self._code[address] = ((function, *(line or ("", 0))),)
+            self._code[address] = self._read_code(path, vaddr)
         return self._code[address]
+
+    def _read_code(self, path: str, vaddr: int) -> tuple[tuple[str, str, int], ...]:
+        info = self._info(path)
+        if info is None:
+            return (("", "", 0),)
+        name, place = "", ("", 0)
+        inlined: list[Inlined] = []
+        try:
+            found = info.function(vaddr)
+            name = demangle(found[0]) if found is not None else ""
+            place = info.line(vaddr) or place
+            inlined = info.inlined(vaddr)
+        except EmuError:
+            pass  # what was found until then holds
+        frames = []
+        for function in inlined:
+            frames.append((demangle(function.name), *place))
+            place = function.file, function.line
+        return (*frames, (name, *place))
 
     def describe(self, address: int) -> str:
         """Return the function at `address`, or object+offset where it has no name."""
