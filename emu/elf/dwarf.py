@@ -6,32 +6,28 @@ that its address is in, and the answer's tables are kept for the next question.
 
 from __future__ import annotations
 
-import mmap
-import os
-import posixpath
 import struct
 from bisect import bisect_right
-from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from emu.core.errors import ElfError
 from emu.elf import constants as c
-from emu.elf.notes import build_id, parse_notes
+from emu.elf.debug_file import open_elf, section, separate_file
+from emu.elf.inlined import Inlined, InlinedFunctions
+from emu.elf.pyelf import malformed
 from emu.elf.strtab import StringTable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from emu.elf.units import Units
 
 _SYM = struct.Struct("<IBBHQQ")
 _FUNCTION_TYPES = (c.STT_FUNC, c.STT_GNU_IFUNC)
 _BIND_RANK = {c.STB_GLOBAL: 0, c.STB_GNU_UNIQUE: 0, c.STB_WEAK: 1, c.STB_LOCAL: 2}
 _SHF_ALLOC, _SHF_TLS = 0x2, 0x400
-_DEBUG_DIRECTORY = "usr/lib/debug"
 
 
 class _Function(NamedTuple):
+    """A function written in assembly may have no size: `end` is then its section's, and the next one may come before."""
+
     start: int
-    size: int
+    end: int
     name: str
 
 
@@ -59,21 +55,21 @@ class DebugInfo:
 
     Raises `ElfError` when the file, or the debugging information that a question needs, is malformed, and `OSError` when `path` cannot be
     read. An object without any debugging information is no error: the answers are None.
-    Source: DWARF 5 chapters 6.1 (aranges) and 6.2 (line table); gdb manual "Separate Debug Files".
+    Source: DWARF 5 6.2 (line table); gdb manual "Separate Debug Files".
     """
 
     def __init__(self, path: str, *, root: str = "/") -> None:
         self.path = path
-        with _malformed(path):
-            self._elf = _open(path)
-            found = None if self._has_lines(self._elf) else _separate_file(self._elf, path, root)
+        with malformed(path):
+            self._elf = open_elf(path)
+            found = None if _has_lines(self._elf) else separate_file(self._elf, path, root)
             self.debug_path = path if found is None else found
-            self._debug_elf = self._elf if found is None else _open(found)
+            self._debug_elf = self._elf if found is None else open_elf(found)
         self._functions: list[_Function] | None = None
         self._starts: list[int] = []
-        self._dwarf: Any = None
-        self._units: list[tuple[int, int, int]] | None = None  # ascending (start, end, offset of the unit)
-        self._unit_starts: list[int] = []
+        self._has_lines = _has_lines(self._debug_elf)
+        self._units: Units | None = None
+        self._inlined: InlinedFunctions | None = None
         self._lines: dict[int, _Lines] = {}
 
     def function(self, vaddr: int) -> tuple[str, int] | None:
@@ -82,15 +78,14 @@ class DebugInfo:
         Of several names for one address the global one with the fewest leading underscores is returned.
         """
         if self._functions is None:
-            with _malformed(self.debug_path):
+            with malformed(self.debug_path):
                 self._functions = self._read_functions()
                 self._starts = [function.start for function in self._functions]
         at = bisect_right(self._starts, vaddr) - 1
         if at < 0:
             return None
         function = self._functions[at]
-        # A function written in assembly may have no size: it then reaches to the next one.
-        if function.size and vaddr >= function.start + function.size:
+        if vaddr >= function.end:
             return None
         return function.name, function.start
 
@@ -99,9 +94,7 @@ class DebugInfo:
 
         Line 0 marks code that the compiler attributes to no source line: that is None too.
         """
-        if not self._has_lines(self._debug_elf):
-            return None
-        with _malformed(self.debug_path):
+        with malformed(self.debug_path):
             offset = self._unit_at(vaddr)
             if offset is None:
                 return None
@@ -113,19 +106,19 @@ class DebugInfo:
 
     def section(self, vaddr: int) -> str:
         """Return the name of the allocated section that `vaddr` is in, empty without section headers."""
-        with _malformed(self.path):
-            for section in self._elf.iter_sections():
-                start, size = section["sh_addr"], section["sh_size"]
-                tls_bss = section["sh_flags"] & _SHF_TLS and section["sh_type"] == "SHT_NOBITS"
-                if section["sh_flags"] & _SHF_ALLOC and start <= vaddr < start + size and not tls_bss:
-                    return str(section.name)
+        with malformed(self.path):
+            for found in self._elf.iter_sections():
+                start, size = found["sh_addr"], found["sh_size"]
+                tls_bss = found["sh_flags"] & _SHF_TLS and found["sh_type"] == "SHT_NOBITS"
+                if found["sh_flags"] & _SHF_ALLOC and start <= vaddr < start + size and not tls_bss:
+                    return str(found.name)
         return ""
 
     def static_symbols(self, name: bytes) -> list[StaticSymbol]:
         """Return what .symtab (of the file, or of its separate debug file) defines under a name."""
         found = []
-        with _malformed(self.debug_path):
-            symtab = _section(self._debug_elf, ".symtab")
+        with malformed(self.debug_path):
+            symtab = section(self._debug_elf, ".symtab")
             if symtab is None or symtab["sh_type"] == "SHT_NOBITS":
                 return []
             strings = StringTable(self._debug_elf.get_section(symtab["sh_link"]).data(), self.path)
@@ -137,55 +130,42 @@ class DebugInfo:
                     found.append(StaticSymbol(info >> 4, other & 3, value))
         return found
 
-    @staticmethod
-    def _has_lines(elf: Any) -> bool:
-        return all(elf.has_dwarf_info() and _section(elf, name) for name in (".debug_info", ".debug_line"))
+    def inlined(self, vaddr: int) -> list[Inlined]:
+        """Return the functions that are inlined at `vaddr`, innermost first: the last was called in `function(vaddr)`, the others in the next."""
+        with malformed(self.debug_path):
+            offset = self._unit_at(vaddr)
+            if offset is None:
+                return []
+            assert self._units is not None
+            if self._inlined is None:
+                self._inlined = InlinedFunctions(self._units, self.debug_path)
+            return self._inlined.at(vaddr, offset)
 
     def _read_functions(self) -> list[_Function]:
-        for elf, section in ((self._debug_elf, ".symtab"), (self._elf, ".symtab"), (self._elf, ".dynsym")):
-            symtab = _section(elf, section)
+        for elf, name in ((self._debug_elf, ".symtab"), (self._elf, ".symtab"), (self._elf, ".dynsym")):
+            symtab = section(elf, name)
             if symtab is not None and symtab["sh_type"] != "SHT_NOBITS":
                 strings = StringTable(elf.get_section(symtab["sh_link"]).data(), self.path)
-                return _functions(symtab.data(), strings)
+                ends = [found["sh_addr"] + found["sh_size"] for found in elf.iter_sections()]
+                return _functions(symtab.data(), strings, ends)
         return []
-
-    def _info(self) -> Any:
-        if self._dwarf is None:
-            self._dwarf = self._debug_elf.get_dwarf_info(follow_links=False)
-        return self._dwarf
 
     def _unit_at(self, vaddr: int) -> int | None:
         """Return the .debug_info offset of the unit that covers `vaddr`."""
-        if self._units is None:
-            self._units = sorted(self._unit_ranges())
-            self._unit_starts = [start for start, _, _ in self._units]
-        at = bisect_right(self._unit_starts, vaddr) - 1
-        if at < 0 or vaddr >= self._units[at][1]:
+        if not self._has_lines:
             return None
-        return self._units[at][2]
-
-    def _unit_ranges(self) -> Iterator[tuple[int, int, int]]:
-        """Yield (start, end, unit offset): from .debug_aranges, and from the units themselves where that does not list them."""
-        info = self._info()
-        listed: set[int] = set()
-        aranges = info.get_aranges()
-        for entry in aranges.entries if aranges is not None else ():
-            listed.add(entry.info_offset)
-            if entry.length:
-                yield entry.begin_addr, entry.begin_addr + entry.length, entry.info_offset
-        for unit in info.iter_CUs():
-            if unit.cu_offset not in listed:
-                for start, end in _unit_own_ranges(info, unit):
-                    yield start, end, unit.cu_offset
+        if self._units is None:
+            self._units = Units(self._debug_elf, self.debug_path)
+        return self._units.at(vaddr)
 
     def _read_lines(self, offset: int) -> _Lines:
-        info = self._info()
-        unit = info.get_CU_at(offset)
-        program = info.line_program_for_CU(unit)
+        assert self._units is not None
+        info = self._units.info
+        program = info.line_program_for_CU(info.get_CU_at(offset))
         rows: list[tuple[int, int, tuple[str, int] | None]] = []
         if program is None:
             return _Lines([], [])
-        files = _file_names(program, unit)
+        files = self._units.files(offset)
         for number, entry in enumerate(program.get_entries()):
             state = entry.state
             if state is not None:
@@ -198,7 +178,11 @@ class DebugInfo:
         return _Lines([row[0] for row in rows], [row[2] for row in rows])
 
 
-def _functions(data: bytes, strings: StringTable) -> list[_Function]:
+def _has_lines(elf: Any) -> bool:
+    return all(section(elf, name) is not None for name in (".debug_info", ".debug_line"))
+
+
+def _functions(data: bytes, strings: StringTable, ends: list[int]) -> list[_Function]:
     best: dict[int, tuple[tuple[bool, int, int, int], _Function]] = {}
     for st_name, info, _, shndx, value, size in _SYM.iter_unpack(
         data[: len(data) // c.SYM_SIZE * c.SYM_SIZE]
@@ -211,129 +195,6 @@ def _functions(data: bytes, strings: StringTable) -> list[_Function]:
         rank = (size == 0, _BIND_RANK.get(info >> 4, 3), underscores, len(name))
         known = best.get(value)
         if known is None or rank < known[0]:
-            best[value] = rank, _Function(value, size, name)
+            end = value + size if size else ends[shndx] if shndx < len(ends) else value + 1
+            best[value] = rank, _Function(value, end, name)
     return [best[value][1] for value in sorted(best)]
-
-
-def _unit_own_ranges(info: Any, unit: Any) -> Iterator[tuple[int, int]]:
-    """Yield the address ranges that the root entry of a unit claims.
-
-    Source: DWARF 5 2.17 (code addresses, ranges and base addresses).
-    """
-    root = unit.get_top_DIE()
-    attributes = root.attributes
-    low = attributes["DW_AT_low_pc"].value if "DW_AT_low_pc" in attributes else 0
-    if "DW_AT_ranges" in attributes:
-        ranges = info.range_lists()
-        base = low
-        entries = (
-            ranges.get_range_list_at_offset(attributes["DW_AT_ranges"].value, cu=unit)
-            if ranges is not None
-            else ()
-        )
-        for entry in entries:
-            if hasattr(entry, "base_address"):
-                base = entry.base_address
-            elif entry.begin_offset < entry.end_offset:
-                shift = 0 if entry.is_absolute else base
-                yield shift + entry.begin_offset, shift + entry.end_offset
-    elif "DW_AT_high_pc" in attributes:
-        high = attributes["DW_AT_high_pc"]
-        end = high.value if high.form == "DW_FORM_addr" else low + high.value
-        if low < end:
-            yield low, end
-
-
-def _file_names(program: Any, unit: Any) -> Any:
-    """Return a function from a line table's file number to the path.
-
-    Version 5 counts files and directories from 0, directory 0 being the compilation's own; before, files count from 1 and
-    directory 0 is DW_AT_comp_dir, which is not in the table.
-    """
-    header = program.header
-    first = 0 if header["version"] >= 5 else 1
-    directories = [_text(directory) for directory in header["include_directory"]]
-    if first:
-        attribute = unit.get_top_DIE().attributes.get("DW_AT_comp_dir")
-        is_text = attribute is not None and isinstance(attribute.value, bytes)
-        directories.insert(0, _text(attribute.value) if is_text else "")
-    cache: dict[int, str] = {}
-
-    def path(number: int) -> str:
-        known = cache.get(number)
-        if known is None:
-            entry = header["file_entry"][number - first]
-            directory = posixpath.join(directories[0], directories[entry.dir_index])
-            known = cache[number] = posixpath.normpath(posixpath.join(directory, _text(entry.name)))
-        return known
-
-    return path
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")
-
-
-def _open(path: str) -> Any:
-    from elftools.elf.elffile import ELFFile
-
-    with open(path, "rb") as file:
-        # An empty file cannot be mapped.
-        if os.fstat(file.fileno()).st_size == 0:
-            raise ElfError(path, "file too short")
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return ELFFile(cast("IO[bytes]", content))
-
-
-def _section(elf: Any, name: str) -> Any:
-    return elf.get_section_by_name(name)
-
-
-def _separate_file(elf: Any, path: str, root: str) -> str | None:
-    """Return the host path of the separate debug file, or None when there is none."""
-    note = _section(elf, ".note.gnu.build-id")
-    if note is not None and note["sh_type"] == "SHT_NOTE":
-        digits = (build_id(parse_notes(note.data(), note["sh_addralign"], path)) or b"").hex()
-        if len(digits) > 2:
-            found = os.path.join(root, _DEBUG_DIRECTORY, ".build-id", digits[:2], digits[2:] + ".debug")
-            if os.path.isfile(found):
-                return found
-    link = _section(elf, ".gnu_debuglink")
-    if link is None:
-        return None
-    content = link.data()
-    name = os.fsdecode(content.partition(b"\0")[0])
-    checksum = int.from_bytes(content[-4:], "little")
-    directory = os.path.dirname(os.path.abspath(path))
-    in_root = os.path.relpath(directory, root)
-    for candidate in (
-        os.path.join(directory, name),
-        os.path.join(directory, ".debug", name),
-        os.path.join(root, _DEBUG_DIRECTORY, in_root, name),
-    ):
-        if os.path.isfile(candidate) and _crc32(candidate) == checksum:
-            return candidate
-    return None
-
-
-def _crc32(path: str) -> int:
-    import zlib
-
-    with open(path, "rb") as file:
-        return zlib.crc32(file.read())
-
-
-@contextmanager
-def _malformed(path: str) -> Iterator[None]:
-    """Turn what pyelftools raises for malformed content into `ElfError`: besides its own errors, those of failed look-ups."""
-    import zlib
-
-    from elftools.common.exceptions import DWARFError, ELFError
-    from elftools.construct import ConstructError
-
-    kinds = (ELFError, DWARFError, ConstructError, zlib.error, struct.error)
-    lookups = (KeyError, IndexError, AttributeError, TypeError, ValueError, AssertionError, OverflowError)
-    try:
-        yield
-    except (*kinds, *lookups) as error:
-        raise ElfError(path, f"malformed ELF or DWARF content: {error or type(error).__name__}") from error

@@ -56,7 +56,7 @@ class StartInfo(NamedTuple):
 class Contract:
     """One libc's view of the loader. `traps` maps the guest address of each planted trap to its handler.
 
-    `preserving` are the traps whose callers expect every register kept (lazy binding, TLS descriptors).
+    `pointer_stubs` are those in the stub page by name; `preserving` are the traps whose callers expect every register kept (lazy binding, TLS descriptors).
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Contract:
         self.on_dtors_planted: Callable[[ThreadAtexit], None] = lambda atexit: None
         self.source: Callable[[int], str] = lambda address: ""
         self.patched: Callable[[int, int], None] = lambda address, size: None
-        self._pointer_stubs: dict[str, int] = {}
+        self.pointer_stubs: dict[str, int] = {}
         self.start_stub = self.fini_stub = 0
 
     # -- set-up -----------------------------------------------------------------------------------------------------
@@ -132,14 +132,14 @@ class Contract:
         self.arena.write(base, image)
         for address, (name, handler) in zip(self.stubs.traps, handlers, strict=True):
             self.traps[address] = handler
-            self._pointer_stubs[name] = address
+            self.pointer_stubs[name] = address
         self.traps[self.stubs.tls_get_addr_slow] = hosted.tls_get_addr_slow
         self.traps[self.stubs.tlsdesc_slow] = hosted.tlsdesc_slow
-        self.preserving = {self._pointer_stubs["resolve"], self.stubs.tlsdesc_slow}
-        self.start_stub, self.fini_stub = self._pointer_stubs["start"], self._pointer_stubs["fini"]
-        self.errors.operate_stub = self._pointer_stubs["operate"]
+        self.preserving = {self.pointer_stubs["resolve"], self.stubs.tlsdesc_slow}
+        self.start_stub, self.fini_stub = self.pointer_stubs["start"], self.pointer_stubs["fini"]
+        self.errors.operate_stub = self.pointer_stubs["operate"]
         self.rtld.entries = Entries(
-            self._pointer_stubs["resolve"], self.stubs.tlsdesc_return, self.stubs.tlsdesc_undefweak,
+            self.pointer_stubs["resolve"], self.stubs.tlsdesc_return, self.stubs.tlsdesc_undefweak,
             self.stubs.tlsdesc_dynamic,
         )  # fmt: skip
 
@@ -303,7 +303,7 @@ class Contract:
                 symbol = _find(rtld.vdso, name)
                 ro(member, rtld.vdso.addr + symbol[4] if symbol is not None else 0)
         for member in hosted.HOSTED_POINTERS:
-            ro(member, self._pointer_stubs[member])
+            ro(member, self.pointer_stubs[member])
         for member, symbol_name in _POINTERS_FOUND.items():
             ro(member, rtld.lookup(symbol_name) or 0)
         ld_so = rtld.ld_so

@@ -21,6 +21,7 @@ from emu.machine.address_space import AddressSpace
 from emu.machine.arena import Arena
 from emu.machine.cpu import Cpu, CpuException, PageFault
 from emu.machine.special import InstructionError
+from emu.process.backtrace import Backtraces, FrameInfo, render
 from emu.process.config import Result, RunConfig
 from emu.process.deadlock import DeadlockError, report
 from emu.process.faults import describe_fault, to_signal
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from emu.glibc.cxa_thread_atexit_impl import ThreadAtexit
     from emu.kernel.exec import Loaded
     from emu.kernel.exec import MappedImage as KernelImage
+    from emu.rtld.link_map import LinkMap
 
 _PID = 1000
 _DEFAULT_MEMORY = 4 << 30
@@ -76,6 +78,8 @@ class Process:
         self.contract: Contract | None = None
         self.loaded: Loaded | None = None
         self.symbols = Symbols(self, config.sysroot)
+        self._backtraces = Backtraces(self)
+        self.runner: Runner | None = None
         self._thread_pointer = self.cpu.batch((regs.FS_BASE,))
 
     # -- phases -----------------------------------------------------------------------------------------------------
@@ -104,7 +108,7 @@ class Process:
         contract.source = self.symbols.source
         contract.on_linked = lambda: self._watch_dlclose(contract)
         rtld.describe_caller = self.symbols.call_site
-        rtld.on_unload = self.symbols.forget
+        rtld.on_unload = self._forget
         rtld.unload_rule = config.unload_rule
         interpreter = _mapped(loaded.interpreter)
         try:
@@ -157,7 +161,7 @@ class Process:
 
     def _run_from(self, address: int, *, until_stop: bool = False) -> Result:
         assert self.loaded is not None
-        runner = Runner(self.cpu, self.kernel, self.contract)
+        runner = self.runner = Runner(self.cpu, self.kernel, self.contract)
         self.cpu.set(regs.RSP, self.loaded.stack_pointer)
         self.cpu.set(regs.RDX, 0)
         with HostSignals(self.kernel, self.cpu, self.config.timeout) as host:
@@ -221,9 +225,17 @@ class Process:
             detail = "sent by the program itself" if ended.info.pid else "sent from outside or by a timer"
             if ended.task is runner.task:
                 detail += f", at {self.symbols.where(self.cpu.get(regs.RIP))}"
-        return Result(
-            128 + ended.signo, ended.signo, f"emu: {self.config.program}: killed by {name}{thread}: {detail}"
-        )
+        line = f"emu: {self.config.program}: killed by {name}{thread}: {detail}"
+        if ended.task is runner.task:
+            line += f"\n{render(self.backtrace())}"
+        return Result(128 + ended.signo, ended.signo, line)
+
+    def backtrace(self, task: Task | None = None) -> list[FrameInfo]:
+        """Return the frames of the running thread (`task` must be it), the innermost first. For use in hosted functions and after a fault.
+
+        It says what it can: a stack that is corrupt ends the list, and the last frame's `note` says why. Raises EmuError for another task.
+        """
+        return self._backtraces.frames(task)
 
     # -- details ----------------------------------------------------------------------------------------------------
 
@@ -231,6 +243,10 @@ class Process:
         """Return the running thread's fs base."""
         self._thread_pointer.read()
         return self._thread_pointer.values[0]
+
+    def _forget(self, map_: LinkMap) -> None:
+        self.symbols.forget(map_)
+        self._backtraces.forget(map_)
 
     def _link_error(self, error: BaseException) -> EmuError:
         """Return the error as ld.so words it. Source: glibc elf/dl-error-skeleton.c:fatal_error."""

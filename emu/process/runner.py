@@ -44,12 +44,15 @@ _SIGSEGV, _SEGV_MAPERR = 11, 1
 
 
 class _Frame:
-    """A hosted function in progress. `rsp` is the stack pointer at its entry (at the caller's return address)."""
+    """A hosted function in progress. `entry` is its trap, `rsp` the stack pointer there (at the caller's return address)."""
 
-    __slots__ = ("back", "context", "generator", "preserve", "rsp", "task")
+    __slots__ = ("back", "context", "entry", "generator", "preserve", "rsp", "task")
 
-    def __init__(self, generator: Hosted, rsp: int, back: int, preserve: bool, task: Task) -> None:
-        self.generator, self.rsp, self.back, self.preserve, self.task = generator, rsp, back, preserve, task
+    def __init__(
+        self, generator: Hosted, entry: int, rsp: int, back: int, preserve: bool, task: Task
+    ) -> None:
+        self.generator, self.entry, self.rsp, self.back = generator, entry, rsp, back
+        self.preserve, self.task = preserve, task
         self.context: Context | None = None
 
 
@@ -91,7 +94,7 @@ class Runner:
                 if isinstance(result, int):
                     self.cpu.set(regs.RAX, result & _M64)
                     return
-                waits = self._advance(_Frame(result, rsp, *self._kind(rip), self.task), None)
+                waits = self._advance(_Frame(result, rip, rsp, *self._kind(rip), self.task), None)
             except MemoryFault as fault:
                 self._segfault(fault)
                 return
@@ -108,6 +111,10 @@ class Runner:
                 self._run_next("blocked")
         else:
             self._syscall(trap, rip)
+
+    def hosted_entry(self, rsp: int) -> int | None:
+        """Return where the hosted function was entered whose caller's return address lies at `rsp`, if one waits for the guest there."""
+        return next((frame.entry for frame in self._frames.values() if frame.rsp == rsp), None)
 
     def _kind(self, rip: int) -> tuple[int, bool]:
         """Return the stub that a guest function called from the hosted one at `rip` returns to, and whether all registers are kept."""

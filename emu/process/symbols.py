@@ -10,7 +10,9 @@ from emu.elf.demangle import demangle
 
 if TYPE_CHECKING:
     from emu.elf.dwarf import DebugInfo, StaticSymbol
+    from emu.elf.inlined import Inlined
     from emu.process.process import Process
+    from emu.rtld.address_index import Departed
     from emu.rtld.link_map import LinkMap
 
 
@@ -22,6 +24,7 @@ class Symbols:
         self._debug: dict[str, DebugInfo | None] = {}
         self._described: dict[int, str] = {}
         self._sources: dict[int, str] = {}
+        self._code: dict[int, tuple[tuple[str, str, int], ...]] = {}
 
     def place(self, address: int) -> tuple[str, int, str] | None:
         """Return (object's name, link-time address, path of its file) for an address in a mapped object."""
@@ -97,6 +100,34 @@ class Symbols:
         except EmuError:
             return None
 
+    def code(self, address: int, path: str, vaddr: int) -> tuple[tuple[str, str, int], ...]:
+        """Return (function, file, line) of the code at `address`, innermost first: functions inlined there, then the one that has them.
+
+        `path` is the object's file and `vaddr` the link-time address. Unknown parts are empty or 0.
+        """
+        if address not in self._code:
+            self._code[address] = self._read_code(path, vaddr)
+        return self._code[address]
+
+    def _read_code(self, path: str, vaddr: int) -> tuple[tuple[str, str, int], ...]:
+        info = self._info(path)
+        if info is None:
+            return (("", "", 0),)
+        name, place = "", ("", 0)
+        inlined: list[Inlined] = []
+        try:
+            found = info.function(vaddr)
+            name = demangle(found[0]) if found is not None else ""
+            place = info.line(vaddr) or place
+            inlined = info.inlined(vaddr)
+        except EmuError:
+            pass  # what was found until then holds
+        frames = []
+        for function in inlined:
+            frames.append((demangle(function.name), *place))
+            place = function.file, function.line
+        return (*frames, (name, *place))
+
     def describe(self, address: int) -> str:
         """Return the function at `address`, or object+offset where it has no name."""
         if address not in self._described:
@@ -117,7 +148,7 @@ class Symbols:
 
     def forget(self, map_: LinkMap) -> None:
         """Drop what is known of the addresses of an object that goes."""
-        for known in (self._described, self._sources):
+        for known in (self._described, self._sources, self._code):
             for address in [a for a in known if map_.map_start <= a < map_.map_end]:
                 del known[address]
 
@@ -140,15 +171,19 @@ class Symbols:
 
     def departed(self, address: int) -> str | None:
         """Return what used to be at an address where nothing is now: the object and offset, when it went and by which call."""
+        gone = self._gone(address)
+        return f"{gone.name}+{address - gone.addr:#x}, {_when(gone)}" if gone is not None else None
+
+    def departed_place(self, address: int) -> tuple[str, int, str, str] | None:
+        """Return (name, link-time address, path of the file, when it went) for an address in an object that is gone."""
+        gone = self._gone(address)
+        return (gone.name, address - gone.addr, gone.path, _when(gone)) if gone is not None else None
+
+    def _gone(self, address: int) -> Departed | None:
         process = self._process
         if process.rtld is None or process.space.find(address) is not None:
             return None
-        gone = process.rtld.index.find_departed(address)
-        if gone is None:
-            return None
-        seconds, rest = divmod(gone.time, 1_000_000_000)
-        when = f"#{gone.sequence}, " if gone.sequence else ""
-        return f"{gone.name}+{address - gone.addr:#x}, unloaded at {when}{seconds}.{rest:09d} s by {gone.by}"
+        return process.rtld.index.find_departed(address)
 
     def near_stack(self, address: int) -> bool:
         """Whether `address` lies in the guard below the main stack."""
@@ -164,3 +199,9 @@ class Symbols:
             return f"{place[0]}+{place[1]:#x}"
         area = self._process.space.find(address)
         return area.name or "anonymous memory" if area is not None else "nothing"
+
+
+def _when(gone: Departed) -> str:
+    seconds, rest = divmod(gone.time, 1_000_000_000)
+    when = f"#{gone.sequence}, " if gone.sequence else ""
+    return f"unloaded at {when}{seconds}.{rest:09d} s by {gone.by}"

@@ -1,0 +1,209 @@
+"""Backtraces in the user's terms: which function, at which line, called which.
+
+Source: the form is gdb's and valgrind's; inlined functions have frames of their own, as there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.core.errors import EmuError
+from emu.elf import constants as c
+from emu.elf.cfi import UnwindTable
+from emu.elf.header import Phdr, parse_ehdr, parse_phdrs
+from emu.machine.arena import PAGE_SIZE, PROT_EXEC, physical
+from emu.process.unwind import Frame, Surroundings, from_gprs, walk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from emu.kernel.task import Task
+    from emu.process.process import Process
+    from emu.rtld.link_map import LinkMap
+
+_SHOWN = 64
+_STUB_NAMES = {
+    "start": "_dl_start_user",
+    "fini": "_dl_fini",
+    "resolve": "_dl_runtime_resolve",
+    "operate": "_dl_catch_exception",
+}
+_EMU = "[emu]"
+
+
+class FrameInfo(NamedTuple):
+    """One frame, the innermost having `level` 0. A frame of the machine's stack may stand for several: functions inlined at its pc.
+
+    `pc` is where the frame goes on; `cfa` the stack pointer of its caller before the call (0: unknown). `object` and `offset` (link-time address)
+    say where `pc` lies, `object` being empty where no object is; `[emu]` is the loader's own part in the guest, its functions named as
+    ld.so's that it takes the place of. `function` is demangled and empty if unknown, `file` and `line` are empty and 0 then. `inlined`: the
+    function has no frame of the machine's; it was inlined into the next. `signal`: a signal handler returns here. `guess`: found without unwind
+    information. `note` says what else there is to know: why the list ends early, when an object was unloaded.
+    """
+
+    level: int
+    pc: int
+    cfa: int
+    object: str
+    offset: int
+    function: str
+    file: str
+    line: int
+    inlined: bool = False
+    signal: bool = False
+    guess: bool = False
+    note: str = ""
+
+
+class Backtraces:
+    """Makes backtraces of one process. What is known of an object is kept until `forget`."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._tables: dict[int, UnwindTable | None] = {}
+        self._around = Surroundings(process.arena, self._table, self._executable, process.space.find)
+
+    def frames(self, task: Task | None = None) -> list[FrameInfo]:
+        """Return the frames of the running thread, the innermost first: at a fault, or where it called a hosted function.
+
+        Raises EmuError for another task than the running one.
+        """
+        process = self._process
+        if task is not None and task is not process.task:
+            raise EmuError(f"backtrace of task {task.tid}: it is not running")
+        registers = process.cpu.gprs()
+        if process.cpu.in_trap:
+            registers[16] -= (
+                2  # a trap stands at a function's first instruction, which unwind information knows
+            )
+        return self.of(registers)
+
+    def of(self, gprs: Sequence[int]) -> list[FrameInfo]:
+        """Return the frames from registers in the order of `regs.GPRS`."""
+        found: list[FrameInfo] = []
+        steps = walk(from_gprs(gprs), self._around)
+        while True:
+            try:
+                frame = next(steps)
+            except StopIteration as stop:
+                if stop.value and found:
+                    note = f"{found[-1].note}; {stop.value}" if found[-1].note else stop.value
+                    found[-1] = found[-1]._replace(note=note)
+                return found
+            found += self._name(frame, len(found))
+
+    def forget(self, map_: LinkMap) -> None:
+        """Drop what is known of an object that goes."""
+        self._tables.pop(map_.map_start, None)
+
+    # -- frames to names ------------------------------------------------------------------------------------------------
+
+    def _name(self, frame: Frame, level: int) -> Iterator[FrameInfo]:
+        symbols = self._process.symbols
+        pc, cfa = frame.pc, frame.cfa
+        hosted = self._hosted(frame)
+        if hosted is not None:
+            yield FrameInfo(
+                level, pc, cfa, _EMU, hosted[1], hosted[0], "", 0, signal=frame.signal, guess=frame.guess
+            )
+            return
+        place, note = symbols.place(pc) or symbols.place(frame.place), ""
+        if place is None and (gone := symbols.departed_place(pc)) is not None:
+            place, note = gone[:3], gone[3]
+        if place is None:
+            area = self._process.space.find(pc)
+            name, start = (area.name or "anonymous memory", area.start) if area is not None else ("", 0)
+            yield FrameInfo(level, pc, cfa, name, pc - start, "", "", 0, guess=frame.guess)
+            return
+        logical = symbols.code(frame.place, place[2], place[1] - (pc - frame.place))
+        for at, (function, file, line) in enumerate(logical):
+            yield FrameInfo(
+                level + at, pc, cfa, place[0], place[1], function, file, line, at + 1 < len(logical),
+                frame.signal, frame.guess, note,
+            )  # fmt: skip
+
+    def _hosted(self, frame: Frame) -> tuple[str, int] | None:
+        """Return (name, offset in the stub page) of one of the loader's frames in the guest; None for any other."""
+        contract, runner = self._process.contract, self._process.runner
+        if contract is None or not contract.stubs.start <= frame.pc < contract.stubs.end:
+            return None
+        stubs = contract.stubs
+        entry = frame.pc
+        if runner is not None and frame.pc in (stubs.return_call, stubs.return_plt, stubs.return_start):
+            entry = runner.hosted_entry(frame.cfa - 8) or entry
+        elif frame.pc >= stubs.tls_get_addr:
+            return (
+                "__tls_get_addr" if frame.pc <= stubs.tls_get_addr_slow else "_dl_tlsdesc_dynamic"
+            ), frame.pc - stubs.start
+        name = next((name for name, at in contract.pointer_stubs.items() if at == entry), "")
+        if not name and entry != frame.pc:
+            name = self._process.symbols.function(entry)
+        return _STUB_NAMES.get(name, name), frame.pc - stubs.start
+
+    # -- the process, for the walk ----------------------------------------------------------------------------------------
+
+    def _executable(self, address: int) -> bool:
+        at = physical(address)
+        return at >= 0 and bool(self._process.arena.perms[at // PAGE_SIZE] & PROT_EXEC)
+
+    def _table(self, address: int) -> UnwindTable | None:
+        process = self._process
+        contract = process.contract
+        if contract is not None and contract.stubs.start <= address < contract.stubs.end:
+            stubs = contract.stubs
+            if stubs.start not in self._tables:
+                size = stubs.end - stubs.eh_frame_hdr
+                self._tables[stubs.start] = UnwindTable(process.arena, stubs.eh_frame_hdr, size, _EMU)
+            return self._tables[stubs.start]
+        if process.rtld is not None:
+            map_ = process.rtld.find_map(address)
+            if map_ is None:
+                return None
+            if map_.map_start not in self._tables:
+                self._tables[map_.map_start] = self._open(map_.display_name, map_.addr, map_.phdrs)
+            return self._tables[map_.map_start]
+        loaded = process.loaded
+        if loaded is None:
+            return None
+        program = loaded.program
+        if program.start <= address < program.end:
+            if program.start not in self._tables:
+                self._tables[program.start] = self._open(program.path, program.bias, program.phdrs)
+            return self._tables[program.start]
+        return self._vdso_table(loaded.vdso, address)
+
+    def _vdso_table(self, base: int, address: int) -> UnwindTable | None:
+        """The vDSO of a static program, which no link map tells of."""
+        area = self._process.space.find(address)
+        if not base or area is None or area.start != base:
+            return None
+        if base not in self._tables:
+            name = "linux-vdso.so.1"
+            data = self._process.arena.read(base, area.end - base)
+            self._tables[base] = self._open(name, base, parse_phdrs(data, parse_ehdr(data, name), name))
+        return self._tables[base]
+
+    def _open(self, name: str, bias: int, phdrs: Iterable[Phdr]) -> UnwindTable | None:
+        for phdr in phdrs:
+            if phdr.type == c.PT_GNU_EH_FRAME:
+                return UnwindTable(self._process.arena, bias + phdr.vaddr, phdr.memsz, name)
+        return None
+
+
+def render(frames: Sequence[FrameInfo]) -> str:
+    """Return the frames as indented lines; a long list is cut in the middle."""
+    lines = [_line(frame) for frame in frames]
+    if len(lines) > _SHOWN:
+        left = len(lines) - _SHOWN
+        lines[_SHOWN // 2 : -_SHOWN // 2] = [f"    ... {left} more frames ..."]
+    return "\n".join(lines)
+
+
+def _line(frame: FrameInfo) -> str:
+    function = "<signal handler called>" if frame.signal else frame.function or "??"
+    source = f" ({frame.file}:{frame.line})" if frame.file else ""
+    where = f"{frame.object}+{frame.offset:#x}" if frame.object else f"{frame.pc:#x}"
+    remarks = ["inlined"] if frame.inlined else ["a guess"] if frame.guess else []
+    remarks += [frame.note] if frame.note else []
+    remark = f" ({'; '.join(remarks)})" if remarks else ""
+    return f"    #{frame.level} {function}{source} [{where}]{remark}"
