@@ -26,7 +26,7 @@ Binding = tuple[str, str, str, str]
 
 
 def _native(run: Run) -> set[Binding]:
-    env = {**BASE_ENV, **run.env, "LD_DEBUG": "bindings", "LD_BIND_NOW": "1"}
+    env = {**BASE_ENV, **run.env, **support.AS_EMULATED_CPU, "LD_DEBUG": "bindings", "LD_BIND_NOW": "1"}
     done = subprocess.run(
         run.argv, cwd=fixtures.CACHE / run.fixture, env=env, input=run.stdin.encode(), capture_output=True
     )
