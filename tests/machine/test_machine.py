@@ -293,7 +293,7 @@ def test_contexts_go_on_in_and_out_of_a_trap_alike(space: AddressSpace) -> None:
 
     cpu.on_trap = trap
     cpu.run(address)
-    assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (2, address + 11)
+    assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (2, address + 10)
     outside = cpu.save()
     cpu.restore(saved[0])
     assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (1, address + 7)
@@ -302,4 +302,4 @@ def test_contexts_go_on_in_and_out_of_a_trap_alike(space: AddressSpace) -> None:
     assert child == [0, address + 7, address + 7, 0x1234000, 0x5678000]
     cpu.on_trap = lambda: cpu.restore(outside)
     cpu.run(address)
-    assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (2, address + 11)
+    assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (2, address + 10)

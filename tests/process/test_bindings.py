@@ -15,7 +15,7 @@ from tools import fixtures
 from tools.fixtures import BASE_ENV, Run
 
 _LINE = re.compile(
-    r"binding file (\S+) \[0\] to (\S+) \[0\]: (?:normal|protected) symbol `([^']+)'(?: \[([^\]]+)\])?"
+    r"binding file (\S+) \[\d+\] to (\S+) \[\d+\]: (?:normal|protected) symbol `([^']+)'(?: \[([^\]]+)\])?"
 )
 _RUNS = [
     run
@@ -26,7 +26,7 @@ Binding = tuple[str, str, str, str]
 
 
 def _native(run: Run) -> set[Binding]:
-    env = {**BASE_ENV, **run.env, "LD_DEBUG": "bindings", "LD_BIND_NOW": "1"}
+    env = {**BASE_ENV, **run.env, **support.AS_EMULATED_CPU, "LD_DEBUG": "bindings", "LD_BIND_NOW": "1"}
     done = subprocess.run(
         run.argv, cwd=fixtures.CACHE / run.fixture, env=env, input=run.stdin.encode(), capture_output=True
     )
