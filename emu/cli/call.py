@@ -48,8 +48,7 @@ def command(
 
     \b
     Examples:
-      emu call libm.so.6 cbrt 27.0 --returns double        (options come first:)
-      emu call --returns double libm.so.6 cbrt 27.0
+      emu call --returns double libm.so.6 hypot 3.0 4.0
       emu call ./libplugin.so plugin_init 3 verbose
       emu call --returns str libc.so.6 strerror 2
       emu call --trace dl,dtors ./libplugin.so touch 1
