@@ -71,6 +71,29 @@ def instructions(program: Path) -> int | None:
     return int(line.rsplit(":", 1)[1])
 
 
+def loads(repeats: int, emu: list[str]) -> dict[str, object]:
+    """Return what opening plugins and running threads costs: seconds beyond start-up, and whether memory grows."""
+    folder = fixtures.build("bench-load")
+    os.chdir(folder)
+
+    def cost(what: str, count: int) -> float:
+        """Seconds of `count` beyond those of one, the best of the repeats."""
+        times = compare({str(n): [*emu, "./main", what, str(n)] for n in (1, count)}, max(2, repeats // 2))
+        return times[str(count)][0] - times["1"][0]
+
+    figures: dict[str, object] = {
+        "dlopen_dlclose_pair_milliseconds": cost("pairs", 1001) / 1000 * 1e3,
+        "pairs_200_peak_megabytes": peak_memory([*emu, "./main", "pairs", "200"]),
+        "pairs_1000_peak_megabytes": peak_memory([*emu, "./main", "pairs", "1000"]),
+        "dlopen_100_dsos_seconds": cost("many", 100),
+        "dlopen_200_dsos_seconds": cost("many", 200),
+        "ping_pong_10000_rounds_seconds": cost("ping-pong", 10000),
+        "threads_1000_seconds": cost("threads", 1000),
+    }
+    os.chdir(ROOT)
+    return figures
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -114,6 +137,7 @@ def main() -> None:
     if qemu:
         figures["emu_to_qemu"] = cpu_times["emu"][0] / cpu_times["qemu"][0]
     figures["trace_dtors_cost_percent"] = (cpu_times["emu --trace dtors"][0] / cpu_times["emu"][0] - 1) * 100
+    figures |= loads(args.repeats, emu)
     if args.json:
         print(json.dumps(figures, indent=1))
         return
