@@ -284,7 +284,7 @@ def test_blocks_are_counted_alike_in_machine_code_and_in_python(
 def test_contexts_go_on_in_and_out_of_a_trap_alike(space: AddressSpace) -> None:
     cpu = Cpu(space.arena)
     address = space.mmap(0, PAGE, 7)
-    space.arena.write(address, bytes.fromhex("b801000000 0f05 4801c0 f4"))  # rax = 1; syscall; rax += rax
+    space.arena.write(address, bytes.fromhex("b801000000 0f05 4801c0 0f0b"))  # rax = 1; syscall; rax += rax; ud2
     saved = []
 
     def trap() -> None:
@@ -293,7 +293,7 @@ def test_contexts_go_on_in_and_out_of_a_trap_alike(space: AddressSpace) -> None:
 
     cpu.on_trap = trap
     cpu.run(address)
-    assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (2, address + 11)
+    assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (2, address + 10)
     outside = cpu.save()
     cpu.restore(saved[0])
     assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (1, address + 7)
@@ -302,4 +302,4 @@ def test_contexts_go_on_in_and_out_of_a_trap_alike(space: AddressSpace) -> None:
     assert child == [0, address + 7, address + 7, 0x1234000, 0x5678000]
     cpu.on_trap = lambda: cpu.restore(outside)
     cpu.run(address)
-    assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (2, address + 11)
+    assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (2, address + 10)
