@@ -72,7 +72,11 @@ def wait(k: Kernel, t: Task, block: Block, *, restart: bool = True) -> Generator
 
 
 def wait_for_file(k: Kernel, t: Task, file: OpenFile, events: int, what: str) -> Generator[Block, None, None]:
-    """Wait until `file` is ready for `events`. Raises Interrupted."""
+    """Wait until `file` is ready for `events`; it stays open meanwhile, even if its number is closed. Raises Interrupted."""
     ends = events | abi.POLLERR | abi.POLLHUP
     block = Block(f"{what} {file.path}", None, lambda: file.poll() & ends, ((file, events),))
-    yield from wait(k, t, block)
+    file.references += 1
+    try:
+        yield from wait(k, t, block)
+    finally:
+        k.fds.release(file)
