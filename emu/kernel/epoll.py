@@ -23,20 +23,22 @@ _ALWAYS = abi.POLLERR | abi.POLLHUP
 
 
 class Interest:
-    """One file that an epoll instance watches. `armed` goes with EPOLLONESHOT, `reported` with EPOLLET where the file wakes nobody."""
+    """One file that an epoll instance watches. `armed` goes with EPOLLONESHOT, `reported` and `occasions` with EPOLLET where the file
+    wakes nobody.
+    """
 
-    __slots__ = ("armed", "data", "epoll", "events", "file", "reported")
+    __slots__ = ("armed", "data", "epoll", "events", "file", "occasions", "reported")
 
     def __init__(self, epoll: EpollFile, file: OpenFile) -> None:
         self.epoll, self.file = epoll, file
-        self.events = self.data = self.reported = 0
+        self.events = self.data = self.reported = self.occasions = 0
         self.armed = True
 
     def set(self, events: int, data: int) -> None:
         """Change what is asked for; what holds now counts as having just happened."""
         self.events, self.data = events, data
         self.armed = True
-        self.reported = self.ready()
+        self.reported, self.occasions = self.ready(), self.file.occasions()
         if self.reported:
             self.epoll.queue(self)
 
@@ -51,10 +53,10 @@ class Interest:
 
     def look(self) -> None:
         """Ask a file that wakes nobody."""
-        found = self.ready()
-        if found and (not self.events & EPOLLET or found & ~self.reported):
+        found, occasions = self.ready(), self.file.occasions()
+        if found and (not self.events & EPOLLET or found & ~self.reported or occasions != self.occasions):
             self.epoll.queue(self)
-        self.reported = found
+        self.reported, self.occasions = found, occasions
 
 
 class EpollFile(OpenFile):
@@ -131,12 +133,22 @@ class EpollFile(OpenFile):
     def _look(self) -> None:
         self.watched()
         for interest in self.interests.values():
-            if interest.file.watchers() is None:
+            if isinstance(interest.file, EpollFile):
+                interest.file._look()
+            elif interest.file.watchers() is None:
                 interest.look()
 
     def watchers(self) -> list[Interest]:
         """Return the interests of other instances in this one."""
         return self._watchers
+
+    def hosts(self, events: int) -> list[tuple[int, int]]:
+        """Return the host descriptors of what it watches."""
+        return [host for file, wanted in self.watched() for host in file.hosts(wanted)]
+
+    def deadline(self) -> int | None:
+        """Return when something next happens to what it watches."""
+        return min((at for file, _ in self.watched() if (at := file.deadline()) is not None), default=None)
 
     def poll(self) -> int:
         """Readable when a watched file is ready."""

@@ -57,6 +57,10 @@ class FdTable:
         if file is None:
             raise fail(errno.EBADF)
         self.cloexec.discard(fd)
+        self.release(file)
+
+    def release(self, file: OpenFile) -> None:
+        """One reference to a description is gone."""
         file.references -= 1
         if not file.references:
             self._locks.release(file)

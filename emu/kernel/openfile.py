@@ -97,9 +97,18 @@ class OpenFile:
         """
         return None
 
+    def hosts(self, events: int) -> list[tuple[int, int]]:
+        """Return the host descriptors (fd, POLL* events) that decide whether the conditions `events` hold."""
+        host = self.host_wait()
+        return [] if host is None else [(host, events & (abi.POLLIN | abi.POLLOUT | abi.POLLPRI))]
+
     def deadline(self) -> int | None:
-        """Return the virtual time at which the file becomes readable by itself, None if it never does."""
+        """Return the virtual time at which something next happens to the file by itself, None if it never does."""
         return None
+
+    def occasions(self) -> int:
+        """Return how often something has happened to the file by itself: for EPOLLET each time counts."""
+        return 0
 
     def ioctl(self, kernel: Kernel, request: int, argument: int) -> int:
         """Serve a device request."""

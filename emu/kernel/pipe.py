@@ -223,12 +223,13 @@ class EventFile(OpenFile):
 class TimerFile(OpenFile):
     """A timerfd: reading takes the number of expiries since the last read."""
 
-    __slots__ = ("clock", "timer", "_kernel", "_stat")
+    __slots__ = ("clock", "timer", "_kernel", "_stat", "_taken")
 
     def __init__(self, kernel: Kernel, clock: int, flags: int) -> None:
         super().__init__("anon_inode:[timerfd]", abi.O_RDONLY | flags)
         self.clock = clock
         self.timer = Timer(0, clock)
+        self._taken = 0
         self._kernel = kernel
         self._stat = anonymous_stat(kernel, 0o600)
 
@@ -249,6 +250,7 @@ class TimerFile(OpenFile):
         count = self._expiries()
         if not count:
             raise fail(errno.EAGAIN)
+        self._taken += count
         self.timer.expiry += count * self.timer.interval
         if not self.timer.interval:
             self.timer.expiry = 0
@@ -259,5 +261,12 @@ class TimerFile(OpenFile):
         return abi.POLLIN | abi.POLLRDNORM if self._expiries() else 0
 
     def deadline(self) -> int | None:
-        """Return the virtual time at which it becomes readable, None if never."""
-        return self.timer.expiry or None
+        """Return the virtual time of the next expiry, None without one."""
+        timer, now = self.timer, self._kernel.clock.now
+        if now < timer.expiry:
+            return timer.expiry
+        return timer.expiry + self._expiries() * timer.interval if timer.interval else None
+
+    def occasions(self) -> int:
+        """Return the number of expiries so far."""
+        return self._taken + self._expiries()

@@ -141,8 +141,10 @@ class Scheduler:
         kernel = self._kernel
         kernel.signals.take_from_host()
         blocks = [task.block for task in kernel.tasks.values() if task.block is not None]
-        hosts = [host for block in blocks for host in block.hosts]
-        until = min(kernel.timers.next_expiry, self.next_deadline)
+        files = [entry for block in blocks for entry in block.files]
+        hosts = [host for file, events in files for host in file.hosts(events)]
+        deadlines = [at for file, _ in files if (at := file.deadline()) is not None]
+        until = min(kernel.timers.next_expiry, self.next_deadline, *deadlines)
         if kernel.signals.host_stops:
             raise HostStop
         if hosts or until == NEVER and any(block.for_signal for block in blocks):

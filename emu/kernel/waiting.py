@@ -24,16 +24,15 @@ if TYPE_CHECKING:
 class Block(NamedTuple):
     """What a task waits for. `what` completes "waits ...", in a report.
 
-    The wait ends by `Scheduler.wake`, at virtual time `deadline`, when `ready` (asked at each choice of a task)
-    says so, or by a signal. `hosts` are host descriptors (fd, POLL* events) on which `ready` depends;
-    `for_signal`: a signal from the host is an end that can be hoped for. `futex` is a futex's address, `lock`
-    tells that its word names the owner.
+    The wait ends by `Scheduler.wake`, at virtual time `deadline`, when `ready` (asked at each choice of a task) says so, or by a
+    signal. `files` are the files, with POLL* events, on which `ready` depends; `for_signal`: a signal from the host is an end that can be
+    hoped for. `futex` is a futex's address, `lock` tells that its word names the owner.
     """
 
     what: str
     deadline: int | None = None
     ready: Callable[[], object] | None = None
-    hosts: tuple[tuple[int, int], ...] = ()
+    files: tuple[tuple[OpenFile, int], ...] = ()
     for_signal: bool = False
     futex: int = 0
     lock: bool = False
@@ -73,8 +72,11 @@ def wait(k: Kernel, t: Task, block: Block, *, restart: bool = True) -> Generator
 
 
 def wait_for_file(k: Kernel, t: Task, file: OpenFile, events: int, what: str) -> Generator[Block, None, None]:
-    """Wait until `file` is ready for `events`. Raises Interrupted."""
-    host = file.host_wait()
-    hosts = () if host is None else ((host, events & (abi.POLLIN | abi.POLLOUT)),)
+    """Wait until `file` is ready for `events`; it stays open meanwhile, even if its number is closed. Raises Interrupted."""
     ends = events | abi.POLLERR | abi.POLLHUP
-    yield from wait(k, t, Block(f"{what} {file.path}", file.deadline(), lambda: file.poll() & ends, hosts))
+    block = Block(f"{what} {file.path}", None, lambda: file.poll() & ends, ((file, events),))
+    file.references += 1
+    try:
+        yield from wait(k, t, block)
+    finally:
+        k.fds.release(file)

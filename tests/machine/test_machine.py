@@ -284,7 +284,9 @@ def test_blocks_are_counted_alike_in_machine_code_and_in_python(
 def test_contexts_go_on_in_and_out_of_a_trap_alike(space: AddressSpace) -> None:
     cpu = Cpu(space.arena)
     address = space.mmap(0, PAGE, 7)
-    space.arena.write(address, bytes.fromhex("b801000000 0f05 4801c0 f4"))  # rax = 1; syscall; rax += rax
+    space.arena.write(
+        address, bytes.fromhex("b801000000 0f05 4801c0 0f0b")
+    )  # rax = 1; syscall; rax += rax; ud2
     saved = []
 
     def trap() -> None:

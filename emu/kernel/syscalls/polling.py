@@ -60,14 +60,7 @@ def _wait_until(
         found = found or check()
         if found or deadline is not None and deadline <= k.clock.now:
             return found
-        hosts = tuple(
-            (host, events & (abi.POLLIN | abi.POLLOUT | abi.POLLPRI))
-            for file, events in watched
-            if (host := file.host_wait()) is not None
-        )
-        earliest = [at for file, _ in watched if (at := file.deadline()) is not None]
-        until = min([*earliest, *([] if deadline is None else [deadline])], default=None)
-        block = Block(what, until, ready if watched else None, hosts, for_signal=not watched)
+        block = Block(what, deadline, ready if watched else None, tuple(watched), for_signal=not watched)
         yield from wait(k, t, block, restart=restart)
 
 
@@ -267,7 +260,8 @@ def _epoll_wait(k: Kernel, t: Task, epfd: int, address: int, count: int, deadlin
         found.extend(epoll.collect(count - len(found)))
         return len(found)
 
-    yield from _wait_until(k, t, check, epoll.watched(), deadline, "in epoll_wait", restart=False)
+    watched: Watched = [(epoll, abi.POLLIN)]  # what it watches may change during the wait
+    yield from _wait_until(k, t, check, watched, deadline, "in epoll_wait", restart=False)
     k.arena.copy_out(address, b"".join(struct.pack("<IQ", ready, interest.data) for ready, interest in found))
     return len(found)
 
