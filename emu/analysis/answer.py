@@ -148,7 +148,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place that a relocation by the symbol filled. `kind`: plt, got, data, copy or tls.
+    """A place that a relocation by the symbol filled. `version` is what it asks for; `kind`: plt, got, data, copy or tls.
 
     `offset` is its link-time address, `slot` its run-time address. `state`: bound, lazy (the first call will bind it), null, unrelocated or changed (it holds
     something else than what the look-up gives). `value` is its content, `target` that in terms of objects, functions and lines.
@@ -156,6 +156,7 @@ class Slot:
 
     object: str
     namespace: int
+    version: str
     relocation: str
     kind: str
     section: str

@@ -191,7 +191,8 @@ class Changes:
             return
         winner = self.found[0]
         with self._forgotten(winner):
-            text = f"{winner.display_name} not there, or not exporting it"
+            how = "not defining it" if winner is self.map else "not there, or not exporting it"
+            text = f"{winner.display_name} {how}"
             yield from self._try("without-winner", winner, text, self._without(winner))
 
     def _without(self, gone: LinkMap) -> Question:

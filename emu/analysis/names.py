@@ -39,43 +39,35 @@ def find_symbol(rtld: Rtld, word: str, unexported: Callable[[LinkMap, bytes], ob
     names = _all_names(rtld)
     if exact in names:
         return exact
-    mangled = [name for name in names if name.startswith(b"_Z")]
+    readable = {raw: demangle(raw.decode(errors="replace")) for raw in sorted(names) if raw.startswith(b"_Z")}
     wanted = _without_blanks(word)
-    meant: dict[str, bytes] = {}
-    same_entity: dict[str, bytes] = {}
-    readable: dict[str, bytes] = {}
-    for raw in mangled:
-        text = demangle(raw.decode(errors="replace"))
-        readable[text] = raw
-        if _without_blanks(text) == wanted:
-            same_entity[raw.decode(errors="replace")] = raw
-        elif wanted in (
-            _without_blanks(short := _without_parameters(text)),
-            _without_blanks(_without_return(short)),
-        ):
-            meant[text] = raw
-    found = same_entity or meant
+    found = [raw for raw, text in readable.items() if _without_blanks(text) == wanted]
+    if not found:
+        shorter = {raw: _without_parameters(text) for raw, text in readable.items()}
+        found = [
+            raw
+            for raw, text in shorter.items()
+            if wanted in (_without_blanks(text), _without_blanks(_without_return(text)))
+        ]
     if len(found) == 1:
-        return next(iter(found.values()))
+        return found[0]
     if found:
-        listed = "\n".join(
-            f"  {name}  ({raw.decode(errors='replace')})" for name, raw in sorted(found.items())
-        )
+        listed = "\n".join(f"  {raw.decode(errors='replace')}  {readable[raw]}" for raw in found)
         raise NotFoundError(f"{word}: ambiguous, choose one of\n{listed}")
     text = f"no loaded object has a dynamic symbol {word}"
     maps = [map_ for namespace in rtld.namespaces for map_ in namespace.maps if map_.real is map_]
     keeping = [map_.display_name for map_ in maps if unexported(map_, exact) is not None]
     if keeping:
         text += f"; not exported, and so bound without a look-up: that of {', '.join(keeping)}"
-    raise NotFoundError(_missing(text, word, _spellings(names, readable)))
+    raise NotFoundError(_missing(text, word, _spellings(names, readable.values())))
 
 
-def find_objects(rtld: Rtld, word: str, paths: Iterable[str] = ()) -> list[LinkMap]:
-    """Return the loaded objects that `word` names: a soname, a file's name, a path. `paths` are other spellings of it.
+def find_objects(rtld: Rtld, word: str) -> list[LinkMap]:
+    """Return the loaded objects that `word` names: a soname, a file's name, a path.
 
     Raises NotFoundError, which says so if the object has gone.
     """
-    spellings = {word, *paths}
+    spellings = {word, _real_path(rtld, word)} if "/" in word else {word}
     maps = [map_ for namespace in rtld.namespaces for map_ in namespace.maps if map_.real is map_]
     found = [map_ for map_ in maps if spellings & set(_names_of(rtld, map_))]
     if found:
@@ -92,6 +84,7 @@ def find_objects(rtld: Rtld, word: str, paths: Iterable[str] = ()) -> list[LinkM
 def _names_of(rtld: Rtld, map_: LinkMap) -> Iterator[str]:
     yield map_.display_name
     yield map_.path
+    yield _real_path(rtld, map_.path)
     yield os.path.basename(map_.display_name)
     yield os.path.basename(map_.path)
     yield from (name for name in map_.lib_names if name)
@@ -101,12 +94,22 @@ def _names_of(rtld: Rtld, map_: LinkMap) -> Iterator[str]:
         yield rtld.program
 
 
+def _real_path(rtld: Rtld, path: str) -> str:
+    try:
+        return rtld.files.realpath(path)
+    except OSError:
+        return path  # the vDSO, or a file that is gone
+
+
 def _all_names(rtld: Rtld) -> set[bytes]:
     names: set[bytes] = set()
     for namespace in rtld.namespaces:
         for map_ in namespace.maps:
             table = map_.symtab
-            names.update(table.symbol_name(index) for index in range(1, table.count))
+            size = len(table.strings.data)
+            # Without a hash table the table's end is a guess: what lies behind it may be no symbol.
+            places = (table.fields(index)[0] for index in range(1, table.count))
+            names.update(table.strings.at(place) for place in places if place < size)
     names.discard(b"")
     return names
 
@@ -127,8 +130,10 @@ def _without_parameters(text: str) -> str:
 
 
 def _without_return(text: str) -> str:
-    """Return a demangled name without the return type that a template function has."""
+    """Return a demangled name without the return type that a template function has, and only such a one."""
     depth = 0
+    if not text.endswith(">") or " for " in text:
+        return text
     for at in range(len(text) - 1, -1, -1):
         depth += {">": 1, "<": -1, ")": 1, "(": -1}.get(text[at], 0)
         if depth == 0 and text[at] == " ":
@@ -136,9 +141,9 @@ def _without_return(text: str) -> str:
     return text
 
 
-def _spellings(names: Iterable[bytes], readable: dict[str, bytes]) -> set[str]:
+def _spellings(names: Iterable[bytes], readable: Iterable[str]) -> set[str]:
     plain = {name.decode(errors="replace") for name in names}
-    return plain | set(readable) | {_without_parameters(text) for text in readable}
+    return plain.union(readable, map(_without_parameters, readable))
 
 
 def _missing(text: str, word: str, known: Iterable[str]) -> str:

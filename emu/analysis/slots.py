@@ -12,6 +12,7 @@ from emu.analysis.data import Address
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela, reloc_name
 from emu.rtld.lookup import Found
+from emu.rtld.runtime import reference_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,8 +64,10 @@ def describe(facts: Facts, map_: LinkMap, use: Use, found: Found | None) -> Slot
         state, target = "lazy", "the first call will bind it"
     else:
         state, target = _content(facts, map_, use, value, found)
+    version = reference_version(map_, use.symbol)
+    asked = version.name.decode(errors="replace") if version is not None else ""
     return Slot(
-        map_.display_name, map_.ns, reloc_name(use.kind), kind, section, Address(use.offset), Address(at), state, Address(value), target,
+        map_.display_name, map_.ns, asked, reloc_name(use.kind), kind, section, Address(use.offset), Address(at), state, Address(value), target,
     )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ class Renderer:
         if first.winner is None:
             yield self._painted("  binds to nothing", _YELLOW)
         else:
-            yield self._painted(f"  binds to {self._definition(first.winner)}", _GREEN)
+            yield from self._wrapped(f"binds to {self._definition(first.winner)}", "  ", colour=_GREEN)
         for rule in first.rules:
             yield from self._wrapped(f"- {self._short_all(rule.text)}", "    ", hang="  ")
         for remark in first.remarks:
@@ -173,10 +173,12 @@ class Renderer:
         yield ""
         yield self._painted("Slots", _BOLD)
         rows = []
+        several = len({slot.version for slot in self.answer.slots}) > 1
         for slot in self.answer.slots:
             place = f"{self._name(slot.object, slot.namespace)}+{slot.offset:#x}"
             section = f"{slot.section} ({slot.kind})" if slot.section else slot.kind
-            rows.append((place, section, slot.relocation, slot.state, self._short_all(slot.target)))
+            by = f"{slot.relocation} {slot.version}".rstrip() if several else slot.relocation
+            rows.append((place, section, by, slot.state, self._short_all(slot.target)))
         yield from self._table(rows, "  ")
 
     def _definition(self, one: Definition) -> str:
@@ -209,16 +211,20 @@ class Renderer:
         """Yield aligned rows; where a row is too long, its last column goes on below itself."""
         if not rows:
             return
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        if self.width:
-            widths[0] = min(widths[0], max(12, self.width // 3))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+        aligned = not self.width or len(indent) + sum(widths) + 2 * len(widths) <= self.width * 2 // 3
         for row in rows:
-            head = indent + "".join(
-                cell.ljust(width) + "  " for cell, width in zip(row[:-1], widths, strict=False)
+            padded = (
+                cell.ljust(width if aligned else 0) for cell, width in zip(row[:-1], widths, strict=True)
+            )
+            head = indent + "".join(f"{cell}  " for cell in padded)
+            lines = (
+                self._filled(row[-1], head, " " * len(head))
+                if aligned
+                else self._filled(head.strip() + "  " + row[-1], indent, indent + "    ")
             )
             colour = _GREEN if "WINS" in row else _YELLOW if "too late" in row else _DIM if "-" in row else ""
-            for line in self._filled(row[-1], head, " " * min(len(head), (self.width or len(head)) // 2)):
-                yield self._painted(line.rstrip(), colour)
+            yield from (self._painted(line.rstrip(), colour) for line in lines)
 
     def _wrapped(
         self, text: str, indent: str, *, hang: str = "  ", bold: bool = False, colour: str = ""
