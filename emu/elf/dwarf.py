@@ -106,6 +106,12 @@ class DebugInfo:
                 self._inlined = InlinedFunctions(self._units, self.debug_path)
             return self._inlined.at(vaddr, offset)
 
+    def section_address(self, name: str) -> int:
+        """Return the link-time address of a section of the object; 0 where it has none of that name."""
+        with malformed(self.path):
+            found = section(self._elf, name)
+            return int(found["sh_addr"]) if found is not None else 0
+
     def _read_functions(self) -> list[_Function]:
         for elf, name in ((self._debug_elf, ".symtab"), (self._elf, ".symtab"), (self._elf, ".dynsym")):
             symtab = section(elf, name)

@@ -140,8 +140,12 @@ class InlinedFunctions:
             self._read[offset] = self._scan(offset)
         for start, end in self._read[offset].scopes:
             if start < die.offset < end:
-                name = die.cu.get_DIE_from_refaddr(start).attributes.get("DW_AT_name")
-                yield _text(name.value) if name is not None else "(anonymous namespace)"
+                scope = die.cu.get_DIE_from_refaddr(start)
+                name = scope.attributes.get("DW_AT_name")
+                if name is not None:
+                    yield _text(name.value)
+                elif scope.tag == "DW_TAG_namespace":
+                    yield "(anonymous namespace)"
 
     # -- one pass over a unit -------------------------------------------------------------------------------------------
 

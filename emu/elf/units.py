@@ -15,7 +15,9 @@ from typing import Any
 from emu.core.errors import ElfError
 from emu.elf.debug_file import section
 
-_SECTIONS = ("info", "abbrev", "str", "line", "line_str", "ranges", "rnglists", "addr", "str_offsets")
+_SECTIONS = (
+    "info", "abbrev", "str", "line", "line_str", "ranges", "rnglists", "loclists", "addr", "str_offsets",
+)  # fmt: skip
 _UNIT_COMPILE, _UNIT_SKELETON = 1, 4
 
 
@@ -79,7 +81,7 @@ class Units:
 
 
 def _dwarf_info(elf: Any) -> Any:
-    """Return pyelftools' DWARFInfo over the sections that lines and functions need: those about variables are larger than all of them."""
+    """Return pyelftools' DWARFInfo over the sections that lines and functions need: the rest takes as long to decompress."""
     import inspect
 
     from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo

@@ -47,7 +47,8 @@ class Symbols:
 
             info = None
             try:
-                descriptor = self._process.kernel.fs.open_for_loading(path).host_fd()
+                file = self._process.kernel.fs.open_for_loading(path)  # its descriptor lives as long as it
+                descriptor = file.host_fd()
                 if descriptor is not None:
                     info = DebugInfo(os.readlink(f"/proc/self/fd/{descriptor}"), root=self._sysroot)
             except (EmuError, OSError):
@@ -83,6 +84,14 @@ class Symbols:
                     line = None
             self._sources[address] = f"{line[0]}:{line[1]}" if line is not None else ""
         return self._sources[address]
+
+    def section(self, path: str, name: str) -> int:
+        """Return the link-time address of a section of an object's file, 0 if that cannot be told."""
+        info = self._info(path)
+        try:
+            return info.section_address(name) if info is not None else 0
+        except EmuError:
+            return 0
 
     def code(self, address: int, path: str, vaddr: int) -> tuple[tuple[str, str, int], ...]:
         """Return (function, file, line) of the code at `address`, innermost first: functions inlined there, then the one that has them.
