@@ -11,6 +11,7 @@ from emu.core.errors import EmuError
 from emu.elf import constants as c
 from emu.elf.cfi import UnwindTable
 from emu.elf.header import Phdr, parse_ehdr, parse_phdrs
+from emu.glibc.stubs import TRAP_SIZE
 from emu.machine.arena import PAGE_SIZE, PROT_EXEC, physical
 from emu.process.unwind import Frame, Surroundings, from_gprs, walk
 
@@ -129,13 +130,14 @@ class Backtraces:
             return None
         stubs = contract.stubs
         entry = frame.pc
-        if runner is not None and frame.pc in (stubs.return_call, stubs.return_plt, stubs.return_start):
+        if entry == stubs.return_start:
+            entry = contract.start_stub
+        elif runner is not None and entry in (stubs.return_call, stubs.return_plt):
             entry = runner.hosted_entry(frame.cfa - 8) or entry
-        elif frame.pc >= stubs.tls_get_addr:
-            return (
-                "__tls_get_addr" if frame.pc <= stubs.tls_get_addr_slow else "_dl_tlsdesc_dynamic"
-            ), frame.pc - stubs.start
-        name = next((name for name, at in contract.pointer_stubs.items() if at == entry), "")
+        elif entry >= stubs.tls_get_addr:
+            fast = entry <= stubs.tls_get_addr_slow
+            return ("__tls_get_addr" if fast else "_dl_tlsdesc_dynamic"), entry - stubs.start
+        name = next((name for name, at in contract.pointer_stubs.items() if at <= entry < at + TRAP_SIZE), "")
         if not name and entry != frame.pc:
             name = self._process.symbols.function(entry)
         return _STUB_NAMES.get(name, name), frame.pc - stubs.start
