@@ -19,7 +19,7 @@ from emu.elf.pyelf import malformed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.core.types import Memory
+    from emu.core.types import ReadableMemory
 
 UNDEFINED, SAME_VALUE, OFFSET, VAL_OFFSET, REGISTER, EXPRESSION, VAL_EXPRESSION = range(7)
 """How a register's value in the caller is found: not at all, unchanged, at CFA + n, CFA + n itself, in another register, at what an expression
@@ -61,7 +61,7 @@ class UnwindTable:
     .eh_frame at `frames`. Rows are kept. Nothing is read before the first question.
     """
 
-    def __init__(self, memory: Memory, header: int, size: int, name: str, *, frames: int = 0) -> None:
+    def __init__(self, memory: ReadableMemory, header: int, size: int, name: str, *, frames: int = 0) -> None:
         self._memory, self._header, self._size, self._name = memory, header, size, name
         self._frames = frames
         self._rows: dict[int, Row | None] = {}
