@@ -39,9 +39,10 @@ def test_emu_equals_native(run: Run, tls_dtors: str) -> None:
 
 
 def _guest_stderr(stderr: bytes, exit_code: int) -> bytes:
-    """Leave out the line that emu adds when a signal killed the guest."""
+    """Leave out what emu adds when a signal killed the guest: a line, and the backtrace behind it."""
     lines = stderr.splitlines(keepends=True)
-    return b"".join(lines[:-1] if exit_code > 128 and lines and lines[-1].startswith(b"emu: ") else lines)
+    report = [number for number, line in enumerate(lines) if line.startswith(b"emu: ")]
+    return b"".join(lines[: report[-1]] if exit_code > 128 and report else lines)
 
 
 def _write_fixture(sources: Path, name: str, toml: str) -> None:

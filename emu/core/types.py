@@ -7,6 +7,14 @@ from typing import Protocol
 from emu.core.files import Backing
 
 
+class ReadableMemory(Protocol):
+    """Bytes of the guest to look at. Raises MemoryFault."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return `size` bytes."""
+        ...
+
+
 class Memory(Protocol):
     """Bytes of the guest, for the loader: any mapped page will do, whatever its protection. All raise MemoryFault."""
 

@@ -17,9 +17,9 @@ from emu.elf.expression import Expression, parse_expression
 from emu.elf.pyelf import malformed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from emu.core.types import Memory
+    from emu.core.types import ReadableMemory
 
 UNDEFINED, SAME_VALUE, OFFSET, VAL_OFFSET, REGISTER, EXPRESSION, VAL_EXPRESSION = range(7)
 """How a register's value in the caller is found: not at all, unchanged, at CFA + n, CFA + n itself, in another register, at what an expression
@@ -57,11 +57,13 @@ class Row(NamedTuple):
 class UnwindTable:
     """The unwind information of one mapped object. Addresses are guest addresses.
 
-    `header` is where its .eh_frame_hdr lies (PT_GNU_EH_FRAME), `size` the bytes of that. Rows are kept. Nothing is read before the first question.
+    `header` is where its .eh_frame_hdr lies (PT_GNU_EH_FRAME), `size` the bytes of that; an object without one (a static program) has its
+    .eh_frame at `frames`. Rows are kept. Nothing is read before the first question.
     """
 
-    def __init__(self, memory: Memory, header: int, size: int, name: str) -> None:
+    def __init__(self, memory: ReadableMemory, header: int, size: int, name: str, *, frames: int = 0) -> None:
         self._memory, self._header, self._size, self._name = memory, header, size, name
+        self._frames = frames
         self._rows: dict[int, Row | None] = {}
         self._starts: Sequence[int] | None = None  # as they stand in the table: relative to `_base`
         self._fdes: Sequence[int] = ()
@@ -94,6 +96,9 @@ class UnwindTable:
 
     def _open(self) -> None:
         """Find the search table; without one, make it from .eh_frame (GNU ld leaves it out when it understands not all of that)."""
+        if self._frames:
+            self._index(self._frames)
+            return
         if not 4 <= self._size <= _TABLE_LIMIT:
             raise ElfError(self._name, f"PT_GNU_EH_FRAME of {self._size:#x} bytes")
         data = self._memory.read(self._header, self._size)
@@ -128,19 +133,24 @@ class UnwindTable:
         return (bases[encoding & 0xF0] + value) & _M64, at + struct.calcsize(form)
 
     def _index(self, frames: int) -> None:
+        """Make the table: pass over all records, and decode no more of an FDE than where its function starts."""
+        encodings: dict[int, int] = {}
         found = []
-        for address in self._fde_addresses(frames):
-            _, fde, _ = self._fde(address)
-            found.append((fde["initial_location"] & _M64, address))
-        found.sort()
-        self._starts, self._fdes = [start for start, _ in found], [address for _, address in found]
-
-    def _fde_addresses(self, address: int) -> Iterator[int]:
+        address = frames
         # Every record takes eight bytes at least, so this ends with the mapping if not with the terminator.
         while record := self._record(address):
-            if record[4:8] != bytes(4):
-                yield address
+            if back := int.from_bytes(record[4:8], "little"):
+                cie = address + 4 - back
+                if cie not in encodings:
+                    encodings[cie] = self._fde(address)[0].augmentation_dict["FDE_encoding"]
+                form = _FORMATS.get(encodings[cie] & 0xF)
+                if form is None or encodings[cie] & 0xF0 not in (0, _PCREL):
+                    raise ElfError(self._name, f"pointer encoding {encodings[cie]:#x} in .eh_frame")
+                (start,) = struct.unpack_from(f"<{form}", record, 8)
+                found.append((start + (address + 8 if encodings[cie] & _PCREL else 0) & _M64, address))
             address += len(record)
+        found.sort()
+        self._starts, self._fdes = [start for start, _ in found], [address for _, address in found]
 
     def _record(self, address: int) -> bytes:
         """Return a CIE or FDE with its length word; nothing for the terminator."""

@@ -23,7 +23,7 @@ _BIND_RANK = {c.STB_GLOBAL: 0, c.STB_GNU_UNIQUE: 0, c.STB_WEAK: 1, c.STB_LOCAL: 
 _SHF_ALLOC, _SHF_TLS = 0x2, 0x400
 
 
-class _Function(NamedTuple):
+class Function(NamedTuple):
     """A function written in assembly may have no size: `end` is then its section's, and the next one may come before."""
 
     start: int
@@ -65,8 +65,7 @@ class DebugInfo:
             found = None if _has_lines(self._elf) else separate_file(self._elf, path, root)
             self.debug_path = path if found is None else found
             self._debug_elf = self._elf if found is None else open_elf(found)
-        self._functions: list[_Function] | None = None
-        self._starts: list[int] = []
+        self._functions: list[Function] | None = None
         self._has_lines = _has_lines(self._debug_elf)
         self._units: Units | None = None
         self._inlined: InlinedFunctions | None = None
@@ -80,14 +79,7 @@ class DebugInfo:
         if self._functions is None:
             with malformed(self.debug_path):
                 self._functions = self._read_functions()
-                self._starts = [function.start for function in self._functions]
-        at = bisect_right(self._starts, vaddr) - 1
-        if at < 0:
-            return None
-        function = self._functions[at]
-        if vaddr >= function.end:
-            return None
-        return function.name, function.start
+        return find_function(self._functions, vaddr)
 
     def line(self, vaddr: int) -> tuple[str, int] | None:
         """Return (source file, line) of the instruction at `vaddr`, or None. The file is a normalised path as compiled.
@@ -141,13 +133,19 @@ class DebugInfo:
                 self._inlined = InlinedFunctions(self._units, self.debug_path)
             return self._inlined.at(vaddr, offset)
 
-    def _read_functions(self) -> list[_Function]:
+    def section_address(self, name: str) -> int:
+        """Return the link-time address of a section of the object; 0 where it has none of that name."""
+        with malformed(self.path):
+            found = section(self._elf, name)
+            return int(found["sh_addr"]) if found is not None else 0
+
+    def _read_functions(self) -> list[Function]:
         for elf, name in ((self._debug_elf, ".symtab"), (self._elf, ".symtab"), (self._elf, ".dynsym")):
             symtab = section(elf, name)
             if symtab is not None and symtab["sh_type"] != "SHT_NOBITS":
                 strings = StringTable(elf.get_section(symtab["sh_link"]).data(), self.path)
                 ends = [found["sh_addr"] + found["sh_size"] for found in elf.iter_sections()]
-                return _functions(symtab.data(), strings, ends)
+                return read_functions(symtab.data(), strings, ends)
         return []
 
     def _unit_at(self, vaddr: int) -> int | None:
@@ -182,8 +180,17 @@ def _has_lines(elf: Any) -> bool:
     return all(section(elf, name) is not None for name in (".debug_info", ".debug_line"))
 
 
-def _functions(data: bytes, strings: StringTable, ends: list[int]) -> list[_Function]:
-    best: dict[int, tuple[tuple[bool, int, int, int], _Function]] = {}
+def find_function(functions: list[Function], vaddr: int) -> tuple[str, int] | None:
+    """Return (name, start) of the function at an address, from what `read_functions` gave."""
+    at = bisect_right(functions, (vaddr, 1 << 64)) - 1
+    if at < 0 or vaddr >= functions[at].end:
+        return None
+    return functions[at].name, functions[at].start
+
+
+def read_functions(data: bytes, strings: StringTable, ends: list[int]) -> list[Function]:
+    """Return the functions of a symbol table by address, one for each; `ends` are the ends of the sections by number, for those without a size."""
+    best: dict[int, tuple[tuple[bool, int, int, int], Function]] = {}
     for st_name, info, _, shndx, value, size in _SYM.iter_unpack(
         data[: len(data) // c.SYM_SIZE * c.SYM_SIZE]
     ):
@@ -196,5 +203,5 @@ def _functions(data: bytes, strings: StringTable, ends: list[int]) -> list[_Func
         known = best.get(value)
         if known is None or rank < known[0]:
             end = value + size if size else ends[shndx] if shndx < len(ends) else value + 1
-            best[value] = rank, _Function(value, end, name)
+            best[value] = rank, Function(value, end, name)
     return [best[value][1] for value in sorted(best)]

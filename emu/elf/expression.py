@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from emu.core.errors import ElfError
 
 if TYPE_CHECKING:
-    from emu.core.types import Memory
+    from emu.core.types import ReadableMemory
 
 _M64 = (1 << 64) - 1
 _STEPS = 4096
@@ -33,9 +33,9 @@ def parse_expression(data: Sequence[int], structs: Any, name: str) -> Expression
     from elftools.dwarf.dwarf_expr import DWARFExprParser
 
     parsed = DWARFExprParser(structs).parse_expr(data)
-    ends = [operation.offset for operation in parsed[1:]] + [len(data)]
+    ends = [operation.offset for operation in parsed] + [len(data)]
     operations = []
-    for operation, end in zip(parsed, ends, strict=True):
+    for operation, end in zip(parsed, ends[1:], strict=True):
         arguments = [*operation.args, 0, 0][:2]
         word = operation.op_name.removeprefix("DW_OP_")
         if word.startswith("breg") and word != "bregx":
@@ -53,7 +53,7 @@ def parse_expression(data: Sequence[int], structs: Any, name: str) -> Expression
 def evaluate(
     expression: Expression,
     registers: Sequence[int | None],
-    memory: Memory,
+    memory: ReadableMemory,
     name: str,
     first: int | None = None,
 ) -> int:

@@ -126,9 +126,10 @@ class Contract:
             *hosted.HOSTED_POINTERS.items(),
         ]
         generation = self.mirror.global_address("_dl_tls_generation")
-        image, _ = build_stubs(0, len(handlers), generation)
+        names = [name for name, _ in handlers]
+        image, _ = build_stubs(0, names, generation)
         base = self.space.mmap(0, len(image), 5, name="[emu]")
-        image, self.stubs = build_stubs(base, len(handlers), generation)
+        image, self.stubs = build_stubs(base, names, generation)
         self.arena.write(base, image)
         for address, (name, handler) in zip(self.stubs.traps, handlers, strict=True):
             self.traps[address] = handler

@@ -11,13 +11,17 @@ through hosted frames. Source: psABI 3.2.2, 3.7 and "ELF Handling for Thread-Loc
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from emu.elf.builder import ElfBuilder
 from emu.elf.eh_frame import Frame
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _TRAP = b"\x0f\x05\xc3"
-_TRAP_SIZE = 16
+TRAP_SIZE = len(_TRAP)
+"""Bytes of a hosted function's stub."""
 _RA = 16
 
 
@@ -90,10 +94,10 @@ def _tlsdesc_dynamic() -> bytes:
     )
 
 
-def build_stubs(base: int, traps: int, generation: int) -> tuple[bytes, Stubs]:
+def build_stubs(base: int, traps: Sequence[str], generation: int) -> tuple[bytes, Stubs]:
     """Return the image to be mapped read-execute at `base`, and the addresses in it.
 
-    `traps` is the number of hosted functions, `generation` the guest address of `_dl_tls_generation`.
+    `traps` are the names of the hosted functions, `generation` is the guest address of `_dl_tls_generation`.
     """
     builder = ElfBuilder(base=base, soname=b"emu-stubs", single_segment=True)
 
@@ -102,7 +106,12 @@ def build_stubs(base: int, traps: int, generation: int) -> tuple[bytes, Stubs]:
         builder.frames.append(Frame(address, len(code), instructions, initial))
         return address + at
 
-    trap_addresses = tuple(add(_TRAP) for _ in range(traps))
+    # The kernel jumps to "start": nobody called it. A PLT has pushed two words when it jumps to "resolve".
+    special = {"start": (bytes((0x07, _RA)), _cfa(8)), "resolve": (b"", _cfa(24))}
+    trap_addresses = []
+    for name in traps:
+        instructions, initial = special.get(name, (b"", _cfa(8)))
+        trap_addresses.append(add(_TRAP, instructions, initial=initial))
     # A return stub is entered by `ret`, and unwinders look one byte before a return address: hence the nop.
     return_call = add(b"\x90" + _TRAP, initial=_cfa(16), at=1)
     return_plt = add(b"\x90" + _TRAP, initial=_cfa(32), at=1)
@@ -126,7 +135,7 @@ def build_stubs(base: int, traps: int, generation: int) -> tuple[bytes, Stubs]:
         if kind == 0x6474E550
     )
     stubs = Stubs(
-        base, base + len(image), header, trap_addresses, return_call, return_plt, return_start, tls_get_addr, slow_path,
+        base, base + len(image), header, tuple(trap_addresses), return_call, return_plt, return_start, tls_get_addr, slow_path,
         tlsdesc_return, tlsdesc_undefweak, tlsdesc_dynamic, tlsdesc_dynamic + len(dynamic),
     )  # fmt: skip
     return image, stubs

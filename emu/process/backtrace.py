@@ -11,12 +11,14 @@ from emu.core.errors import EmuError
 from emu.elf import constants as c
 from emu.elf.cfi import UnwindTable
 from emu.elf.header import Phdr, parse_ehdr, parse_phdrs
+from emu.glibc.stubs import TRAP_SIZE
 from emu.machine.arena import PAGE_SIZE, PROT_EXEC, physical
 from emu.process.unwind import Frame, Surroundings, from_gprs, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from emu.kernel.exec import MappedImage
     from emu.kernel.task import Task
     from emu.process.process import Process
     from emu.rtld.link_map import LinkMap
@@ -26,7 +28,6 @@ _STUB_NAMES = {
     "start": "_dl_start_user",
     "fini": "_dl_fini",
     "resolve": "_dl_runtime_resolve",
-    "operate": "_dl_catch_exception",
 }
 _EMU = "[emu]"
 
@@ -129,13 +130,14 @@ class Backtraces:
             return None
         stubs = contract.stubs
         entry = frame.pc
-        if runner is not None and frame.pc in (stubs.return_call, stubs.return_plt, stubs.return_start):
+        if entry == stubs.return_start:
+            entry = contract.start_stub
+        elif runner is not None and entry in (stubs.return_call, stubs.return_plt):
             entry = runner.hosted_entry(frame.cfa - 8) or entry
-        elif frame.pc >= stubs.tls_get_addr:
-            return (
-                "__tls_get_addr" if frame.pc <= stubs.tls_get_addr_slow else "_dl_tlsdesc_dynamic"
-            ), frame.pc - stubs.start
-        name = next((name for name, at in contract.pointer_stubs.items() if at == entry), "")
+        elif entry >= stubs.tls_get_addr:
+            fast = entry <= stubs.tls_get_addr_slow
+            return ("__tls_get_addr" if fast else "_dl_tlsdesc_dynamic"), entry - stubs.start
+        name = next((name for name, at in contract.pointer_stubs.items() if at <= entry < at + TRAP_SIZE), "")
         if not name and entry != frame.pc:
             name = self._process.symbols.function(entry)
         return _STUB_NAMES.get(name, name), frame.pc - stubs.start
@@ -168,7 +170,8 @@ class Backtraces:
         program = loaded.program
         if program.start <= address < program.end:
             if program.start not in self._tables:
-                self._tables[program.start] = self._open(program.path, program.bias, program.phdrs)
+                table = self._open(program.path, program.bias, program.phdrs)
+                self._tables[program.start] = table or self._without_header(program)
             return self._tables[program.start]
         return self._vdso_table(loaded.vdso, address)
 
@@ -182,6 +185,13 @@ class Backtraces:
             data = self._process.arena.read(base, area.end - base)
             self._tables[base] = self._open(name, base, parse_phdrs(data, parse_ehdr(data, name), name))
         return self._tables[base]
+
+    def _without_header(self, program: MappedImage) -> UnwindTable | None:
+        """A static program has no PT_GNU_EH_FRAME, since it registers its .eh_frame; only its section headers tell where that is."""
+        frames = self._process.symbols.section_address(program.path, ".eh_frame")
+        if not frames:
+            return None
+        return UnwindTable(self._process.arena, 0, 0, program.path, frames=program.bias + frames)
 
     def _open(self, name: str, bias: int, phdrs: Iterable[Phdr]) -> UnwindTable | None:
         for phdr in phdrs:
@@ -202,8 +212,9 @@ def render(frames: Sequence[FrameInfo]) -> str:
 def _line(frame: FrameInfo) -> str:
     function = "<signal handler called>" if frame.signal else frame.function or "??"
     source = f" ({frame.file}:{frame.line})" if frame.file else ""
-    where = f"{frame.object}+{frame.offset:#x}" if frame.object else f"{frame.pc:#x}"
+    place = f"{frame.object}+{frame.offset:#x}" if frame.object else f"{frame.pc:#x}"
+    where = _EMU if frame.object == _EMU else f"[{place}]"
     remarks = ["inlined"] if frame.inlined else ["a guess"] if frame.guess else []
     remarks += [frame.note] if frame.note else []
     remark = f" ({'; '.join(remarks)})" if remarks else ""
-    return f"    #{frame.level} {function}{source} [{where}]{remark}"
+    return f"    #{frame.level} {function}{source} {where}{remark}"

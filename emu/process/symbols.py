@@ -9,7 +9,7 @@ from emu.core.errors import EmuError
 from emu.elf.demangle import demangle
 
 if TYPE_CHECKING:
-    from emu.elf.dwarf import DebugInfo, StaticSymbol
+    from emu.elf.dwarf import DebugInfo, Function, StaticSymbol
     from emu.elf.inlined import Inlined
     from emu.process.process import Process
     from emu.rtld.address_index import Departed
@@ -24,7 +24,8 @@ class Symbols:
         self._debug: dict[str, DebugInfo | None] = {}
         self._described: dict[int, str] = {}
         self._sources: dict[int, str] = {}
-        self._code: dict[int, tuple[tuple[str, str, int], ...]] = {}
+        self._code: dict[tuple[str, int], tuple[tuple[str, str, int], ...]] = {}
+        self._dynamic: dict[int, list[Function]] = {}
 
     def place(self, address: int) -> tuple[str, int, str] | None:
         """Return (object's name, link-time address, path of its file) for an address in a mapped object."""
@@ -47,7 +48,8 @@ class Symbols:
 
             info = None
             try:
-                descriptor = self._process.kernel.fs.open_for_loading(path).host_fd()
+                file = self._process.kernel.fs.open_for_loading(path)  # its descriptor lives as long as it
+                descriptor = file.host_fd()
                 if descriptor is not None:
                     info = DebugInfo(os.readlink(f"/proc/self/fd/{descriptor}"), root=self._sysroot)
             except (EmuError, OSError):
@@ -58,17 +60,30 @@ class Symbols:
     def function(self, address: int) -> str:
         """Return the demangled name of the function at `address`, with the offset into it if any; empty if unknown."""
         place = self.place(address)
-        info = self._info(place[2]) if place is not None else None
-        if place is None or info is None:
-            return ""
-        try:
-            found = info.function(place[1])
-        except EmuError:
-            return ""
-        if found is None:
+        found = self._find(address, place[2], place[1]) if place is not None else None
+        if place is None or found is None:
             return ""
         offset = place[1] - found[1]
         return demangle(found[0]) + (f"+{offset:#x}" if offset else "")
+
+    def _find(self, address: int, path: str, vaddr: int) -> tuple[str, int] | None:
+        """Return (linkage name, link-time start) of a function: from the object's file, or its .dynsym in memory where there is no file."""
+        info = self._info(path)
+        if info is not None:
+            try:
+                return info.function(vaddr)
+            except EmuError:
+                return None
+        map_ = self._process.rtld.find_map(address) if self._process.rtld is not None else None
+        if map_ is None:
+            return None
+        if map_.map_start not in self._dynamic:
+            from emu.elf.dwarf import read_functions
+
+            self._dynamic[map_.map_start] = read_functions(map_.symtab.data, map_.symtab.strings, [])
+        from emu.elf.dwarf import find_function
+
+        return find_function(self._dynamic[map_.map_start], vaddr)
 
     def source(self, address: int) -> str:
         """Return file:line of the code at `address`, empty if unknown."""
@@ -100,33 +115,36 @@ class Symbols:
         except EmuError:
             return None
 
+    def section_address(self, path: str, name: str) -> int:
+        """Return the link-time address of a section of an object's file, 0 if that cannot be told."""
+        info = self._info(path)
+        try:
+            return info.section_address(name) if info is not None else 0
+        except EmuError:
+            return 0
+
     def code(self, address: int, path: str, vaddr: int) -> tuple[tuple[str, str, int], ...]:
         """Return (function, file, line) of the code at `address`, innermost first: functions inlined there, then the one that has them.
 
         `path` is the object's file and `vaddr` the link-time address. Unknown parts are empty or 0.
         """
-        if address not in self._code:
-            self._code[address] = self._read_code(path, vaddr)
-        return self._code[address]
-
-    def _read_code(self, path: str, vaddr: int) -> tuple[tuple[str, str, int], ...]:
-        info = self._info(path)
-        if info is None:
-            return (("", "", 0),)
-        name, place = "", ("", 0)
-        inlined: list[Inlined] = []
-        try:
-            found = info.function(vaddr)
-            name = demangle(found[0]) if found is not None else ""
-            place = info.line(vaddr) or place
-            inlined = info.inlined(vaddr)
-        except EmuError:
-            pass  # what was found until then holds
-        frames = []
-        for function in inlined:
-            frames.append((demangle(function.name), *place))
-            place = function.file, function.line
-        return (*frames, (name, *place))
+        key = path, vaddr
+        if key not in self._code:
+            found = self._find(address, path, vaddr)
+            place = ("", 0)
+            inlined: list[Inlined] = []
+            if (info := self._info(path)) is not None:
+                try:
+                    place = info.line(vaddr) or place
+                    inlined = info.inlined(vaddr)
+                except EmuError:
+                    pass  # what was found until then holds
+            frames = []
+            for function in inlined:
+                frames.append((demangle(function.name), *place))
+                place = function.file, function.line
+            self._code[key] = (*frames, (demangle(found[0]) if found is not None else "", *place))
+        return self._code[key]
 
     def describe(self, address: int) -> str:
         """Return the function at `address`, or object+offset where it has no name."""
@@ -148,7 +166,8 @@ class Symbols:
 
     def forget(self, map_: LinkMap) -> None:
         """Drop what is known of the addresses of an object that goes."""
-        for known in (self._described, self._sources, self._code):
+        self._dynamic.pop(map_.map_start, None)
+        for known in (self._described, self._sources):
             for address in [a for a in known if map_.map_start <= a < map_.map_end]:
                 del known[address]
 

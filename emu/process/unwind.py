@@ -16,7 +16,7 @@ from emu.elf.expression import Expression, evaluate
 from emu.machine import regs
 
 if TYPE_CHECKING:
-    from emu.core.types import Memory
+    from emu.core.types import ReadableMemory
 
 MAX_FRAMES = 256
 """Physical frames in a walk."""
@@ -54,7 +54,7 @@ class Frame(NamedTuple):
 class Surroundings(NamedTuple):
     """What a walk asks of the process: the unwind table for an address, whether code may run there, the mapping that a stack lies in."""
 
-    memory: Memory
+    memory: ReadableMemory
     table: Callable[[int], cfi.UnwindTable | None]
     executable: Callable[[int], bool]
     area: Callable[[int], object]
@@ -112,7 +112,9 @@ def _step(state: list[int | None], pc: int, exact: bool, around: Surroundings) -
         return False, None, f"{error.object_name}: {error.reason}"
 
 
-def _apply(row: cfi.Row, state: list[int | None], memory: Memory) -> tuple[list[int | None] | None, str]:
+def _apply(
+    row: cfi.Row, state: list[int | None], memory: ReadableMemory
+) -> tuple[list[int | None] | None, str]:
     """Return the caller's registers by the rules of `row`."""
     if row.cfa_expression is not None:
         cfa = evaluate(row.cfa_expression, state, memory, "unwind information")
@@ -138,7 +140,7 @@ def _apply(row: cfi.Row, state: list[int | None], memory: Memory) -> tuple[list[
 
 
 def _value(
-    kind: int, argument: int | Expression, cfa: int, state: list[int | None], memory: Memory
+    kind: int, argument: int | Expression, cfa: int, state: list[int | None], memory: ReadableMemory
 ) -> int | None:
     if isinstance(argument, Expression):
         value = evaluate(argument, state, memory, "unwind information", cfa)
@@ -154,7 +156,7 @@ def _value(
             return None
 
 
-def _u64(memory: Memory, address: int) -> int:
+def _u64(memory: ReadableMemory, address: int) -> int:
     return int.from_bytes(memory.read(address, 8), "little")
 
 

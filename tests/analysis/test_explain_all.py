@@ -69,7 +69,7 @@ def test_every_binding_is_told_as_it_happened() -> None:
     assert len(bindings) > 1000
     unique = {name for namespace in rtld.namespaces for name in namespace.unique}
     state = [
-        (m.display_name, list(m.lib_names), list(m.reldeps), m.nodelete_active)
+        (m.display_name, list(m.lib_names), list(m.reldeps or ()), m.nodelete_active)
         for m in rtld.namespaces[0].maps
     ]
     by_symbol: dict[str, list[Binding]] = {}
@@ -87,7 +87,7 @@ def test_every_binding_is_told_as_it_happened() -> None:
             assert _winner(facts, slots[event.slot]) == (event.target, event.address), event
     assert unique == {name for namespace in rtld.namespaces for name in namespace.unique}
     assert state == [
-        (m.display_name, list(m.lib_names), list(m.reldeps), m.nodelete_active)
+        (m.display_name, list(m.lib_names), list(m.reldeps or ()), m.nodelete_active)
         for m in rtld.namespaces[0].maps
     ]
 

@@ -82,6 +82,57 @@ def test_units_without_aranges_are_found_by_their_own_ranges(version: str, tmp_p
     assert _agree(DebugInfo(str(library)), str(library), addresses) > 100
 
 
+# GCC's DWARF 4 loses ranges of a unit's first function: an empty range at the unit's start reads as the list's end.
+_INLINED = """
+extern "C" int first(int x) { return x; }
+namespace n { namespace {
+struct A { int v; inline __attribute__((always_inline)) int twice(int x) { return x * v * x; } };
+} }
+template <class T> inline __attribute__((always_inline)) T sum(T *p, int n) {
+    T s = 0;
+    for (int i = 0; i < n; i++) {
+        n::A a{i};
+        s += p[i] / a.twice(int(s));
+    }
+    return s;
+}
+static inline __attribute__((always_inline)) int plain(int *p) { return sum(p, 9) % p[1]; }
+extern "C" int entry(int *p) { return plain(p) / 3; }
+extern "C" double other(double *p) { return sum(p, 4); }
+"""
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@pytest.mark.parametrize("version", ["-gdwarf-4", "-gdwarf-5"])
+def test_inlined_functions_are_those_of_llvm_symbolizer(compiler: str, version: str, tmp_path: Path) -> None:
+    source, library = tmp_path / "i.cc", tmp_path / "libi.so"
+    source.write_text(_INLINED)
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", version, "-o", library, source], check=True)
+    addresses = [a for start, size in _symbols(library) if size > 16 for a in range(start, start + size)]
+    command = ["llvm-symbolizer", "--inlines", "--no-demangle", "-e", str(library)]
+    done = subprocess.run(
+        command, input="".join(f"{a:#x}\n" for a in addresses), capture_output=True, text=True, check=True
+    )
+    info = DebugInfo(str(library))
+    deepest = 0
+    for address, block in zip(addresses, done.stdout.strip().split("\n\n"), strict=True):
+        lines = block.strip().splitlines()
+        theirs = [
+            (name, int(place.rsplit(":", 2)[1])) for name, place in zip(lines[::2], lines[1::2], strict=True)
+        ]
+        ours, line = [], (info.line(address) or ("", 0))[1]
+        for inlined in info.inlined(address):
+            ours.append((inlined.name, line))
+            line = inlined.line
+        ours.append(((info.function(address) or ("", 0))[0], line))
+        # Without a linkage name, theirs is without scopes.
+        assert [(name.rpartition("::")[2], at) for name, at in ours] == theirs
+        deepest = max(deepest, len(ours))
+        for name, _ in ours[:-1]:
+            assert name in ("n::(anonymous namespace)::A::twice", "plain") or name.startswith("_Z")
+    assert deepest >= 3
+
+
 def test_functions_are_linkage_names_with_their_starts(tmp_path: Path) -> None:
     info = DebugInfo(str(_build(tmp_path, "-g", "-O1")))
     starts = dict(info.function(start) or ("", 0) for start, _ in _symbols(tmp_path / "libl.so"))

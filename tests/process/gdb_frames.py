@@ -2,7 +2,7 @@
 
 import json
 
-import gdb  # type: ignore
+import gdb  # type: ignore[import-untyped]
 
 frames = []
 frame = gdb.newest_frame()

@@ -5,18 +5,27 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from emu.core.events import EventBus
+from emu.process import Process, RunConfig
+from emu.process.backtrace import FrameInfo
 from tests.support import all_runs, run_emu
 from tools import fixtures
 from tools.fixtures import Run
 
+if TYPE_CHECKING:
+    from emu.core.effects import Hosted
+    from emu.glibc.call import Call
+    from emu.glibc.contract import Contract
+
 _RUNS = [pytest.param(run, id=run.id) for run in all_runs() if run.fixture.startswith("backtrace-")]
 _LINE = re.compile(
-    r"    #(\d+) (?P<name>.*?)(?: \((?P<file>[^():]*):(?P<line>\d+)\))? \[(?P<where>[^\[\]]*|\[emu\]\S*)\](?: \((?P<note>.*)\))?"
+    r"    #(\d+) (?P<name>.*?)(?: \((?P<file>[^():]*):(?P<line>\d+)\))? \[(?P<where>[^\[\]]*)\](?: \((?P<note>.*)\))?"
 )
 
 
@@ -54,6 +63,7 @@ def _gdb_frames(run: Run) -> list[_Frame]:
     variables = fixtures.BASE_ENV | run.env
     script = Path(__file__).with_name("gdb_frames.py")
     command = ["gdb", "-nx", "-batch", "-ex", "set debuginfod enabled off"]
+    command += ["-ex", "handle SIGUSR1 nostop noprint"]
     command += [word for name in variables for word in ("-ex", f"set environment {name} {variables[name]}")]
     command += ["-ex", "run", "-ex", f"source {script}", "--args", *run.argv]
     done = subprocess.run(
@@ -69,7 +79,7 @@ def _gdb_frames(run: Run) -> list[_Frame]:
 
 
 def _emu_frames(run: Run) -> list[_Frame]:
-    done = run_emu(run)
+    done = run_emu(run, "--tls-dtors", "guest")
     lines = done.stderr.decode().splitlines()
     report = next(i for i, line in enumerate(lines) if line.startswith("emu: "))
     frames = []
@@ -79,7 +89,8 @@ def _emu_frames(run: Run) -> list[_Frame]:
         assert int(match[1]) == number
         signal = match["name"] == "<signal handler called>"
         name = match["name"] if signal else "" if match["name"] == "??" else _plain(match["name"])
-        if not match["where"].startswith("[emu]") and not _of_the_loader(name):
+        if match["where"] != "emu" and not _of_the_loader(name):
+            signal = signal or "unloaded at" in (match["note"] or "")  # gdb knows no code there
             file = "" if signal else (match["file"] or "").rpartition("/")[2]
             low = int(match["where"].rpartition("+")[2], 16) & 0xFFF
             inlined = (match["note"] or "").startswith("inlined")
@@ -95,3 +106,66 @@ def test_frames_are_those_of_gdb(run: Run) -> None:
     for mine, other in zip(ours, theirs, strict=True):
         if other.file in ("main.c", "main.cc", "plugin.c"):
             assert mine.name == other.name
+
+
+def _at_each_call(
+    run: Run, hosted: str, capfd: pytest.CaptureFixture[str]
+) -> list[tuple[int, list[FrameInfo]]]:
+    """Run a fixture here; return the first argument of each call of a hosted function, and the backtrace there."""
+    folder = fixtures.CACHE / run.fixture
+    config = RunConfig(run.argv[0], run.argv[1:], fixtures.BASE_ENV | run.env, str(folder))
+    process = Process(config, EventBus())
+    process.load()
+    assert process.contract is not None
+    address = process.contract.pointer_stubs[hosted]
+    handler = process.contract.traps[address]
+    calls = []
+
+    def observed(contract: Contract, call: Call) -> int | Hosted:
+        calls.append((call.args[0], process.backtrace(process.task)))
+        return handler(contract, call)
+
+    process.contract.traps[address] = observed
+    with capfd.disabled():
+        process.run()
+    return calls
+
+
+@pytest.mark.usefixtures("built_fixtures")
+def test_libgcc_unwinds_the_same_frames(capfd: pytest.CaptureFixture[str]) -> None:
+    (run,) = (run for run in all_runs() if run.id == "dl-libc-backtrace")
+    calls = _at_each_call(run, "_dl_find_object", capfd)
+    first = calls[0][1]
+    assert [frame.function for frame in first[:2]] == ["_dl_find_object", "_Unwind_Find_FDE"]
+    ours = [frame.pc for frame in first if not frame.inlined]
+    theirs = [address for address, _ in calls]
+    # libgcc asks for the place of each frame from its own entry outward: the byte before where the frame goes on.
+    start = ours.index(theirs[0] + 1)
+    assert [pc - 1 for pc in ours[start:]] == theirs[: len(ours) - start]
+    assert first[-1].function == "_start"
+
+
+@pytest.mark.usefixtures("built_fixtures")
+def test_frames_of_a_hosted_function_are_plain_data(capfd: pytest.CaptureFixture[str]) -> None:
+    (run,) = (run for run in all_runs() if run.id == "backtrace-plugins:exit")
+    ((_, frames),) = _at_each_call(run, "_dl_open", capfd)
+    names = [frame.function for frame in frames]
+    assert names[0] == "_dl_open"
+    assert names.index("dlopen") < names.index("open_plugin") < names.index("main") < names.index("_start")
+    assert [frame.level for frame in frames] == list(range(len(frames)))
+    assert [FrameInfo(*fields) for fields in json.loads(json.dumps(frames))] == frames
+    assert {frame.note for frame in frames} == {""}
+
+
+def test_a_program_that_does_not_die_imports_no_pyelftools() -> None:
+    code = """
+import sys
+from emu.cli.main import main
+sys.argv = ["emu", "run", "/bin/true"]
+try:
+    main()
+except SystemExit:
+    pass
+assert "elftools" not in sys.modules and "cxxfilt" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=fixtures.ROOT, check=True)

@@ -1,0 +1,52 @@
+"""Names come out as c++filt has them, and hostile ones come out."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu.elf.demangle import demangle
+from tests.elf.support import LIBSTDCXX
+
+
+def test_every_symbol_of_libstdcxx() -> None:
+    listed = subprocess.run(["nm", "-D", LIBSTDCXX], capture_output=True, text=True, check=True).stdout
+    names = sorted({line.split()[-1].partition("@")[0] for line in listed.splitlines()})
+    # --no-verbose: as __cxa_demangle and gdb write std::string and its like
+    done = subprocess.run(
+        ["c++filt", "--no-verbose"], input="\n".join(names), capture_output=True, text=True, check=True
+    )
+    assert [demangle(name) for name in names] == done.stdout.splitlines()
+    assert len(names) > 5000
+
+
+def _doubling(levels: int) -> str:
+    """f(a, b<a, a>, b<b<a, a>, b<a, a>>, ...): each argument is made of two of the one before."""
+    digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    name = "_Z1f1a1bIS_S_E"
+    for level in range(levels):
+        last = digits[level + 1] if level < 35 else f"1{digits[level - 35]}"
+        name += f"S0_IS{last}_S{last}_E"
+    return name
+
+
+def test_substitutions_are_demangled_up_to_a_limit() -> None:
+    assert demangle(_doubling(1)) == "f(a, b<a, a>, b<b<a, a>, b<a, a> >)"
+    assert demangle(_doubling(60)) == _doubling(60)
+
+
+_NO_NAMES = ["_Z", "_Z1f" + "P" * 100_000, "_ZN" + "1a" * 2000 + "E", "_Z\0", "_Z2\udcff", "f", ""]
+
+
+@pytest.mark.parametrize("number", range(len(_NO_NAMES)))
+def test_what_is_no_name_comes_back(number: int) -> None:
+    name = _NO_NAMES[number]
+    assert demangle(name) == name
+
+
+@given(st.text(alphabet="_ZNKSTIEJDpt0123456789abcfilmPRFMXLsc", max_size=200))
+def test_any_text_gives_a_text(text: str) -> None:
+    assert isinstance(demangle("_Z" + text), str)
