@@ -93,6 +93,7 @@ class Unicorn:
         self.reg_read_batch = lib.uc_reg_read_batch
         self.reg_write_batch = lib.uc_reg_write_batch
         self.emu_start = lib.uc_emu_start
+        self.raw_context_save = lib.uc_context_save
 
     def _check(self, error: int, what: str) -> None:
         if error:

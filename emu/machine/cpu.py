@@ -189,6 +189,8 @@ class Cpu:
     def restore(self, context: Context) -> None:
         """Load all registers from `context`; in or out of a trap, the CPU goes on where it would have then."""
         self.engine.context_restore(context.handle)
+        if self.hidden is not None:
+            self.hidden.registers_replaced()
         if context.in_trap is not self.in_trap:
             rip = self._peek(regs.RIP)
             self._raw_set(regs.RIP, rip + 2 if context.in_trap else rip - 2)
@@ -287,14 +289,14 @@ class Cpu:
 
         Must be set before that code first runs. The callback may read registers and memory, not change them.
         """
-        self.hook_address(address, lambda _address: callback())
+        self.hook_address(address, callback)
 
-    def hook_address(self, address: int, callback: Callable[[int], None]) -> None:
-        """Call `callback` with `address` before the instruction there runs; blocks already translated do not know of it."""
+    def hook_address(self, address: int, callback: Callable[[], None]) -> None:
+        """Call `callback` before the instruction at `address` runs; blocks already translated do not know of it."""
 
-        def hook(_uc: int, address: int, _size: int, _data: int) -> None:
+        def hook(_uc: int, _address: int, _size: int, _data: int) -> None:
             try:
-                callback(address)
+                callback()
             except BaseException as error:
                 self._abandon(error)
 

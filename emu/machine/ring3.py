@@ -44,22 +44,37 @@ class HiddenState:
         self._context = cpu.save()
         self._state = self._context.state()
         self._mxcsr = cpu.batch((regs.MXCSR,))
+        self._added = -1
+        self._save, self._engine, self._saved = (
+            cpu.engine.raw_context_save,
+            cpu.engine.handle,
+            self._context.handle,
+        )
 
     def forget_exception(self) -> None:
         """The exception has been dealt with."""
         self._patch(self._in_flight, _NONE)
 
     def gather_sse_flags(self) -> None:
-        """Add to MXCSR the exceptions that SSE operations have raised."""
-        self._cpu.engine.context_save(self._context.handle)
+        """Add to MXCSR the exceptions that SSE operations have raised.
+
+        libm's functions read MXCSR at each call, so this must be fast: flags that were added before cost one look.
+        """
+        self._save(self._engine, self._saved)
         raised = self._state[self._sse_flags] & _SSE_FLAGS
-        if raised:
+        if raised != self._added:
+            self._added = raised
             self._mxcsr.read()
             self._mxcsr.values[0] |= raised
             self._mxcsr.write()
 
+    def registers_replaced(self) -> None:
+        """Other registers are loaded: what was added to the old MXCSR says nothing of the new one."""
+        self._added = -1
+
     def clear_sse_flags(self) -> None:
         """Forget the exceptions that SSE operations have raised: MXCSR has all that count."""
+        self._added = 0
         self._patch(self._sse_flags, b"\0")
 
     def _patch(self, at: int, value: bytes) -> None:

@@ -6,6 +6,7 @@ block is translated again with them in it. So nothing happens before the instruc
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.machine import scan
@@ -56,8 +57,14 @@ class Specials:
 
     def plant(self) -> None:
         """Hook what was found, and drop its blocks. The CPU must be stopped."""
+        hidden = self._cpu.hidden
         for address, end in self.waiting.items():
-            self._cpu.hook_address(address, self._reached)
+            if self._planted[address].special.action == scan.STORES_MXCSR and hidden is not None:
+                self._cpu.hook_address(
+                    address, hidden.gather_sse_flags
+                )  # does no harm if other code comes to lie there
+            else:
+                self._cpu.hook_address(address, partial(self._reached, address))
             self._cpu.flush_code(address, end - address)
         self.waiting.clear()
 
@@ -74,10 +81,7 @@ class Specials:
         elif special.action == scan.X87:
             self._compute(address, code)
         elif cpu.hidden is not None:
-            if special.action == scan.STORES_MXCSR:
-                cpu.hidden.gather_sse_flags()
-            else:
-                cpu.hidden.clear_sse_flags()
+            cpu.hidden.clear_sse_flags()
 
     def _compute(self, address: int, code: bytes) -> None:
         if self._x87 is None:
