@@ -95,9 +95,9 @@ def lookup_symbol_x(contract: Contract, call: Call) -> int | Hosted:
     if found is None:
         arena.write_u64(call.args[2], 0)
         weak = reference and arena.read(reference + 4, 1)[0] >> 4 == c.STB_WEAK
-        if weak:
+        if weak or rtld.accept_undefined:
             return 0
-        return contract.errors.signal(undefined(undef_map, name, version, rtld.program))
+        return contract.errors.signal(undefined(rtld, undef_map, name, version))
     if rtld.bus.bindings:
         text = version.name.decode(errors="replace") if version is not None else ""
         fields = found[0].symtab.fields(found[1])

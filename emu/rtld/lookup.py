@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from emu.core.errors import ElfError, LinkError
+from emu.core.ldso_events import ObjectSearched, SymbolBound
 from emu.elf import constants as c
 from emu.elf.hash import gnu_hash, sysv_hash
 from emu.rtld.dependency import ADD_DEPENDENCY, RETURN_NEWEST, add_dependency, is_nodelete, mark_nodelete
@@ -59,12 +60,57 @@ def lookup_symbol(
     flags: int = 0,
     skip_map: LinkMap | None = None,
 ) -> Found | None:
-    """Return the definition that `name` binds to, or None.
+    """Return the definition that `name` binds to, or None; what is found counts as used.
 
     `reference` is the index of the symbol in `undef_map`'s own table (0: there is none). With `skip_map` the search begins behind that
     object in the first scope. With the flag ADD_DEPENDENCY the object found is kept as long as `undef_map` is there.
     Raises ElfError for a broken hash table.
     """
+    rtld.lookups += 1
+    found = find_symbol(
+        rtld,
+        name,
+        undef_map,
+        reference,
+        scopes,
+        version,
+        type_class,
+        flags=flags,
+        skip_map=skip_map,
+        tell=rtld.bus.symbols,
+    )
+    if found is not None:
+        found[0].used = True
+        if rtld.bus.lookups:
+            protected = bool(reference) and undef_map.symtab.data[reference * 24 + 5] & 3 == c.STV_PROTECTED
+            rtld.bus.emit(
+                SymbolBound(
+                    name.decode(errors="surrogateescape"),
+                    version.name.decode(errors="surrogateescape") if version is not None else "",
+                    undef_map.display_name,
+                    undef_map.ns,
+                    found[0].display_name,
+                    found[0].ns,
+                    protected,
+                )
+            )
+    return found
+
+
+def find_symbol(
+    rtld: Rtld,
+    name: bytes,
+    undef_map: LinkMap,
+    reference: int,
+    scopes: Iterable[Scope],
+    version: Version | None,
+    type_class: int,
+    *,
+    flags: int = 0,
+    skip_map: LinkMap | None = None,
+    tell: bool = False,
+) -> Found | None:
+    """As `lookup_symbol`, for a question that is nobody's reference: it does not count. `tell` of each object searched."""
     value = gnu_hash(name)
     terminated = name + b"\0"
     found = weak = None
@@ -84,6 +130,7 @@ def lookup_symbol(
             undef_map,
             reference,
             rtld,
+            tell,
         )
         if (
             found is not None
@@ -108,6 +155,7 @@ def lookup_symbol(
             type_class,
             flags,
             rtld,
+            tell,
         )
     if found is not None and flags & ADD_DEPENDENCY and found[0].type == LT_LOADED:
         add_dependency(rtld, undef_map, found[0], flags, name)
@@ -126,6 +174,7 @@ def _protected(
     type_class: int,
     flags: int,
     rtld: Rtld,
+    tell: bool,
 ) -> Found:
     """A reference by a protected definition of one's own stays at home; only a COPY elsewhere of one's own data is taken."""
     if type_class == CLASS_PLT:
@@ -143,6 +192,7 @@ def _protected(
             undef_map,
             reference,
             rtld,
+            tell,
         )
         if other is not None:
             return (undef_map, reference) if other[0] is not undef_map else found
@@ -161,11 +211,15 @@ def _search(
     undef_map: LinkMap,
     reference: int,
     rtld: Rtld,
+    tell: bool,
 ) -> Found | None:
     bloom_bit = value >> 6
     weak = None
     for listed in maps:
         map_ = listed.real
+        if tell and not (map_ is skip_map or map_.removed or (type_class & CLASS_COPY and map_.type == 0)):
+            text = name.decode(errors="surrogateescape")
+            rtld.bus.emit(ObjectSearched(text, map_.display_name, map_.ns))
         table = map_.symtab
         gnu = table.gnu_hash
         if gnu is not None:

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.errors import LoaderError
+from emu.core.ldso_events import ErrorSignalled, VersionChecked
 from emu.elf import constants as c
 from emu.elf.versions import VersionDef, VersionNeed, version_defs, version_needs
 from emu.rtld.link_map import LinkMap, MappedImage
 
 if TYPE_CHECKING:
+    from emu.core.events import EventBus
     from emu.core.types import Memory
 
 
@@ -36,6 +38,7 @@ def check_map_versions(
     memory: Memory,
     find: Callable[[str], LinkMap | None],
     program: str | None = None,
+    bus: EventBus | None = None,
 ) -> list[LoaderError]:
     """Fill `map_.versions` and return what is missing; a weak version may be missing, and a library without any has all.
 
@@ -55,11 +58,20 @@ def check_map_versions(
             provider = find(need.file.decode(errors="surrogateescape"))
             if provider is None or provider.faked:
                 continue
+            provider = provider.real
+            told = bus is not None and bus.ldso
+            if told:
+                version = need.name.decode(errors="replace")
+                checked = VersionChecked(version, provider.display_name, provider.ns, map_.display_name, map_.ns)
+                bus.emit(checked)
             error = _match(
                 need, _definitions(provider, memory), provider.name or program or provider.path, name
             )
             if error is not None and (program is not None or not isinstance(error, VersionWarning)):
                 missing.append(error)
+                if told:
+                    occasion = "version lookup error"
+                    bus.emit(ErrorSignalled(provider.display_name, occasion, error.text, program is not None))
     for definition in _definitions(map_, memory):
         if not definition.flags & c.VER_FLG_BASE:
             table[definition.ndx & 0x7FFF] = Version(definition.name, definition.hash, False, b"")
