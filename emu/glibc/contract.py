@@ -391,6 +391,11 @@ class Contract:
 
     # -- services for the handlers ------------------------------------------------------------------------------------
 
+    def caller(self, address: int) -> int:
+        """Return where natively a call comes from that came from `address`: our stubs stand for ld.so's code."""
+        ld_so = self.rtld.ld_so
+        return ld_so.map_start if ld_so is not None and self.stubs.start <= address < self.stubs.end else address
+
     def scope_at(self, address: int) -> Scope:
         """Return the scope that a guest `struct r_scope_elem` mirrors."""
         listed, count = struct.unpack("<QI", self.arena.read(address, 12))

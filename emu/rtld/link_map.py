@@ -60,7 +60,7 @@ class LinkMap:
         "relocated", "relro", "removed", "rpath", "runpath", "scopes", "searchlist", "soname", "symbolic", "symtab", "text_end", "tls_align",
         "tlsdesc_arguments",
         "tls_blocksize", "tls_firstbyte_offset", "tls_initimage", "tls_initimage_size", "tls_modid", "tls_offset", "type", "version_definitions", "versions",
-        "gnu_property_isa", "serial", "used",
+        "gnu_property_isa", "needed_1", "serial", "used",
     )  # fmt: skip
 
     def __init__(self, name: str, path: str, type_: int, ns: int, loader: LinkMap | None) -> None:
@@ -98,7 +98,7 @@ class LinkMap:
         self.tls_modid = 0
         self.tlsdesc_arguments: list[int] = []
         self.tls_offset = NO_TLS_OFFSET
-        self.gnu_property_isa = 0
+        self.gnu_property_isa = self.needed_1 = 0
         self.version_definitions: list[VersionDef] | None = None
 
     def __repr__(self) -> str:

@@ -15,12 +15,12 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from emu.core.errors import ElfError, LinkError
+from emu.core.errors import ElfError, LinkError, LoaderError
 from emu.core.ldso_events import ObjectSearched, SymbolBound
 from emu.elf import constants as c
 from emu.elf.hash import gnu_hash, sysv_hash
 from emu.rtld.dependency import ADD_DEPENDENCY, RETURN_NEWEST, add_dependency, is_nodelete, mark_nodelete
-from emu.rtld.link_map import LT_LOADED
+from emu.rtld.link_map import LT_EXECUTABLE, LT_LOADED
 
 if TYPE_CHECKING:
     from emu.rtld.link_map import LinkMap
@@ -67,6 +67,8 @@ def lookup_symbol(
     Raises ElfError for a broken hash table.
     """
     rtld.lookups += 1
+    if rtld.dynamic_weak:
+        flags |= DYNAMIC_WEAK
     found = find_symbol(
         rtld,
         name,
@@ -239,6 +241,8 @@ def _search(
         info, other = table.data[index * 24 + 4], table.data[index * 24 + 5]
         if other & 3 in (c.STV_HIDDEN, c.STV_INTERNAL):
             continue
+        if other & 3 == c.STV_PROTECTED and undef_map.type == LT_EXECUTABLE:
+            _check_protected(rtld, name, undef_map, reference, map_, type_class)
         bind = info >> 4
         if bind == c.STB_WEAK and flags & DYNAMIC_WEAK:
             weak = weak or (map_, index)
@@ -247,6 +251,32 @@ def _search(
         if bind == c.STB_GNU_UNIQUE:
             return _unique(rtld, name, map_, index, type_class, undef_map, reference, flags)
     return weak
+
+
+def _check_protected(
+    rtld: Rtld, name: bytes, undef_map: LinkMap, reference: int, map_: LinkMap, type_class: int
+) -> None:
+    """Say where an executable takes a copy of protected data, or fixes the address of a protected function, which the object itself does not use.
+
+    Raises LoaderError where the object says that it cannot stand that. Source: glibc sysdeps/generic/dl-protected.h.
+    """
+    symbol = name.decode(errors="surrogateescape")
+    if type_class & CLASS_COPY:
+        text = f"copy relocation against non-copyable protected symbol `{symbol}' in `{map_.name}'"
+    elif type_class & CLASS_PLT and reference and _is_undefined_with_value(undef_map, reference):
+        text = f"direct reference to protected function `{symbol}' in `{map_.name}' may break pointer equality"
+    else:
+        return
+    rtld.write_error(f"warning: {text}\n")
+    if map_.needed_1 & c.GNU_PROPERTY_1_NEEDED_INDIRECT_EXTERN_ACCESS:
+        raise LoaderError(
+            map_.name, "error due to GNU_PROPERTY_1_NEEDED_INDIRECT_EXTERN_ACCESS", occasion=symbol
+        )
+
+
+def _is_undefined_with_value(map_: LinkMap, index: int) -> bool:
+    _, _, _, shndx, value, _ = map_.symtab.fields(index)
+    return shndx == c.SHN_UNDEF and value != 0
 
 
 def _match(

@@ -236,6 +236,8 @@ def _check_isa(rtld: Rtld, map_: LinkMap) -> None:
         if phdr.type == c.PT_GNU_PROPERTY and phdr.filesz:
             data = rtld.memory.read(map_.addr + phdr.vaddr, phdr.filesz)
             properties = gnu_properties(parse_notes(data, 8, map_.display_name), map_.display_name)
+            if properties is not None:
+                map_.needed_1 = properties.needed_1
             if properties is None or not properties.isa_1_needed:
                 continue
             map_.gnu_property_isa = properties.isa_1_needed

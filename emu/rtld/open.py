@@ -152,11 +152,9 @@ def _begin(rtld: Rtld, opening: _Opening) -> Work:
     map_deps(rtld, new, [], mode & (RTLD_DLOPEN | RTLD_DEEPBIND))
     for map_ in new.searchlist:
         if not map_.real.versions:
-            missing = check_map_versions(
+            check_map_versions(
                 map_.real, rtld.memory, lambda name: rtld.find_loaded(name, namespace), bus=rtld.bus
             )
-            if missing:
-                raise missing[0]
             rtld.mirror.versions(map_.real)
     rtld.set_state(namespace, RT_CONSISTENT)
     _show_scopes(rtld, new, 0)

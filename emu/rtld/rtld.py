@@ -206,6 +206,7 @@ class Rtld:
         self.verbose = bool(env.get("LD_WARN"))
         self.dynamic_weak = "LD_DYNAMIC_WEAK" in env
         self.bind_now = bool(env.get("LD_BIND_NOW"))
+        self.bind_not = bool(env.get("LD_BIND_NOT"))
         self.lookups = self.cached_lookups = 0
         self.accept_undefined = self.trace = False
         self.receive: Callable[[LoaderError], None] | None = None
@@ -268,6 +269,7 @@ class Rtld:
             self.vdso = self.adopt(vdso, "linux-vdso.so.1", LT_LIBRARY, "vdso")
             self.vdso.relocated = True
             self.vdso.searchlist.append(self.vdso)
+            self.mirror.searchlist(self.vdso)
             self._bind_vdso(self.vdso)
         self.search.initialise(main)
         self.ld_so = self.adopt(interpreter, interpreter.path, LT_LIBRARY, "interpreter", ld_so_map)
@@ -342,21 +344,26 @@ class Rtld:
 
     def _check_versions(self, namespace: Namespace) -> None:
         errors: list[LoaderError] = []
+
+        def report(error: LoaderError) -> None:
+            # Words about what ends the process come at its end, and so does all that follows them.
+            fatal = not isinstance(error, VersionWarning) and not self.trace
+            if fatal or errors:
+                errors.append(error)
+            elif not self.keep_going:
+                self.warn(str(error))
+
         for map_ in namespace.maps:
             if map_.faked:
                 continue
-            errors += check_map_versions(
-                map_, self.memory, lambda name: self.find_loaded(name, namespace), self.program, self.bus
+            check_map_versions(
+                map_, self.memory, lambda name: self.find_loaded(name, namespace), self.program, self.bus, report
             )
             self.mirror.versions(map_)
         if self.ld_so is not None and self.ld_so not in namespace.maps:
             check_map_versions(self.ld_so, self.memory, lambda name: None)
-        if self.keep_going:
-            return
-        if not self.trace and any(not isinstance(error, VersionWarning) for error in errors):
+        if errors and not self.keep_going:
             raise VersionErrors(errors)
-        for warning in errors:
-            self.warn(str(warning))
 
     def find_loaded(self, name: str, namespace: Namespace) -> LinkMap | None:
         """Return the object of the namespace that is known as `name`."""

@@ -13,9 +13,9 @@ from emu.core.errors import LoaderError
 from emu.core.events import Binding
 from emu.core.ldso_events import ErrorSignalled
 from emu.elf import constants as c
-from emu.elf.relocations import reloc_name
+from emu.elf.relocations import iter_rela, reloc_name
 from emu.rtld.dependency import ADD_DEPENDENCY
-from emu.rtld.lookup import CLASS_PLT, DYNAMIC_WEAK, Found, lookup_symbol
+from emu.rtld.lookup import CLASS_PLT, Found, lookup_symbol
 
 if TYPE_CHECKING:
     from emu.rtld.link_map import LinkMap
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from emu.rtld.version import Version
 
 _OCCASION = "symbol lookup error"
+_ENDBR64, _PUSH = b"\xf3\x0f\x1e\xfa", b"\x68"
 
 
 def undefined(rtld: Rtld, map_: LinkMap, name: bytes, version: Version | None) -> LoaderError:
@@ -54,7 +55,7 @@ def _bind(rtld: Rtld, map_: LinkMap, symbol: int, type_class: int, flags: int) -
     st_name, info, _, _, _, _ = map_.symtab.fields(symbol)
     name = map_.symtab.strings.at(st_name)
     version = reference_version(map_, symbol)
-    flags |= ADD_DEPENDENCY | (DYNAMIC_WEAK if rtld.dynamic_weak else 0)
+    flags |= ADD_DEPENDENCY
     main = rtld.namespaces[0].main
     # ld.so has no scopes of its own; the program's serve.
     scopes = map_.scopes if map_ is not rtld.ld_so or main is None else main.scopes
@@ -85,8 +86,31 @@ def fixup(rtld: Rtld, map_: LinkMap, index: int) -> Generator[CallGuest, int, in
             value = yield CallGuest(value)
     if rtld.bus.bindings:
         emit_binding(rtld, map_, symbol, found, kind, offset, True)
-    rtld.memory.write_u64(map_.addr + offset, value)
+    if not rtld.bind_not:
+        rtld.memory.write_u64(map_.addr + offset, value)
     return value
+
+
+def plt_slot(rtld: Rtld, map_: LinkMap, name: bytes) -> tuple[int, int] | None:
+    """Return the index and the address of the PLT slot of `map_` for `name`, None if it has none."""
+    entries = iter_rela(map_.table(rtld.memory, c.DT_JMPREL), map_.display_name)
+    for index, (offset, info, _) in enumerate(entries):
+        if info & 0xFFFFFFFF == c.R_X86_64_JUMP_SLOT and map_.symtab.symbol_name(info >> 32) == name:
+            return index, map_.addr + offset
+    return None
+
+
+def plt_target(rtld: Rtld, map_: LinkMap, index: int, slot: int) -> Generator[CallGuest, int, int]:
+    """Return what a call through a PLT slot reaches; the first call binds it.
+
+    A slot that is not bound leads to its own entry in the PLT, which pushes its index. Source: psABI 5.2.3, figure 5.3.
+    """
+    address = rtld.memory.read_u64(slot)
+    if map_.map_start <= address < map_.map_end:
+        code = rtld.memory.read(address, 16).removeprefix(_ENDBR64)
+        if code.startswith(_PUSH + index.to_bytes(4, "little")):
+            return (yield from fixup(rtld, map_, index))
+    return address
 
 
 def emit_binding(

@@ -16,10 +16,10 @@ import os
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from emu.core.errors import EmuError, LoaderError
+from emu.core.errors import ElfError, EmuError, LoaderError
 from emu.core.events import LibrarySearch
 from emu.core.ldso_events import CacheSearched, SearchEnded, SearchPathUsed, SearchStarted
-from emu.elf.constants import DF_1_NODEFLIB, EHDR_SIZE
+from emu.elf.constants import DF_1_NODEFLIB, EHDR_SIZE, PHDR_SIZE
 from emu.elf.header import ForeignObjectError, parse_ehdr
 from emu.rtld.cache import CACHE_PATH, LdSoCache
 from emu.rtld.dst import dst_at
@@ -118,8 +118,10 @@ class _Directory:
 
 
 def check_header(backing: Backing, path: str) -> None:
-    """Refuse a file by its ELF header: ForeignObjectError lets a search go on, any other ElfError ends it."""
-    parse_ehdr(backing.pread(EHDR_SIZE, 0), path)
+    """Refuse a file by its ELF header, or for want of program headers: ForeignObjectError lets a search go on, any other ElfError ends it."""
+    ehdr = parse_ehdr(backing.pread(EHDR_SIZE, 0), path)
+    if ehdr.phoff + ehdr.phnum * PHDR_SIZE > backing.size():
+        raise ElfError(path, "cannot read file data")
 
 
 def _is_trusted(path: str) -> bool:
