@@ -121,7 +121,7 @@ def map_deps(rtld: Rtld, root: LinkMap, preloads: list[LinkMap], mode: int = 0) 
         except EmuError as error:
             failure = error
         at = next((i for i in range(at, len(entries)) if not entries[i].done), None)
-    known = [entry.map for entry in entries]
+    known = [entry.map for entry in entries if not entry.map.faked]
     root.searchlist[:] = known
     if any(map_ in known and map_ is not root for map_ in root.reldeps):
         root.reldeps = [map_ for map_ in root.reldeps if map_ not in known or map_ is root]
