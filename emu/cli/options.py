@@ -11,7 +11,7 @@ import click
 
 from emu.cli import parameters
 from emu.core.errors import EXIT_LOADER, EXIT_NOT_EXECUTABLE, ProgramError
-from emu.core.events import CATEGORIES
+from emu.core.events import CATEGORIES, ON_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +94,7 @@ def trace_options(function: Command) -> Command:
             "categories",
             callback=parameters.categories,
             metavar="CATEGORIES",
-            help=f"What to trace, comma-separated: {', '.join(CATEGORIES)}, or all.",
+            help=f"What to trace, comma-separated: {', '.join(CATEGORIES)}, or all; and only on request {', '.join(ON_REQUEST)}.",
         ),
     ):
         with_tracing = option(with_tracing)

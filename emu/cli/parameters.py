@@ -6,19 +6,22 @@ import time
 
 import click
 
-from emu.core.events import CATEGORIES
+from emu.core.events import CATEGORIES, ON_REQUEST
 
 
 def categories(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    """Return comma-separated trace categories, or all for `all`, in their canonical order."""
+    """Return comma-separated trace categories, or (for `all`) those that are not only on request, in their canonical order."""
     if value is None:
         return None
     asked = set(value.split(","))
-    unknown = asked.difference(CATEGORIES, ("all",))
+    unknown = asked.difference(CATEGORIES, ON_REQUEST, ("all",))
     if unknown:
         names = ", ".join(repr(name) for name in sorted(unknown))
-        raise click.BadParameter(f"no category {names}: choose from {', '.join(CATEGORIES)}, all")
-    return tuple(name for name in CATEGORIES if name in asked or "all" in asked)
+        raise click.BadParameter(
+            f"no category {names}: choose from {', '.join((*CATEGORIES, *ON_REQUEST))}, all"
+        )
+    chosen = tuple(name for name in CATEGORIES if name in asked or "all" in asked)
+    return (*chosen, *(name for name in ON_REQUEST if name in asked))
 
 
 def size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:

@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from emu.core.dl_events import DL_EVENTS
+from emu.core.ldso_events import LDSO_EVENTS, ObjectSearched, PreinitStarted, SymbolBound
 
 CATEGORIES = (
     "libs", "dl", "bindings", "reloc", "init", "fini", "tls", "dtors", "syscalls", "faults", "threads", "sched",
 )  # fmt: skip
+ON_REQUEST = ("ldso", "lookups", "symbols")
+"""Categories that "all" leaves out, since they are many or too small to read: those of LD_DEBUG."""
 
 
 class LibrarySearch(NamedTuple):
@@ -257,6 +260,7 @@ _BY_CATEGORY: dict[str, tuple[type[Any], ...]] = {
         RelroProtected,
     ),
     "init": (
+        PreinitStarted,
         InitStarted,
         Initializer,
     ),
@@ -284,6 +288,9 @@ _BY_CATEGORY: dict[str, tuple[type[Any], ...]] = {
         ThreadJoined,
     ),
     "sched": (Switch,),
+    "ldso": LDSO_EVENTS,
+    "lookups": (SymbolBound,),
+    "symbols": (ObjectSearched,),
 }
 EVENT_TYPES = tuple(kind for kinds in _BY_CATEGORY.values() for kind in kinds)
 CATEGORY_OF = {kind: category for category, kinds in _BY_CATEGORY.items() for kind in kinds}
@@ -297,7 +304,7 @@ class EventBus:
     build the event.
     """
 
-    __slots__ = (*CATEGORIES, "_sinks", "_sequence", "now", "task")
+    __slots__ = (*CATEGORIES, *ON_REQUEST, "_sinks", "_sequence", "now", "task")
 
     libs: bool
     dl: bool
@@ -311,9 +318,12 @@ class EventBus:
     faults: bool
     threads: bool
     sched: bool
+    ldso: bool
+    lookups: bool
+    symbols: bool
 
     def __init__(self) -> None:
-        for category in CATEGORIES:
+        for category in (*CATEGORIES, *ON_REQUEST):
             setattr(self, category, False)
         self._sinks: dict[str, list[Callable[[Record], None]]] = {}
         self._sequence = 0
@@ -328,8 +338,9 @@ class EventBus:
     def subscribe(self, sink: Callable[[Record], None], categories: Iterable[str]) -> None:
         """Send every later event of `categories` to `sink`. Raises ValueError for a category that does not exist."""
         for category in categories:
-            if category not in CATEGORIES:
-                raise ValueError(f"no trace category {category!r}: choose from {', '.join(CATEGORIES)}")
+            if category not in CATEGORIES and category not in ON_REQUEST:
+                known = ", ".join((*CATEGORIES, *ON_REQUEST))
+                raise ValueError(f"no trace category {category!r}: choose from {known}")
             self._sinks.setdefault(category, []).append(sink)
             setattr(self, category, True)
 

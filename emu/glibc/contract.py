@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from emu.core.effects import CallGuest, Effect, Hosted, Jump, SystemCall
 from emu.core.errors import UnsupportedError
 from emu.core.events import Initializer
+from emu.core.ldso_events import StartupStatistics
 from emu.elf import constants as c
+from emu.elf.hash import sysv_hash
 from emu.glibc import hosted
 from emu.glibc.call import Call, Handler
 from emu.glibc.cxa_thread_atexit_impl import ThreadAtexit
@@ -23,10 +25,13 @@ from emu.glibc.stubs import Stubs, build_stubs
 from emu.machine.arena import Arena
 from emu.rtld.init import init
 from emu.rtld.link_map import LinkMap
+from emu.rtld.lookup import lookup_symbol
 from emu.rtld.map_object import RT_ADD, RT_CONSISTENT
-from emu.rtld.relocate import relocate_object
+from emu.rtld.relocate import relocate_bootstrap, relocate_object
 from emu.rtld.rtld import Entries, MappedObject, Rtld
+from emu.rtld.runtime import undefined
 from emu.rtld.scope import Scope
+from emu.rtld.version import Version
 
 if TYPE_CHECKING:
     from emu.machine.address_space import AddressSpace
@@ -39,6 +44,9 @@ _RSEQ_SIG = 0x53053053
 _RSEQ_USED = 20
 """What __rseq_size says of an area of 32 bytes (rseq-internal.h: RSEQ_AREA_SIZE_INITIAL_USED)."""
 _ROBUST_LIST_HEAD_SIZE = 24
+_MALLOC_VERSION = b"GLIBC_2.2.5"
+CYCLES_PER_NS = 3
+"""The rate of the emulated time-stamp counter."""
 _POINTERS_FOUND = {"_dl_catch_error": b"_dl_catch_error", "_dl_mcount": b"_dl_mcount"}
 
 
@@ -56,7 +64,8 @@ class StartInfo(NamedTuple):
 class Contract:
     """One libc's view of the loader. `traps` maps the guest address of each planted trap to its handler.
 
-    `pointer_stubs` are those in the stub page by name; `preserving` are the traps whose callers expect every register kept (lazy binding, TLS descriptors).
+    `debug_mask` and `debug_fd` are what LD_DEBUG and LD_DEBUG_OUTPUT set, for libc to see. `pointer_stubs` are those in the stub page by
+    name; `preserving` are the traps whose callers expect every register kept (lazy binding, TLS descriptors).
     """
 
     def __init__(
@@ -84,6 +93,8 @@ class Contract:
         self.patched: Callable[[int, int], None] = lambda address, size: None
         self.pointer_stubs: dict[str, int] = {}
         self.start_stub = self.fini_stub = 0
+        self.debug_mask, self.debug_fd = 0, 2
+        self.relocation_time = 0
 
     # -- set-up -----------------------------------------------------------------------------------------------------
 
@@ -202,7 +213,8 @@ class Contract:
         rtld, mirror, info = self.rtld, self.mirror, self.info
         ld_so = rtld.ld_so
         assert ld_so is not None
-        yield from relocate_object(rtld, ld_so, False)
+        yield from relocate_bootstrap(rtld, ld_so)
+        ld_so.relocated = True
         self._fill_ro(info)
         self._lists()
         yield from self._first_thread(info)
@@ -210,15 +222,31 @@ class Contract:
         main = base.maps[0]
         rtld.set_state(base, RT_ADD)
         mirror.debug_pointer(main)
+        rtld.list_initial_scopes()
+        started = rtld.bus.now()
         for map_ in reversed(main.initfini or [main]):
             if map_ is not ld_so:
                 yield from relocate_object(rtld, map_, not rtld.bind_now)
         self.rtld.tls.initialise_thread(self.thread_pointer())
         self.plant_dtors()
+        if ld_so in base.maps:
+            # Something needs ld.so as a library: it is relocated again, now with everybody's symbols.
+            self._bind_malloc(main)
+            ld_so.relocated = False
+            yield from relocate_object(rtld, ld_so, False)
+        self.relocation_time = rtld.bus.now() - started
         mirror.opencount(main)
         mirror.tls()
         rtld.set_state(base, RT_CONSISTENT)
         self._start_serving()
+
+    def _bind_malloc(self, main: LinkMap) -> None:
+        """Look up the allocator that ld.so uses from now on. Source: glibc elf/dl-minimal.c:__rtld_malloc_init_real."""
+        version = Version(_MALLOC_VERSION, sysv_hash(_MALLOC_VERSION), False, b"")
+        for name in (b"calloc", b"free", b"malloc", b"realloc"):
+            if lookup_symbol(self.rtld, name, main, 0, main.scopes, version, 0) is None:
+                if not self.rtld.accept_undefined:
+                    raise undefined(self.rtld, main, name, version)
 
     def _start_serving(self) -> None:
         """From here on the guest may call for more objects: give the run-time linker what it needs of libc."""
@@ -268,8 +296,20 @@ class Contract:
                 if rtld.bus.init:
                     rtld.bus.emit(Initializer(libc.display_name, "early_init", early, rtld.describe(early)))
                 yield CallGuest(early, (1,))
+        if rtld.bus.ldso:
+            self._tell_statistics()
         main = rtld.namespaces[0].maps[0]
         yield from init(rtld, main, (info.argc, info.argv, info.envp))
+
+    def _tell_statistics(self) -> None:
+        """Sum up start-up. Source: glibc elf/rtld.c:print_statistics."""
+        rtld = self.rtld
+        maps = {
+            map_ for namespace in rtld.namespaces for first in namespace.maps[:1] for map_ in first.searchlist
+        }
+        relative = sum(map_.dynamic.get(c.DT_RELACOUNT) or 0 for map_ in maps if map_.addr)
+        cycles = (rtld.bus.now() * CYCLES_PER_NS, self.relocation_time * CYCLES_PER_NS, 0)
+        rtld.bus.emit(StartupStatistics(*cycles, rtld.lookups, rtld.cached_lookups, relative))
 
     def _fill_ro(self, info: StartInfo) -> None:
         mirror, rtld = self.mirror, self.rtld
@@ -284,7 +324,8 @@ class Contract:
         ro("_dl_tls_static_align", rtld.tls.static_align)
         ro("_dl_tls_static_surplus", rtld.tls.surplus)
         ro("_dl_dso_sort_algo", rtld.sort_algorithm, 4)
-        ro("_dl_debug_fd", 2, 4)
+        ro("_dl_debug_fd", self.debug_fd, 4)
+        ro("_dl_debug_mask", self.debug_mask, 4)
         main = rtld.namespaces[0].maps[0]
         ro(
             "_dl_initial_searchlist.r_list",
@@ -301,8 +342,7 @@ class Contract:
                 ("_dl_vdso_getcpu", b"__vdso_getcpu"),
                 ("_dl_vdso_clock_getres_time64", b"__vdso_clock_getres"),
             ):
-                symbol = _find(rtld.vdso, name)
-                ro(member, rtld.vdso.addr + symbol[4] if symbol is not None else 0)
+                ro(member, rtld.vdso_functions.get(name, 0))
         for member in hosted.HOSTED_POINTERS:
             ro(member, self.pointer_stubs[member])
         for member, symbol_name in _POINTERS_FOUND.items():
@@ -377,6 +417,13 @@ class Contract:
     info: StartInfo
 
     # -- services for the handlers ------------------------------------------------------------------------------------
+
+    def caller(self, address: int) -> int:
+        """Return where natively a call comes from that came from `address`: our stubs stand for ld.so's code."""
+        ld_so = self.rtld.ld_so
+        return (
+            ld_so.map_start if ld_so is not None and self.stubs.start <= address < self.stubs.end else address
+        )
 
     def scope_at(self, address: int) -> Scope:
         """Return the scope that a guest `struct r_scope_elem` mirrors."""

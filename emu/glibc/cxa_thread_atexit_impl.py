@@ -28,6 +28,7 @@ from emu.elf import constants as c
 from emu.elf.relocations import iter_rela
 from emu.rtld.dependency import mark_nodelete
 from emu.rtld.link_map import LT_LOADED
+from emu.rtld.runtime import plt_slot, plt_target
 
 if TYPE_CHECKING:
     from emu.machine.arena import Arena
@@ -73,6 +74,8 @@ class ThreadAtexit:
         self.register_at = self._function(b"__cxa_thread_atexit_impl")
         self.run_at = self._function(b"__call_tls_dtors")
         self.head_offset, self.cache_offset = self._tls_variables()
+        names = (b"calloc", b"_dl_find_dso_for_object")
+        self._plt_slots = {name: plt_slot(rtld, libc, name) for name in names}
 
     def _function(self, name: bytes) -> tuple[int, int]:
         index = next((i for i in _defined(self.libc, name) if self.libc.symtab.symbol_name(i) == name), None)
@@ -111,7 +114,7 @@ class ThreadAtexit:
     def register(self, function: int, object_: int, dso: int) -> Generator[Effect, int, int]:
         """`__cxa_thread_atexit_impl(func, obj, dso_symbol)`."""
         arena, thread = self.arena, self.thread_pointer()
-        node = yield CallGuest(self.rtld_function(b"calloc"), (1, _NODE_SIZE))
+        node = yield CallGuest((yield from self._through_plt(b"calloc")), (1, _NODE_SIZE))
         if not node:
             yield CallGuest(self.rtld_function(b"abort"))
         head = thread + self.head_offset
@@ -123,6 +126,9 @@ class ThreadAtexit:
         )
         arena.write_u64(head, node)
         yield from self.rtld.lock(_LOAD_LOCK)
+        if dso:
+            # Libc's own code would call it; that the first call binds it shows in a trace of bindings.
+            yield from self._through_plt(b"_dl_find_dso_for_object")
         owner = self.owner(thread, dso)
         arena.write_u64(thread + self.cache_offset, owner)
         count = self._count_address(owner)
@@ -179,6 +185,15 @@ class ThreadAtexit:
             self.rtld.mirror.nodelete(map_)
             if self.rtld.bus.dl:
                 self.rtld.bus.emit(NodeleteCleared(map_.display_name, map_.ns))
+
+    def _through_plt(self, name: bytes) -> Generator[CallGuest, int, int]:
+        """Return what libc's own call of `name` reaches; the first one binds libc's PLT slot."""
+        slot = self._plt_slots.get(name)
+        return (
+            (yield from plt_target(self.rtld, self.libc, *slot))
+            if slot is not None
+            else self.rtld_function(name)
+        )
 
     def rtld_function(self, name: bytes) -> int:
         """Return what libc's own reference to `name` binds to (a malloc of the program's, if it has one)."""

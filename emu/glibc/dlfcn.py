@@ -16,7 +16,7 @@ from emu.core.events import Binding
 from emu.elf import constants as c
 from emu.glibc.call import Call
 from emu.rtld.close import dl_close
-from emu.rtld.lookup import DYNAMIC_WEAK, lookup_symbol
+from emu.rtld.lookup import lookup_symbol
 from emu.rtld.open import dl_open
 from emu.rtld.runtime import undefined
 from emu.rtld.version import Version
@@ -37,7 +37,8 @@ def open_(contract: Contract, call: Call) -> Hosted:
     file = os.fsdecode(arena.read_cstr(call.args[0]))
     args = (call.args[4] & 0xFFFFFFFF, call.args[5], arena.read_u64(call.rsp + 8))
     mode = call.args[1] & 0xFFFFFFFF
-    return (yield from dl_open(contract.rtld, file, mode, call.args[2], _signed(call.args[3]), args))
+    caller = contract.caller(call.args[2])
+    return (yield from dl_open(contract.rtld, file, mode, caller, _signed(call.args[3]), args))
 
 
 def close(contract: Contract, call: Call) -> Hosted:
@@ -78,7 +79,7 @@ def lookup_symbol_x(contract: Contract, call: Call) -> int | Hosted:
     undef_map = rtld.by_address[call.args[1]]
     scopes = [contract.scope_at(address) for address in _pointers(contract, call.args[3])]
     version = _version(contract, call.args[4])
-    flags = arena.read_u64(call.rsp + 8) & 0xFFFFFFFF | (DYNAMIC_WEAK if rtld.dynamic_weak else 0)
+    flags = arena.read_u64(call.rsp + 8) & 0xFFFFFFFF
     skip = rtld.by_address.get(arena.read_u64(call.rsp + 16))
     reference = arena.read_u64(call.args[2])
     found = lookup_symbol(
@@ -95,9 +96,9 @@ def lookup_symbol_x(contract: Contract, call: Call) -> int | Hosted:
     if found is None:
         arena.write_u64(call.args[2], 0)
         weak = reference and arena.read(reference + 4, 1)[0] >> 4 == c.STB_WEAK
-        if weak:
+        if weak or rtld.accept_undefined:
             return 0
-        return contract.errors.signal(undefined(undef_map, name, version, rtld.program))
+        return contract.errors.signal(undefined(rtld, undef_map, name, version))
     if rtld.bus.bindings:
         text = version.name.decode(errors="replace") if version is not None else ""
         fields = found[0].symtab.fields(found[1])

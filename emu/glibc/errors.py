@@ -59,6 +59,7 @@ class Errors:
         self._parked: dict[int, Work] = {}
         self._tokens = 0
         self._scratch: dict[int, int] = {}
+        self._last_words: dict[int, list[int]] = {}
         self._occasions: dict[str, int] = {}
 
     # -- catching -------------------------------------------------------------------------------------------------------
@@ -92,8 +93,15 @@ class Errors:
     # -- raising --------------------------------------------------------------------------------------------------------
 
     def signal(self, error: LoaderError) -> Hosted:
-        """Leave a hosted function by libc's `_dl_signal_exception`, with both strings in one block of the guest's malloc."""
+        """Leave a hosted function as ld.so does: by libc's `_dl_signal_error`, which makes the exception itself.
+
+        For errors that have an occasion ld.so makes the exception, with both strings in one block of the guest's malloc, and calls
+        `_dl_signal_exception`.
+        """
         contract = self.contract
+        if error.occasion is None:
+            words = self._words(error.object_name, error.text)
+            yield Jump(contract.guest_function(b"_dl_signal_error"), (error.errno, words[0], 0, words[1]))
         text = error.text.encode(errors="surrogateescape") + b"\0"
         name = error.object_name.encode(errors="surrogateescape") + b"\0"
         block = yield CallGuest(contract.guest_function(b"malloc"), (len(text) + len(name),))
@@ -115,6 +123,14 @@ class Errors:
         if thread not in self._scratch:
             self._scratch[thread] = self.contract.rtld.heap.allocate(_EXCEPTION_SIZE)
         return self._scratch[thread]
+
+    def _words(self, *texts: str) -> list[int]:
+        """Return strings for an error on its way; the running thread's next error takes their place."""
+        thread, heap = self.contract.thread_pointer(), self.contract.rtld.heap
+        for address in self._last_words.get(thread, ()):
+            heap.free(address)
+        self._last_words[thread] = [heap.string(text.encode(errors="surrogateescape")) for text in texts]
+        return self._last_words[thread]
 
     def _string(self, text: str) -> int:
         if text not in self._occasions:

@@ -56,7 +56,7 @@ def tls_get_addr_soft(contract: Contract, call: Call) -> int:
 
 def find_dso_for_object(contract: Contract, call: Call) -> int:
     """`_dl_find_dso_for_object(address)`: the link map that contains an address, or NULL."""
-    map_ = contract.rtld.find_map(call.args[0])
+    map_ = contract.rtld.find_map(contract.caller(call.args[0]))
     return map_.address if map_ is not None else 0
 
 

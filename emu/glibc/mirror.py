@@ -275,6 +275,9 @@ class Mirror:
     def scopes(self, map_: LinkMap) -> None:
         """Write `l_scope`."""
         elements = [self.scope_element(scope) for scope in map_.scopes]
+        if not elements:  # ld.so itself
+            self._put(map_, "l_scope", 0)
+            return
         self._put(map_, "l_scope", self._array(map_, "scope", [*elements, 0], at_least=4))
         self._put(map_, "l_scope_max", self._blocks[map_.address].arrays["scope"][1])
 

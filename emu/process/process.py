@@ -11,6 +11,8 @@ from emu.core.events import Fault
 from emu.elf import constants as c
 from emu.glibc.contract import Contract, StartInfo
 from emu.glibc.cxa_thread_atexit_impl import Observer
+from emu.glibc.ld_debug import UNUSED
+from emu.glibc.ld_trace import list_objects
 from emu.kernel.exec import load_program
 from emu.kernel.kernel import Kernel, KernelConfig
 from emu.kernel.scheduler import Deadlock, HostStop
@@ -24,6 +26,7 @@ from emu.machine.special import InstructionError
 from emu.process.backtrace import Backtraces, FrameInfo, render
 from emu.process.config import Result, RunConfig
 from emu.process.deadlock import DeadlockError, report
+from emu.process.debugging import Debugging
 from emu.process.faults import describe_fault, to_signal
 from emu.process.hostsignals import HostSignals
 from emu.process.runner import Runner
@@ -43,7 +46,7 @@ _DEFAULT_MEMORY = 4 << 30
 
 
 class Process:
-    """A program and everything around it. `load` maps it, `start` links it, `run` runs it; each does what comes before it."""
+    """A program and everything around it. `ended` is the exit code of one that ld.so was only asked to look at. `load` maps it, `start` links it, `run` runs it; each does what comes before it."""
 
     def __init__(self, config: RunConfig, bus: EventBus) -> None:
         self.config, self.bus = config, bus
@@ -77,6 +80,7 @@ class Process:
         self.rtld: Rtld | None = None
         self.contract: Contract | None = None
         self.loaded: Loaded | None = None
+        self.ended: int | None = None
         self.symbols = Symbols(self, config.sysroot)
         self._backtraces = Backtraces(self)
         self.runner: Runner | None = None
@@ -96,15 +100,30 @@ class Process:
         )
         if loaded.interpreter is None:
             return
+        self._link(loaded)
+
+    def _link(self, loaded: Loaded) -> None:
+        """Let the dynamic linker map what the program needs, as the LD_* variables ask for."""
+        config = self.config
         program = loaded.program
         name = os.fsdecode(loaded.argv[0])
         rtld = self.rtld = Rtld(self.arena, self.space, self.kernel.fs, self.bus, config.env, name)
         rtld.keep_going = config.keep_going
         rtld.write_error = _say
-        rtld.describe = self.symbols.describe
+        if self.bus.init or self.bus.fini or self.bus.dtors:
+            rtld.describe = self.symbols.describe
+        debugging = Debugging(self.kernel, config.env, name, program.path, self.task.tid)
+        if debugging.helped:
+            self.ended = 0
+            return
+        debugging.attach(self.bus)
+        rtld.accept_undefined = bool(debugging.mask & UNUSED)
+        rtld.bind_now |= rtld.accept_undefined
+        rtld.trace = "LD_TRACE_LOADED_OBJECTS" in config.env and not config.keep_going
         contract = self.contract = Contract(
             rtld, self.arena, self.space, self.thread_pointer, config.tls_dtors == "model"
         )
+        contract.debug_mask, contract.debug_fd = debugging.mask, debugging.fd
         contract.source = self.symbols.source
         contract.on_linked = lambda: self._watch_dlclose(contract)
         rtld.describe_caller = self.symbols.call_site
@@ -120,11 +139,13 @@ class Process:
         contract.info = _start_info(loaded)
         contract.plant_entries()
         contract.lay_out_tls()
+        if rtld.trace:
+            self.ended = list_objects(rtld, config.env, debugging.write)
 
     def start(self) -> None:
         """Link the program: TLS, relocation, IFUNCs. Stops before the first constructor. Raises EmuError."""
         self.load()
-        if self.contract is None:
+        if self.contract is None or self.ended is not None:
             return
         contract = self.contract
 
@@ -140,6 +161,8 @@ class Process:
         """Run the program to its end. Raises EmuError for what ends the run without being the guest's doing."""
         self.load()
         assert self.loaded is not None
+        if self.ended is not None:
+            return Result(self.ended)
         if self.contract is not None and self.config.tls_dtors == "guest" and self.bus.dtors:
             self.contract.on_dtors_planted = self._observe
         start = self.contract.start_stub if self.contract is not None else self.loaded.start

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from emu.core.dl_events import ObjectNeeded
 from emu.core.errors import EmuError, LoaderError
+from emu.core.ldso_events import AuxiliaryRequested
 from emu.elf import constants as c
 from emu.elf.dynamic import Dynamic
+from emu.elf.symtab import SymbolTable
 from emu.rtld.dst import has_dst
-from emu.rtld.link_map import LT_EXECUTABLE, LT_LIBRARY, LinkMap
+from emu.rtld.link_map import LT_EXECUTABLE, LT_LIBRARY, LinkMap, MappedImage
 from emu.rtld.map_object import enter, map_object
 from emu.rtld.scope import set_up_scopes
 from emu.rtld.sort_maps import sort_maps
@@ -27,11 +29,20 @@ RTLD_DLOPEN, RTLD_CALLMAP = 0x80000000, 0x10000000
 
 
 def map_named(
-    rtld: Rtld, name: str, loader: LinkMap | None, type_: int, ns: int, mode: int = 0, rule: str = ""
+    rtld: Rtld,
+    name: str,
+    loader: LinkMap | None,
+    type_: int,
+    ns: int,
+    mode: int = 0,
+    rule: str = "",
+    *,
+    trace: bool = False,
 ) -> LinkMap | None:
     """Return the object that `name` means to `loader`: one that is loaded already, or the file that the search finds.
 
-    None only with RTLD_NOLOAD, for a file that is there but not loaded. Raises LoaderError "cannot open shared object file" when there is none.
+    None only with RTLD_NOLOAD, for a file that is there but not loaded. Raises LoaderError "cannot open shared object file" when there is none; with
+    `trace` an empty object stands for it.
     Source: glibc elf/dl-load.c:_dl_map_object.
     """
     namespace = rtld.namespaces[ns]
@@ -40,7 +51,9 @@ def map_named(
     if loader is not None and rtld.bus.dl:
         dynamic = bool(mode & RTLD_CALLMAP)
         rtld.bus.emit(ObjectNeeded(name, ns, loader.display_name, loader.ns, dynamic))
-    found = rtld.search.find(name, loader, rtld.namespaces[0].main)
+    found = rtld.search.find(name, loader, rtld.namespaces[0].main, namespace=ns, any_class=trace)
+    if found is None and trace:
+        return _missing(rtld, name, loader, type_, ns)
     if found is None:
         number = rtld.search.last_errno or errno.ENOENT
         raise LoaderError(name, "cannot open shared object file", number)
@@ -73,6 +86,17 @@ def _stand_in(
     return map_
 
 
+def _missing(rtld: Rtld, name: str, loader: LinkMap | None, type_: int, ns: int) -> LinkMap:
+    """Let an empty object stand for a file that is not there, where the objects are only to be listed."""
+    map_ = LinkMap(name, "", type_, ns, loader)
+    map_.dynamic = Dynamic(bytes(c.DYN_SIZE), name)
+    map_.symtab = SymbolTable(MappedImage(rtld.memory, 0, name), [], map_.dynamic, name)
+    map_.faked = map_.relocated = True
+    set_up_scopes(rtld.namespaces[ns], map_)
+    enter(rtld, map_)
+    return map_
+
+
 class _Entry:
     """A place in the list of dependencies: `done` once the object's own needs have been looked at."""
 
@@ -97,7 +121,7 @@ def map_deps(rtld: Rtld, root: LinkMap, preloads: list[LinkMap], mode: int = 0) 
         except EmuError as error:
             failure = error
         at = next((i for i in range(at, len(entries)) if not entries[i].done), None)
-    known = [entry.map for entry in entries]
+    known = [entry.map for entry in entries if not entry.map.faked]
     root.searchlist[:] = known
     if root.reldeps is not None and any(map_ in known and map_ is not root for map_ in root.reldeps):
         root.reldeps = [map_ for map_ in root.reldeps if map_ not in known or map_ is root]
@@ -127,9 +151,11 @@ def _visit(rtld: Rtld, root: LinkMap, entries: list[_Entry], at: int, mode: int)
             if not expanded:
                 continue
             name = expanded
+        if tag != c.DT_NEEDED and rtld.bus.ldso:
+            rtld.bus.emit(AuxiliaryRequested(name, map_.display_name))
         type_ = LT_LIBRARY if map_.type == LT_EXECUTABLE else map_.type
         try:
-            needed = map_named(rtld, name, map_, type_, map_.ns, mode)
+            needed = map_named(rtld, name, map_, type_, map_.ns, mode, trace=rtld.trace)
         except LoaderError:
             if tag == c.DT_AUXILIARY:
                 continue

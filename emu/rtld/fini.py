@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from emu.core.effects import CallGuest, Effect
 from emu.core.events import Finalizer, FiniStarted
+from emu.core.ldso_events import FinalStatistics
 from emu.elf import constants as c
 from emu.rtld.link_map import LinkMap
 from emu.rtld.sort_maps import sort_maps
@@ -34,6 +35,8 @@ def fini(rtld: Rtld) -> Generator[Effect, int, None]:
                 yield from call_fini(rtld, map_)
             map_.direct_opencount -= 1
             rtld.mirror.opencount(map_)
+    if rtld.bus.ldso:
+        rtld.bus.emit(FinalStatistics(rtld.lookups, rtld.cached_lookups))
 
 
 def call_fini(rtld: Rtld, map_: LinkMap) -> Generator[Effect, int, None]:

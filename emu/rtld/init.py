@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from emu.core.effects import CallGuest, Effect
 from emu.core.events import Initializer, InitStarted
+from emu.core.ldso_events import PreinitStarted
 from emu.elf import constants as c
 from emu.rtld.link_map import LT_EXECUTABLE, LinkMap
 
@@ -23,7 +24,10 @@ def init(rtld: Rtld, main: LinkMap, args: tuple[int, int, int]) -> Generator[Eff
     if rtld.init_first is not None:
         first, rtld.init_first = rtld.init_first, None
         yield from call_init(rtld, first, args)
-    for address in _array(rtld, main, c.DT_PREINIT_ARRAY):
+    preinit = _array(rtld, main, c.DT_PREINIT_ARRAY)
+    if preinit and rtld.bus.init:
+        rtld.bus.emit(PreinitStarted(main.display_name))
+    for address in preinit:
         yield from _call(rtld, main, "preinit_array", address, args)
     for map_ in reversed(main.initfini or [main]):
         yield from call_init(rtld, map_, args)

@@ -51,7 +51,7 @@ class LinkMap:
     `address` is where the guest's `struct link_map` mirror lies, 0 until it has one. `searchlist` (the object and what it needs, breadth-first)
     is empty for one that was loaded only because another needs it. `reldeps` is None as long as no look-up ever
     added one: ld.so's sort tells that from a list that has become empty. `real` is the map itself, except for the one that stands for ld.so
-    in a namespace of dlmopen.
+    in a namespace of dlmopen. `used` tells whether any reference was bound to the object.
     """
 
     __slots__ = (
@@ -61,7 +61,7 @@ class LinkMap:
         "relocated", "relro", "removed", "rpath", "runpath", "scopes", "searchlist", "soname", "symbolic", "symtab", "text_end", "tls_align",
         "tlsdesc_arguments",
         "tls_blocksize", "tls_firstbyte_offset", "tls_initimage", "tls_initimage_size", "tls_modid", "tls_offset", "type", "version_definitions", "versions",
-        "gnu_property_isa", "serial",
+        "gnu_property_isa", "needed_1", "serial", "used",
     )  # fmt: skip
 
     def __init__(self, name: str, path: str, type_: int, ns: int, loader: LinkMap | None) -> None:
@@ -91,6 +91,7 @@ class LinkMap:
         self.symbolic = self.global_ = self.relocated = self.init_called = self.faked = self.removed = False
         self.main_map = self.need_tls_init = self.phdr_allocated = False
         self.direct_opencount = 0
+        self.used = False
         self.nodelete_active = self.nodelete_pending = False
         self.relro: tuple[int, int] | None = None
         self.tls_blocksize = self.tls_initimage = self.tls_initimage_size = self.tls_firstbyte_offset = 0
@@ -98,7 +99,7 @@ class LinkMap:
         self.tls_modid = 0
         self.tlsdesc_arguments: list[int] = []
         self.tls_offset = NO_TLS_OFFSET
-        self.gnu_property_isa = 0
+        self.gnu_property_isa = self.needed_1 = 0
         self.version_definitions: list[VersionDef] | None = None
 
     def __repr__(self) -> str:

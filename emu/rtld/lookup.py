@@ -15,11 +15,12 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from emu.core.errors import ElfError, LinkError
+from emu.core.errors import ElfError, LinkError, LoaderError
+from emu.core.ldso_events import ObjectSearched, SymbolBound
 from emu.elf import constants as c
 from emu.elf.hash import gnu_hash, sysv_hash
 from emu.rtld.dependency import ADD_DEPENDENCY, RETURN_NEWEST, add_dependency, is_nodelete, mark_nodelete
-from emu.rtld.link_map import LT_LOADED
+from emu.rtld.link_map import LT_EXECUTABLE, LT_LOADED
 from emu.rtld.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -62,13 +63,63 @@ def lookup_symbol(
     skip_map: LinkMap | None = None,
     watch: Watch | None = None,
 ) -> Found | None:
-    """Return the definition that `name` binds to, or None.
+    """Return the definition that `name` binds to, or None; what is found counts as used.
 
     `reference` is the index of the symbol in `undef_map`'s own table (0: there is none). With `skip_map` the search begins behind that
     object in the first scope. With the flag ADD_DEPENDENCY the object found is kept as long as `undef_map` is there. `watch` is told of
     every object looked at; the look-up then changes nothing (and `flags` must not ask for it).
     Raises ElfError for a broken hash table.
     """
+    if watch is None:
+        rtld.lookups += 1
+    if rtld.dynamic_weak:
+        flags |= DYNAMIC_WEAK
+    found = find_symbol(
+        rtld,
+        name,
+        undef_map,
+        reference,
+        scopes,
+        version,
+        type_class,
+        flags=flags,
+        skip_map=skip_map,
+        tell=rtld.bus.symbols and watch is None,
+        watch=watch,
+    )
+    if found is not None and watch is None:
+        found[0].used = True
+        if rtld.bus.lookups:
+            protected = bool(reference) and undef_map.symtab.data[reference * 24 + 5] & 3 == c.STV_PROTECTED
+            rtld.bus.emit(
+                SymbolBound(
+                    name.decode(errors="surrogateescape"),
+                    version.name.decode(errors="surrogateescape") if version is not None else "",
+                    undef_map.display_name,
+                    undef_map.ns,
+                    found[0].display_name,
+                    found[0].ns,
+                    protected,
+                )
+            )
+    return found
+
+
+def find_symbol(
+    rtld: Rtld,
+    name: bytes,
+    undef_map: LinkMap,
+    reference: int,
+    scopes: Iterable[Scope],
+    version: Version | None,
+    type_class: int,
+    *,
+    flags: int = 0,
+    skip_map: LinkMap | None = None,
+    tell: bool = False,
+    watch: Watch | None = None,
+) -> Found | None:
+    """As `lookup_symbol`, for a question that is nobody's reference: it does not count. `tell` of each object searched."""
     value = gnu_hash(name)
     terminated = name + b"\0"
     found = weak = None
@@ -89,6 +140,7 @@ def lookup_symbol(
             reference,
             rtld,
             watch,
+            tell,
         )
         if (
             found is not None
@@ -114,6 +166,7 @@ def lookup_symbol(
             flags,
             rtld,
             watch,
+            tell,
         )
         if watch is not None and found == (undef_map, reference):
             watch(undef_map, reference, Verdict.PROTECTED)
@@ -135,6 +188,7 @@ def _protected(
     flags: int,
     rtld: Rtld,
     watch: Watch | None,
+    tell: bool,
 ) -> Found:
     """A reference by a protected definition of one's own stays at home; only a COPY elsewhere of one's own data is taken."""
     if type_class == CLASS_PLT:
@@ -153,6 +207,7 @@ def _protected(
             reference,
             rtld,
             None if watch is None else _tell_nobody,
+            tell,
         )
         if other is not None:
             return (undef_map, reference) if other[0] is not undef_map else found
@@ -172,11 +227,15 @@ def _search(
     reference: int,
     rtld: Rtld,
     watch: Watch | None,
+    tell: bool,
 ) -> Found | None:
     bloom_bit = value >> 6
     weak = None
     for listed in maps:
         map_ = listed.real
+        if tell and not (map_ is skip_map or map_.removed or (type_class & CLASS_COPY and map_.type == 0)):
+            text = name.decode(errors="surrogateescape")
+            rtld.bus.emit(ObjectSearched(text, map_.display_name, map_.ns))
         table = map_.symtab
         gnu = table.gnu_hash
         if gnu is not None:
@@ -207,6 +266,8 @@ def _search(
             if watch is not None:
                 watch(map_, index, Verdict.HIDDEN)
             continue
+        if other & 3 == c.STV_PROTECTED and undef_map.type == LT_EXECUTABLE:
+            _check_protected(rtld, name, undef_map, reference, map_, type_class)
         bind = info >> 4
         if bind == c.STB_WEAK and flags & DYNAMIC_WEAK:
             weak = weak or (map_, index)
@@ -221,6 +282,34 @@ def _search(
         if watch is not None and bind != c.STB_WEAK:
             watch(map_, index, Verdict.LOCAL)
     return weak
+
+
+def _check_protected(
+    rtld: Rtld, name: bytes, undef_map: LinkMap, reference: int, map_: LinkMap, type_class: int
+) -> None:
+    """Say where an executable takes a copy of protected data, or fixes the address of a protected function, which the object itself does not use.
+
+    Raises LoaderError where the object says that it cannot stand that. Source: glibc sysdeps/generic/dl-protected.h.
+    """
+    symbol = name.decode(errors="surrogateescape")
+    if type_class & CLASS_COPY:
+        text = f"copy relocation against non-copyable protected symbol `{symbol}' in `{map_.name}'"
+    elif type_class & CLASS_PLT and reference and _is_undefined_with_value(undef_map, reference):
+        text = (
+            f"direct reference to protected function `{symbol}' in `{map_.name}' may break pointer equality"
+        )
+    else:
+        return
+    rtld.write_error(f"warning: {text}\n")
+    if map_.needed_1 & c.GNU_PROPERTY_1_NEEDED_INDIRECT_EXTERN_ACCESS:
+        raise LoaderError(
+            map_.name, "error due to GNU_PROPERTY_1_NEEDED_INDIRECT_EXTERN_ACCESS", occasion=symbol
+        )
+
+
+def _is_undefined_with_value(map_: LinkMap, index: int) -> bool:
+    _, _, _, shndx, value, _ = map_.symtab.fields(index)
+    return shndx == c.SHN_UNDEF and value != 0
 
 
 def _match(

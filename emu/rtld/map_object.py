@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from emu.core.dl_events import NodeleteSet
 from emu.core.errors import EmuError, LoaderError, UnsupportedError
 from emu.core.events import LibraryLoad
+from emu.core.ldso_events import LinkMapStarted, ObjectMapped, UnknownFlags
 from emu.elf import constants as c
 from emu.elf.header import check_loadable, parse_ehdr, parse_phdrs
 from emu.elf.notes import gnu_properties, parse_notes
@@ -31,6 +32,16 @@ _PROT = (0, 4, 2, 6, 1, 5, 3, 7)
 """mmap's protection for each value of p_flags: the two number read, write and execute in opposite order."""
 _ISA_LEVELS = {1: "x86-64-baseline", 2: "x86-64-v2", 4: "x86-64-v3", 8: "x86-64-v4"}
 _ISA_SUPPORTED = 1 | 2
+_FLAGS_1_KNOWN = (
+    c.DF_1_NOW
+    | c.DF_1_NODELETE
+    | c.DF_1_INITFIRST
+    | c.DF_1_NOOPEN
+    | c.DF_1_ORIGIN
+    | c.DF_1_NODEFLIB
+    | c.DF_1_PIE
+)
+"""Source: glibc include/elf.h, DT_1_SUPPORTED_MASK."""
 
 
 def map_segments(rtld: Rtld, backing: Backing, phdrs: list[Phdr], name: str) -> int:
@@ -103,6 +114,8 @@ def map_object(
     `path` is what it was opened by and becomes the object's l_name, `name` what it was asked for by. On failure nothing is left of it.
     Raises ElfError, LoaderError, or UnsupportedError for an object that needs a CPU that is not emulated.
     """
+    if rtld.bus.ldso:
+        rtld.bus.emit(LinkMapStarted(name, ns))
     header = backing.pread(4096, 0)
     ehdr = parse_ehdr(header, path)
     end = ehdr.phoff + ehdr.phnum * c.PHDR_SIZE
@@ -125,6 +138,7 @@ def map_object(
     try:
         map_.origin = posixpath.dirname(posixpath.join(rtld.files.realpath("."), path))
         map_.read_dynamic(rtld.memory)
+        _tell_flags(rtld, map_)
         _check_openable(map_, name, mode)
         place_phdrs(rtld, map_, ehdr.phoff)
         _check_isa(rtld, map_)
@@ -135,6 +149,9 @@ def map_object(
     if needs_stack and not rtld.executable_stack:
         rtld.executable_stack = True
         rtld.make_stacks_executable()
+    if rtld.bus.ldso:
+        place = (map_.ld, map_.addr, map_.map_end - map_.map_start, map_.entry, map_.phdr)
+        rtld.bus.emit(ObjectMapped(map_.display_name, *place, len(map_.phdrs)))
     if map_.dynamic.flags_1 & c.DF_1_NODELETE:
         map_.nodelete_pending = True
         if rtld.bus.dl:
@@ -144,6 +161,13 @@ def map_object(
         rtld.init_first = map_
     enter(rtld, map_)
     return map_
+
+
+def _tell_flags(rtld: Rtld, map_: LinkMap) -> None:
+    """Tell of DT_FLAGS_1 bits that ld.so does not know; they do nothing."""
+    unknown = map_.dynamic.flags_1 & ~_FLAGS_1_KNOWN
+    if unknown and rtld.bus.ldso:
+        rtld.bus.emit(UnknownFlags(map_.display_name, unknown))
 
 
 def _check_openable(map_: LinkMap, name: str, mode: int) -> None:
@@ -183,6 +207,7 @@ def adopt(rtld: Rtld, map_: LinkMap, mirror_address: int = 0) -> None:
     """Read what an object says of itself that the kernel has mapped, and enter it into its namespace."""
     map_.read_phdrs()
     map_.read_dynamic(rtld.memory)
+    _tell_flags(rtld, map_)
     _check_isa(rtld, map_)
     set_up_scopes(rtld.namespaces[map_.ns], map_)
     enter(rtld, map_, mirror_address)
@@ -226,6 +251,8 @@ def _check_isa(rtld: Rtld, map_: LinkMap) -> None:
         if phdr.type == c.PT_GNU_PROPERTY and phdr.filesz:
             data = rtld.memory.read(map_.addr + phdr.vaddr, phdr.filesz)
             properties = gnu_properties(parse_notes(data, 8, map_.display_name), map_.display_name)
+            if properties is not None:
+                map_.needed_1 = properties.needed_1
             if properties is None or not properties.isa_1_needed:
                 continue
             map_.gnu_property_isa = properties.isa_1_needed

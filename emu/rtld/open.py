@@ -31,7 +31,7 @@ from emu.rtld.init import init
 from emu.rtld.link_map import LT_LOADED, LinkMap
 from emu.rtld.map_object import RT_CONSISTENT
 from emu.rtld.relocate import relocate_object
-from emu.rtld.scope import DL_NNS, Namespace
+from emu.rtld.scope import DL_NNS, Namespace, list_scopes
 from emu.rtld.version import check_map_versions
 
 if TYPE_CHECKING:
@@ -161,11 +161,9 @@ def _begin(rtld: Rtld, opening: _Opening) -> Work:
     map_deps(rtld, new, [], mode & (RTLD_DLOPEN | RTLD_DEEPBIND))
     for map_ in new.searchlist:
         if not map_.real.versions:
-            missing = check_map_versions(
-                map_.real, rtld.memory, lambda name: rtld.find_loaded(name, namespace)
+            check_map_versions(
+                map_.real, rtld.memory, lambda name: rtld.find_loaded(name, namespace), bus=rtld.bus
             )
-            if missing:
-                raise missing[0]
             rtld.mirror.versions(map_.real)
     rtld.set_state(namespace, RT_CONSISTENT)
     _show_scopes(rtld, new, 0)
@@ -243,6 +241,7 @@ def _settle_tls(rtld: Rtld, new: LinkMap) -> None:
 
 
 def _show_scopes(rtld: Rtld, map_: LinkMap, first: int) -> None:
+    list_scopes(rtld, map_, first)
     if rtld.bus.dl:
         for number, scope in enumerate(map_.scopes[first:], first):
             members = tuple(m.name or rtld.program for m in scope.maps)

@@ -1,9 +1,9 @@
 """Relocation: S, A, P, G and the rest of psABI table 4.10, applied to one object.
 
 RELR and RELATIVE entries, most of all, need no symbol and are done in bulk. PLT slots stay lazy where they may. An
-IFUNC is resolved when its relocation is met, in table order, by a call of the guest's resolver: hence this is a generator.
+IFUNC is resolved when its relocation is met, in table order but IRELATIVE last, by a call of the guest's resolver: hence this is a generator.
 
-Source: psABI 4.4; glibc elf/dl-reloc.c:_dl_relocate_object, sysdeps/x86_64/dl-machine.h:elf_machine_rela.
+Source: psABI 4.4; glibc elf/dl-reloc.c:_dl_relocate_object, elf/dynamic-link.h, elf/do-rel.h, sysdeps/x86_64/dl-machine.h:elf_machine_rela.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def type_class(kind: int) -> int:
     return CLASS_PLT if kind in _PLT_CLASS else CLASS_COPY if kind == c.R_X86_64_COPY else 0
 
 
-def relocate_object(rtld: Rtld, map_: LinkMap, lazy: bool) -> Work:
-    """Apply every relocation of `map_`, then protect its RELRO range. `lazy` leaves PLT slots to the resolver.
+def relocate_object(rtld: Rtld, map_: LinkMap, lazy: bool, *, skip_ifunc: bool = False) -> Work:
+    """Apply every relocation of `map_`, then protect its RELRO range. `lazy` leaves PLT slots to the resolver, `skip_ifunc` calls no resolver.
 
     Raises LoaderError for a symbol that is not found, UnsupportedError for an unknown relocation type.
     """
@@ -54,11 +54,18 @@ def relocate_object(rtld: Rtld, map_: LinkMap, lazy: bool) -> Work:
         lazy = False
     if rtld.bus.reloc:
         rtld.bus.emit(RelocationStarted(map_.display_name, lazy))
-    worker = _Relocator(rtld, map_, lazy)
-    yield from worker.run()
+    yield from _Relocator(rtld, map_, lazy, skip_ifunc=skip_ifunc).run()
     map_.relocated = True
     rtld.mirror.flags(map_)
     protect_relro(rtld, map_)
+
+
+def relocate_bootstrap(rtld: Rtld, map_: LinkMap) -> Work:
+    """Relocate ld.so by itself alone, as it does at its own start: nobody else's symbols are there yet. It will be relocated again.
+
+    Source: glibc elf/rtld.c:_dl_start.
+    """
+    yield from _Relocator(rtld, map_, False, bootstrap=True).run()
 
 
 def protect_relro(rtld: Rtld, map_: LinkMap) -> None:
@@ -83,10 +90,17 @@ def protect_relro(rtld: Rtld, map_: LinkMap) -> None:
 
 
 class _Relocator:
-    """The state of relocating one object: views of its memory and the results of look-ups by symbol and class."""
+    """The state of relocating one object: views of its memory and the results of look-ups by symbol and class.
 
-    def __init__(self, rtld: Rtld, map_: LinkMap, lazy: bool) -> None:
+    ld.so remembers only the last look-up. To remember all gives the same results; `last` is what ld.so would have, for the count of look-ups.
+    """
+
+    def __init__(
+        self, rtld: Rtld, map_: LinkMap, lazy: bool, *, skip_ifunc: bool = False, bootstrap: bool = False
+    ) -> None:
         self.rtld, self.map, self.lazy = rtld, map_, lazy
+        self.skip_ifunc, self.bootstrap = skip_ifunc, bootstrap
+        self.last: tuple[int, int] | None = None
         self.base = map_.addr
         self.first = map_.map_start - map_.addr
         self.view = rtld.memory.span(map_.map_start, map_.map_end - map_.map_start)
@@ -96,14 +110,18 @@ class _Relocator:
     def run(self) -> Work:
         """Do RELR, RELA and JMPREL in this order."""
         map_, memory = self.map, self.rtld.memory
-        self._relr(map_.table(memory, c.DT_RELR))
+        if map_ is not self.rtld.ld_so or self.bootstrap:
+            self._relr(map_.table(memory, c.DT_RELR))
         rela = map_.table(memory, c.DT_RELA)
         plt = map_.table(memory, c.DT_JMPREL)
         if plt and rela and rela.endswith(plt) and self._plt_inside_rela():
             rela = rela[: -len(plt)]
         try:
             skip = self._relative(rela)
-            yield from self._entries(rela[skip * 24 :], lazy=False)
+            rela = rela[skip * 24 :]
+            if plt and not self.lazy and self._plt_follows_rela():
+                rela, plt = rela + plt, b""  # one range: all IRELATIVE come at its end
+            yield from self._entries(rela, lazy=False)
             if plt:
                 if self.lazy:
                     self._prepare_plt()
@@ -119,6 +137,10 @@ class _Relocator:
         rela, rela_size = self.map.dynamic.table(c.DT_RELA)
         plt, plt_size = self.map.dynamic.table(c.DT_JMPREL)
         return rela <= plt and plt + plt_size == rela + rela_size
+
+    def _plt_follows_rela(self) -> bool:
+        rela, rela_size = self.map.dynamic.table(c.DT_RELA)
+        return self._plt_inside_rela() or rela + rela_size == self.map.dynamic.table(c.DT_JMPREL)[0]
 
     def _relr(self, table: bytes) -> None:
         base, view = self.base, self.view
@@ -159,6 +181,7 @@ class _Relocator:
     def _entries(self, table: bytes, *, lazy: bool) -> Work:
         view, first, base = self.view, self.first, self.base
         name = self.map.display_name
+        irelative: list[tuple[int, int]] = []
         for offset, info, addend in iter_rela(table, name):
             kind = info & 0xFFFFFFFF
             at = offset - first
@@ -183,11 +206,13 @@ class _Relocator:
                 self.relative += 1
                 _PUT64(view, at, (base + addend) & _M64)
             elif kind == c.R_X86_64_IRELATIVE:
-                self.ifuncs += 1
-                _PUT64(view, at, (yield CallGuest((base + addend) & _M64)))
+                irelative.append((at, (base + addend) & _M64))
             elif kind != c.R_X86_64_NONE:
                 self.symbolic += 1
                 yield from self._other(kind, info >> 32, offset, at, addend)
+        for at, resolver in irelative:
+            self.ifuncs += 1
+            _PUT64(view, at, resolver if self.skip_ifunc else (yield CallGuest(resolver)))
 
     def _other(self, kind: int, symbol: int, offset: int, at: int, addend: int) -> Work:
         view = self.view
@@ -280,22 +305,28 @@ class _Relocator:
         """Return what symbol `symbol` of the object binds to; None for an undefined weak one. Raises LoaderError."""
         class_ = type_class(kind)
         key = (symbol, class_)
-        cache = self.cache
-        if key in cache:
+        if self.bootstrap:
+            return self.map, symbol
+        cache, rtld = self.cache, self.rtld
+        known = key in cache
+        if known and key == self.last:
+            rtld.cached_lookups += 1
             return cache[key]
-        found = cache[key] = resolve(self.rtld, self.map, symbol, class_, FOR_RELOCATE)
-        if self.rtld.bus.bindings and not self._binds_locally(symbol):
+        if not known and self._binds_locally(symbol):
+            return self.map, symbol
+        self.last = key
+        if known and not (rtld.bus.symbols or rtld.bus.lookups or rtld.receive):
+            rtld.lookups += 1
+            return cache[key]
+        found = cache[key] = resolve(rtld, self.map, symbol, class_, FOR_RELOCATE)
+        if rtld.bus.bindings and not known:
             self.announce(symbol, found, kind, offset, lazy=False)
         return found
 
     def _binds_locally(self, symbol: int) -> bool:
         """Whether the reference is to the object's own symbol by its kind, without a look-up."""
-        data, at = self.map.symtab.data, symbol * 24
-        return (
-            symbol == 0
-            or data[at + 4] >> 4 == c.STB_LOCAL
-            or data[at + 5] & 3 in (c.STV_HIDDEN, c.STV_INTERNAL)
-        )
+        _, info, other, _, _, _ = self.map.symtab.fields(symbol)
+        return symbol == 0 or info >> 4 == c.STB_LOCAL or other & 3 in (c.STV_HIDDEN, c.STV_INTERNAL)
 
     def announce(self, symbol: int, found: Found | None, kind: int, offset: int, *, lazy: bool) -> None:
         """Emit the Binding event."""
@@ -319,6 +350,8 @@ class _Relocator:
 
     def call_resolver(self, found: Found, resolver: int) -> Generator[CallGuest, int, int]:
         """Call an IFUNC resolver; return the address that it picked."""
+        if self.skip_ifunc:
+            return resolver
         self.ifuncs += 1
         target = found[0]
         if target is not self.map and not target.relocated:

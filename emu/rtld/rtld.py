@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from emu.core.effects import CallGuest, Effect
 from emu.core.errors import EmuError, LoaderError
+from emu.core.ldso_events import InitialScopes
 from emu.elf import constants as c
+from emu.elf.hash import sysv_hash
 from emu.rtld.address_index import AddressIndex
 from emu.rtld.dependency import RETURN_NEWEST
 from emu.rtld.deps import map_deps, map_named
 from emu.rtld.heap import Heap
 from emu.rtld.link_map import LT_EXECUTABLE, LT_LIBRARY, LinkMap
-from emu.rtld.lookup import lookup_symbol
+from emu.rtld.lookup import find_symbol, lookup_symbol
 from emu.rtld.map_object import adopt
-from emu.rtld.scope import Namespace, Scope
+from emu.rtld.scope import Namespace, Scope, list_scopes
 from emu.rtld.search_path import SearchPath
 from emu.rtld.tls import Tls
-from emu.rtld.version import VersionWarning, check_map_versions
+from emu.rtld.version import Version, VersionWarning, check_map_versions
 
 if TYPE_CHECKING:
     from emu.core.events import EventBus
@@ -35,6 +37,16 @@ if TYPE_CHECKING:
 
 
 Work = Generator[Effect, int, None]
+
+VDSO_FUNCTIONS = (
+    b"__vdso_clock_gettime",
+    b"__vdso_gettimeofday",
+    b"__vdso_time",
+    b"__vdso_getcpu",
+    b"__vdso_clock_getres",
+)
+"""What ld.so looks up in the vDSO for libc, in its order. Source: glibc sysdeps/unix/sysv/linux/dl-vdso-setup.h."""
+VDSO_VERSION = b"LINUX_2.6"
 
 
 class Entries(NamedTuple):
@@ -168,8 +180,9 @@ class Rtld:
     `started` is true once the program's own code may run: what is loaded from then on can fail without ending the process. Of the services,
     `catching` runs a generator and returns the error that
     ended it, `uncaught` runs one in which ld.so's errors are fatal, `describe_caller` names the place of a call
-    by its return address, `make_stacks_executable` is called for the first object
-    that wants to run code there, `on_unload` is told of an object before it is unmapped, `threads` yields the thread pointers of all threads.
+    by its return address, `make_stacks_executable` is called for the first
+    object that wants to run code there, `receive` (if any) takes the errors that ld.so can go on after, `on_unload` is told of an object before it
+    is unmapped, `threads` yields the thread pointers of all threads.
     """
 
     def __init__(
@@ -192,15 +205,20 @@ class Rtld:
         self.by_address: dict[int, LinkMap] = {}
         self.ld_so: LinkMap | None = None
         self.vdso: LinkMap | None = None
+        self.vdso_functions: dict[bytes, int] = {}
         self.init_first: LinkMap | None = None
         self.keep_going = False
         self.missing: list[tuple[str, LinkMap]] = []
         self.write_error: Callable[[str], None] = lambda text: None
         self.describe: Callable[[int], str] = hex
         self.describe_caller: Callable[[int], str] = hex
-        self.verbose = bool(env.get("LD_VERBOSE"))
+        self.verbose = bool(env.get("LD_WARN"))
         self.dynamic_weak = "LD_DYNAMIC_WEAK" in env
         self.bind_now = bool(env.get("LD_BIND_NOW"))
+        self.bind_not = bool(env.get("LD_BIND_NOT"))
+        self.lookups = self.cached_lookups = 0
+        self.accept_undefined = self.trace = False
+        self.receive: Callable[[LoaderError], None] | None = None
         self.sort_algorithm = (
             1 if "glibc.rtld.dynamic_sort=1" in env.get("GLIBC_TUNABLES", "").split(":") else 2
         )
@@ -264,7 +282,12 @@ class Rtld:
             self.vdso = self.adopt(vdso, "linux-vdso.so.1", LT_LIBRARY, "vdso")
             self.vdso.relocated = True
             self.vdso.searchlist.append(self.vdso)
+            self.mirror.searchlist(self.vdso)
+            self._bind_vdso(self.vdso)
+        self.search.initialise(main)
         self.ld_so = self.adopt(interpreter, interpreter.path, LT_LIBRARY, "interpreter", ld_so_map)
+        self.ld_so.scopes = []
+        self.mirror.scopes(self.ld_so)
         preloads = self._preload(main)
         map_deps(self, main, preloads)
         self._place_ld_so(main)
@@ -272,6 +295,23 @@ class Rtld:
             map_.global_ = True
         main.direct_opencount += 1
         self._check_versions(base)
+
+    def _bind_vdso(self, vdso: LinkMap) -> None:
+        """Look up what libc uses of the vDSO. Source: glibc sysdeps/unix/sysv/linux/dl-vdso.h:dl_vdso_vsym."""
+        check_map_versions(vdso, self.memory, lambda name: None)
+        version = Version(VDSO_VERSION, sysv_hash(VDSO_VERSION), True, b"")
+        for name in VDSO_FUNCTIONS:
+            found = lookup_symbol(self, name, vdso, 0, [vdso.local_scope], version, 0)
+            if found is not None:
+                self.vdso_functions[name] = vdso.addr + vdso.symtab.fields(found[1])[4]
+
+    def list_initial_scopes(self) -> None:
+        """Tell of the scopes of everybody in the base namespace."""
+        maps = self.namespaces[0].maps
+        if self.bus.ldso:
+            self.bus.emit(InitialScopes(len(maps)))
+        for map_ in maps:
+            list_scopes(self, map_)
 
     def _preload(self, main: LinkMap) -> list[LinkMap]:
         """Load what LD_PRELOAD and /etc/ld.so.preload name; one that cannot be loaded is reported and left out."""
@@ -308,24 +348,40 @@ class Rtld:
         assert ld_so is not None
         maps.remove(ld_so)
         if ld_so in main.searchlist:
-            before = main.searchlist[main.searchlist.index(ld_so) - 1]
+            at = main.searchlist.index(ld_so)
+            before = main.searchlist[at - 1]
+            following = main.searchlist[at + 1] if at + 1 < len(main.searchlist) else None
+            if not self.trace and before is main and following is not self.vdso and self.vdso is not None:
+                before = self.vdso
             maps.insert(maps.index(before) + 1, ld_so)
 
     def _check_versions(self, namespace: Namespace) -> None:
         errors: list[LoaderError] = []
+
+        def report(error: LoaderError) -> None:
+            # Words about what ends the process come at its end, and so does all that follows them.
+            fatal = not isinstance(error, VersionWarning) and not self.trace
+            if fatal or errors:
+                errors.append(error)
+            elif not self.keep_going:
+                self.warn(str(error))
+
         for map_ in namespace.maps:
-            errors += check_map_versions(
-                map_, self.memory, lambda name: self.find_loaded(name, namespace), self.program
+            if map_.faked:
+                continue
+            check_map_versions(
+                map_,
+                self.memory,
+                lambda name: self.find_loaded(name, namespace),
+                self.program,
+                self.bus,
+                report,
             )
             self.mirror.versions(map_)
         if self.ld_so is not None and self.ld_so not in namespace.maps:
             check_map_versions(self.ld_so, self.memory, lambda name: None)
-        if self.keep_going:
-            return
-        if any(not isinstance(error, VersionWarning) for error in errors):
+        if errors and not self.keep_going:
             raise VersionErrors(errors)
-        for warning in errors:
-            self.warn(str(warning))
 
     def find_loaded(self, name: str, namespace: Namespace) -> LinkMap | None:
         """Return the object of the namespace that is known as `name`."""
@@ -345,7 +401,7 @@ class Rtld:
         main = self.namespaces[0].main
         assert main is not None
         scopes = [Scope([map_])] if map_ is not None else main.scopes
-        found = lookup_symbol(self, name, map_ or main, 0, scopes, None, 0, flags=RETURN_NEWEST)
+        found = find_symbol(self, name, map_ or main, 0, scopes, None, 0, flags=RETURN_NEWEST)
         if found is None:
             return None
         return found[0].addr + found[0].symtab.fields(found[1])[4]

@@ -11,25 +11,30 @@ from typing import TYPE_CHECKING
 from emu.core.effects import CallGuest
 from emu.core.errors import LoaderError
 from emu.core.events import Binding
+from emu.core.ldso_events import ErrorSignalled
 from emu.elf import constants as c
-from emu.elf.relocations import reloc_name
+from emu.elf.relocations import iter_rela, reloc_name
 from emu.rtld.dependency import ADD_DEPENDENCY
-from emu.rtld.lookup import CLASS_PLT, DYNAMIC_WEAK, Found, lookup_symbol
+from emu.rtld.lookup import CLASS_PLT, Found, lookup_symbol
 
 if TYPE_CHECKING:
     from emu.rtld.link_map import LinkMap
     from emu.rtld.rtld import Rtld
     from emu.rtld.version import Version
 
+_OCCASION = "symbol lookup error"
+_ENDBR64, _PUSH = b"\xf3\x0f\x1e\xfa", b"\x68"
 
-def undefined(map_: LinkMap | None, name: bytes, version: Version | None, program: str) -> LoaderError:
-    """Return the error for a reference that nothing satisfies."""
+
+def undefined(rtld: Rtld, map_: LinkMap, name: bytes, version: Version | None) -> LoaderError:
+    """Return the error for a reference that nothing satisfies, and tell of it."""
     text = f"undefined symbol: {name.decode(errors='replace')}"
     if version is not None:
         text += f", version {version.name.decode(errors='replace')}"
-    return LoaderError(
-        (map_.name if map_ is not None else "") or program, text, occasion="symbol lookup error"
-    )
+    if rtld.bus.ldso:
+        continued = rtld.receive is not None
+        rtld.bus.emit(ErrorSignalled(map_.display_name, _OCCASION, text, continued))
+    return LoaderError(map_.name or rtld.program, text, occasion=_OCCASION)
 
 
 def resolve(rtld: Rtld, map_: LinkMap, symbol: int, type_class: int, flags: int = 0) -> Found | None:
@@ -37,17 +42,29 @@ def resolve(rtld: Rtld, map_: LinkMap, symbol: int, type_class: int, flags: int 
 
     What is bound to is kept as long as `map_` is there (`flags` tell whether it is being relocated). Raises LoaderError "undefined symbol".
     """
-    st_name, info, other, _, _, _ = map_.symtab.fields(symbol)
+    _, info, other, _, _, _ = map_.symtab.fields(symbol)
     if symbol == 0:
         return map_, 0
     if info >> 4 == c.STB_LOCAL or other & 3 in (c.STV_HIDDEN, c.STV_INTERNAL):
         return map_, symbol
+    return _bind(rtld, map_, symbol, type_class, flags)
+
+
+def _bind(rtld: Rtld, map_: LinkMap, symbol: int, type_class: int, flags: int) -> Found | None:
+    """Look a symbol of `map_` up in its scopes."""
+    st_name, info, _, _, _, _ = map_.symtab.fields(symbol)
     name = map_.symtab.strings.at(st_name)
     version = reference_version(map_, symbol)
-    flags |= ADD_DEPENDENCY | (DYNAMIC_WEAK if rtld.dynamic_weak else 0)
-    found = lookup_symbol(rtld, name, map_, symbol, map_.scopes, version, type_class, flags=flags)
-    if found is None and info >> 4 != c.STB_WEAK:
-        raise undefined(map_, name, version, rtld.program)
+    flags |= ADD_DEPENDENCY
+    main = rtld.namespaces[0].main
+    # ld.so has no scopes of its own; the program's serve.
+    scopes = map_.scopes if map_ is not rtld.ld_so or main is None else main.scopes
+    found = lookup_symbol(rtld, name, map_, symbol, scopes, version, type_class, flags=flags)
+    if found is None and info >> 4 != c.STB_WEAK and not rtld.accept_undefined:
+        error = undefined(rtld, map_, name, version)
+        if rtld.receive is None:
+            raise error
+        rtld.receive(error)
     return found
 
 
@@ -57,7 +74,9 @@ def fixup(rtld: Rtld, map_: LinkMap, index: int) -> Generator[CallGuest, int, in
     entry = rtld.memory.read(map_.addr + table + 24 * index, 24)
     offset, info = int.from_bytes(entry[:8], "little"), int.from_bytes(entry[8:16], "little")
     symbol, kind = info >> 32, info & 0xFFFFFFFF
-    found = resolve(rtld, map_, symbol, CLASS_PLT)
+    # Only here every visibility but the default one keeps a reference at home.
+    at_home = map_.symtab.fields(symbol)[2] & 3
+    found = (map_, symbol) if at_home else _bind(rtld, map_, symbol, CLASS_PLT, 0)
     value = 0
     if found is not None:
         _, st_info, _, shndx, value, _ = found[0].symtab.fields(found[1])
@@ -67,8 +86,31 @@ def fixup(rtld: Rtld, map_: LinkMap, index: int) -> Generator[CallGuest, int, in
             value = yield CallGuest(value)
     if rtld.bus.bindings:
         emit_binding(rtld, map_, symbol, found, kind, offset, True)
-    rtld.memory.write_u64(map_.addr + offset, value)
+    if not rtld.bind_not:
+        rtld.memory.write_u64(map_.addr + offset, value)
     return value
+
+
+def plt_slot(rtld: Rtld, map_: LinkMap, name: bytes) -> tuple[int, int] | None:
+    """Return the index and the address of the PLT slot of `map_` for `name`, None if it has none."""
+    entries = iter_rela(map_.table(rtld.memory, c.DT_JMPREL), map_.display_name)
+    for index, (offset, info, _) in enumerate(entries):
+        if info & 0xFFFFFFFF == c.R_X86_64_JUMP_SLOT and map_.symtab.symbol_name(info >> 32) == name:
+            return index, map_.addr + offset
+    return None
+
+
+def plt_target(rtld: Rtld, map_: LinkMap, index: int, slot: int) -> Generator[CallGuest, int, int]:
+    """Return what a call through a PLT slot reaches; the first call binds it.
+
+    A slot that is not bound leads to its own entry in the PLT, which pushes its index. Source: psABI 5.2.3, figure 5.3.
+    """
+    address = rtld.memory.read_u64(slot)
+    if map_.map_start <= address < map_.map_end:
+        code = rtld.memory.read(address, 16).removeprefix(_ENDBR64)
+        if code.startswith(_PUSH + index.to_bytes(4, "little")):
+            return (yield from fixup(rtld, map_, index))
+    return address
 
 
 def emit_binding(

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emu.core.ldso_events import ScopeListed
+
 if TYPE_CHECKING:
     from emu.rtld.link_map import LinkMap
+    from emu.rtld.rtld import Rtld
 
 DL_NNS = 16
 """How many namespaces there can be."""
@@ -63,3 +66,16 @@ def set_up_scopes(namespace: Namespace, map_: LinkMap, *, deepbind: bool = False
     if map_.symbolic and not deepbind and map_.local_scope is not scopes[0]:
         scopes.insert(0, Scope([map_], map_, symbolic=True))
     map_.scopes = scopes
+
+
+def list_scopes(rtld: Rtld, map_: LinkMap, first: int = 0) -> None:
+    """Tell of an object's scopes from number `first` on. Source: glibc elf/dl-open.c:_dl_show_scope."""
+    if not rtld.bus.ldso:
+        return
+    listed = map_.scopes[first:]
+    if not listed:
+        rtld.bus.emit(ScopeListed(map_.display_name, map_.ns, first, (), True, True))
+    for number, scope in enumerate(listed):
+        members = tuple(member.name or rtld.program for member in scope.maps)
+        is_last = number == len(listed) - 1
+        rtld.bus.emit(ScopeListed(map_.display_name, map_.ns, first + number, members, number == 0, is_last))

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import errno
 import os
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from emu.core.errors import LoaderError
+from emu.core.errors import ElfError, EmuError, LoaderError
 from emu.core.events import LibrarySearch
-from emu.elf.constants import DF_1_NODEFLIB, EHDR_SIZE
+from emu.core.ldso_events import CacheSearched, SearchEnded, SearchPathUsed, SearchStarted
+from emu.elf.constants import DF_1_NODEFLIB, EHDR_SIZE, PHDR_SIZE
 from emu.elf.header import ForeignObjectError, parse_ehdr
 from emu.rtld.cache import CACHE_PATH, LdSoCache
 from emu.rtld.dst import dst_at
@@ -61,6 +63,10 @@ class MapView(Protocol):
     """
 
     @property
+    def name(self) -> str:
+        """The path that the object was loaded by, empty for the program."""
+
+    @property
     def display_name(self) -> str:
         """The object's name for people."""
 
@@ -99,20 +105,23 @@ class Found(NamedTuple):
 class _Directory:
     """A directory of some search list.
 
-    Its name with a trailing slash, and what is known of each of its subdirectories.
+    Its name with a trailing slash, and what is known of each of its subdirectories. `kind` is that of the list that it came with first,
+    `origin` the name of the object that this list belongs to (None: nobody's).
     """
 
-    __slots__ = ("name", "status")
+    __slots__ = ("kind", "name", "origin", "status")
 
-    def __init__(self, name: str, subdirs: int) -> None:
-        self.name = name
+    def __init__(self, name: str, subdirs: int, kind: str, origin: str | None) -> None:
+        self.name, self.kind, self.origin = name, kind, origin
         # A relative directory means another one after chdir, so it is never written off.
         self.status = [_UNKNOWN if name.startswith("/") else _EXISTING] * subdirs
 
 
 def check_header(backing: Backing, path: str) -> None:
-    """Refuse a file by its ELF header: ForeignObjectError lets a search go on, any other ElfError ends it."""
-    parse_ehdr(backing.pread(EHDR_SIZE, 0), path)
+    """Refuse a file by its ELF header, or for want of program headers: ForeignObjectError lets a search go on, any other ElfError ends it."""
+    ehdr = parse_ehdr(backing.pread(EHDR_SIZE, 0), path)
+    if ehdr.phoff + ehdr.phnum * PHDR_SIZE > backing.size():
+        raise ElfError(path, "cannot read file data")
 
 
 def _is_trusted(path: str) -> bool:
@@ -159,9 +168,20 @@ class SearchPath:
         self._lists: dict[tuple[MapView, str], list[_Directory]] = {}
         self._env_path = "" if secure else env.get("LD_LIBRARY_PATH", "")
         self._env_dirs: list[_Directory] | None = None if self._env_path else []
-        self._system = self._intern(SYSTEM_DIRS)
+        self._system = self._intern(SYSTEM_DIRS, "system search path", None)
         self._cache: LdSoCache | None = None
         self.last_errno = 0
+
+    def initialise(self, main: MapView | None) -> None:
+        """Take the program's own list apart, then LD_LIBRARY_PATH: a directory belongs to the list that names it first.
+
+        Source: glibc elf/dl-load.c:_dl_init_paths.
+        """
+        for tag in ("RPATH", "RUNPATH") if main is not None else ():
+            self._list_of(main, tag, main)
+        if self._env_dirs is None:
+            elements = self._env_path.replace(";", ":").split(":")
+            self._env_dirs = self._intern(self._expand_elements(elements, main), "LD_LIBRARY_PATH", None)
 
     def find(
         self,
@@ -169,6 +189,8 @@ class SearchPath:
         loader: MapView | None,
         main: MapView | None,
         check: Callable[[Backing, str], object] = check_header,
+        namespace: int = 0,
+        any_class: bool = False,
     ) -> Found | None:
         """Look for the object that `loader` (None: nobody in particular) needs by `name`, and open it.
 
@@ -177,7 +199,7 @@ class SearchPath:
 
         Returns None with `last_errno` set if there is no such file. Raises LoaderError "wrong ELF class:
         ELFCLASS32" if only files of that class were found, and "cannot read file data" for a directory in
-        place of a file.
+        place of a file. With `any_class` files of another class count for none.
         Source: glibc elf/dl-load.c:_dl_map_object.
         """
         attempt = _Attempt(self, name, check)
@@ -186,9 +208,13 @@ class SearchPath:
             path = name if loader is None else self.expand(name, loader, main)
             found = attempt.open(path, "path")
         else:
+            if self._bus.ldso:
+                self._bus.emit(SearchStarted(name, namespace))
             found = self._search(attempt, loader, main)
+            if self._bus.ldso:
+                self._bus.emit(SearchEnded(name))
         if found is None:
-            if attempt.wrong_class:
+            if attempt.wrong_class and not any_class:
                 raise LoaderError(name, "wrong ELF class: ELFCLASS32")
             self.last_errno = attempt.errno
         return found
@@ -200,6 +226,8 @@ class SearchPath:
         user = loader or main
         no_default_dirs = user is not None and bool(user.dynamic.flags_1 & DF_1_NODEFLIB)
         cached = self._cached(attempt.name)
+        if self._bus.ldso:
+            self._bus.emit(CacheSearched(CACHE_PATH, cached or ""))
         if (
             cached is not None
             and not (no_default_dirs and cached.startswith(SYSTEM_DIRS))
@@ -221,9 +249,8 @@ class SearchPath:
             if not main_is_done and main is not None:
                 yield self._list_of(main, "RPATH", main), f"RPATH of {main.display_name}"
         if self._env_dirs is None:
-            elements = self._env_path.replace(";", ":").split(":")
-            self._env_dirs = self._intern(self._expand_elements(elements, main))
-        yield self._env_dirs, "LD_LIBRARY_PATH"
+            self.initialise(main)
+        yield self._env_dirs or [], "LD_LIBRARY_PATH"
         if loader is not None:
             yield self._list_of(loader, "RUNPATH", main), f"RUNPATH of {loader.display_name}"
 
@@ -240,7 +267,7 @@ class SearchPath:
             return []
         known = self._lists.get((map_, tag))
         if known is None:
-            known = self._intern(self._expand_elements(text.split(":"), map_, main))
+            known = self._intern(self._expand_elements(text.split(":"), map_, main), tag, map_.name)
             self._lists[map_, tag] = known
         return known
 
@@ -257,13 +284,13 @@ class SearchPath:
             elif expanded := self.expand(element, map_, main):
                 yield expanded.rstrip("/") + "/"
 
-    def _intern(self, names: Iterable[str]) -> list[_Directory]:
+    def _intern(self, names: Iterable[str], kind: str, origin: str | None) -> list[_Directory]:
         """Return the directories of a search list, each once; lists share what is known of a directory."""
         directories = self._directories
         for_list: dict[str, _Directory] = {}
         for name in names:
             if name not in directories:
-                directories[name] = _Directory(name, len(self._subdirs))
+                directories[name] = _Directory(name, len(self._subdirs), kind, origin)
             for_list[name] = directories[name]
         return list(for_list.values())
 
@@ -296,8 +323,13 @@ class SearchPath:
         return "" if must_be_trusted and not _is_trusted(path) else path
 
     def _try_directories(self, attempt: _Attempt, directories: list[_Directory], rule: str) -> Found | None:
-        """Try every directory of a list that may exist. Source: open_path."""
-        for directory in directories:
+        """Try every directory of a list that may exist; a list without any is emptied, but for the system's and the user's. Source: open_path."""
+        kind = ""
+        any_at_all = False
+        for at, directory in enumerate(directories):
+            if self._bus.ldso and directory.kind is not kind:
+                kind = directory.kind
+                self._show_path(directories[at:], kind)
             status = directory.status
             any_exists = False
             for index, subdir in enumerate(self._subdirs):
@@ -316,7 +348,20 @@ class SearchPath:
             if any_exists and attempt.errno not in (errno.ENOENT, errno.EACCES):
                 # The file is there, but there is something wrong with it: ld.so gives up this list.
                 return None
+            any_at_all |= any_exists
+        if not any_at_all and directories is not self._system and directories is not self._env_dirs:
+            directories.clear()
         return None
+
+    def _show_path(self, directories: list[_Directory], kind: str) -> None:
+        """Tell of the directories that come next in a list, as far as they are of one kind."""
+        shown = []
+        for directory in takewhile(lambda directory: directory.kind is kind, directories):
+            places = zip(self._subdirs, directory.status, strict=True)
+            paths = [directory.name + subdir for subdir, status in places if status != _NONEXISTING]
+            shown += [path if path == "/" else path.removesuffix("/") for path in paths]
+        origin = directories[0].origin
+        self._bus.emit(SearchPathUsed(tuple(shown), kind, origin or "", origin is not None))
 
     def _cached(self, name: str) -> str | None:
         if self._cache is None:
@@ -358,7 +403,7 @@ class SearchPath:
         try:
             backing = self._files.open_for_loading(path)
             check(backing, path)
-        except (OSError, ForeignObjectError):
+        except (OSError, EmuError):
             if self._bus.libs:
                 self._bus.emit(LibrarySearch(name, path, rule, False))
             raise

@@ -10,12 +10,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.errors import LoaderError
+from emu.core.ldso_events import ErrorSignalled, VersionChecked
 from emu.elf import constants as c
 from emu.elf.versions import VersionDef, VersionNeed, version_defs, version_needs
 from emu.rtld.link_map import LinkMap, MappedImage
 
 if TYPE_CHECKING:
+    from emu.core.events import EventBus
     from emu.core.types import Memory
+
+_OCCASION = "version lookup error"
 
 
 class Version(NamedTuple):
@@ -36,16 +40,18 @@ def check_map_versions(
     memory: Memory,
     find: Callable[[str], LinkMap | None],
     program: str | None = None,
-) -> list[LoaderError]:
-    """Fill `map_.versions` and return what is missing; a weak version may be missing, and a library without any has all.
+    bus: EventBus | None = None,
+    report: Callable[[LoaderError], None] | None = None,
+) -> None:
+    """Fill `map_.versions`; a weak version may be missing, and a library without any has all.
 
-    `find` gives the loaded object for a needed file name. With `program` (argv[0]: the main map's name in messages) what may be missing is
-    returned too, as VersionWarning, each in its place. Raises LoaderError for a record of an unknown format.
+    `find` gives the loaded object for a needed file name. At start-up `program` is argv[0] (the main map's name in messages), and
+    `report` is told of everything that is missing, what may be missing as VersionWarning. Raises LoaderError for a record
+    of an unknown format, and without `report` for the first version that is missing and must not be.
     """
     dynamic, name = map_.dynamic, map_.name or program or map_.display_name
     image = MappedImage(memory, map_.addr, name)
     strings = map_.symtab.strings
-    missing: list[LoaderError] = []
     table: dict[int, Version] = {}
     has_relr_version = False
     if dynamic.get(c.DT_VERNEED) is not None:
@@ -55,29 +61,43 @@ def check_map_versions(
             provider = find(need.file.decode(errors="surrogateescape"))
             if provider is None or provider.faked:
                 continue
+            provider = provider.real
+            told = bus is not None and bus.ldso
+            if told:
+                version = need.name.decode(errors="replace")
+                checked = VersionChecked(
+                    version, provider.display_name, provider.ns, map_.display_name, map_.ns
+                )
+                bus.emit(checked)
             error = _match(
                 need, _definitions(provider, memory), provider.name or program or provider.path, name
             )
-            if error is not None and (program is not None or not isinstance(error, VersionWarning)):
-                missing.append(error)
+            if error is not None and (report is not None or not isinstance(error, VersionWarning)):
+                if told:
+                    bus.emit(ErrorSignalled(provider.display_name, _OCCASION, error.text, report is not None))
+                if report is None:
+                    raise error
+                report(error)
     for definition in _definitions(map_, memory):
         if not definition.flags & c.VER_FLG_BASE:
             table[definition.ndx & 0x7FFF] = Version(definition.name, definition.hash, False, b"")
     if map_.dynamic.get(c.DT_RELR) is not None and not has_relr_version and _needs_libc(map_):
-        raise LoaderError(name, "DT_RELR without GLIBC_ABI_DT_RELR dependency")
+        raise LoaderError(name, "DT_RELR without GLIBC_ABI_DT_RELR dependency", occasion="")
     if table:
         map_.versions = [table.get(index) for index in range(max(table) + 1)]
-    return missing
 
 
 def _match(need: VersionNeed, defined: list[VersionDef], provider: str, name: str) -> LoaderError | None:
     """Return what ld.so would say of one needed version, if anything. Source: glibc elf/dl-version.c:match_symbol."""
     if not defined:
-        return VersionWarning(provider, f"no version information available (required by {name})")
+        text = f"no version information available (required by {name})"
+        return VersionWarning(provider, text, occasion=_OCCASION)
     if any(d.hash == need.hash and d.name == need.name for d in defined):
         return None
     text = f"version `{os.fsdecode(need.name)}' not found (required by {name})"
-    return VersionWarning(provider, f"weak {text}") if need.weak else LoaderError(provider, text)
+    if need.weak:
+        return VersionWarning(provider, f"weak {text}", occasion=_OCCASION)
+    return LoaderError(provider, text, occasion=_OCCASION)
 
 
 def _needs_libc(map_: LinkMap) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from emu.core import events as ev
 from emu.core.events import CATEGORY_OF
 from emu.trace.dl_text import DL_RENDERERS
+from emu.trace.ldso_text import LDSO_RENDERERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,7 @@ BEGINNING = "# emu trace: number, seconds of virtual time, task, category, event
 
 _COLOURS = {
     "libs": 36, "bindings": 34, "reloc": 34, "init": 32, "fini": 32, "tls": 35, "dtors": 33, "syscalls": 37, "faults": 31, "threads": 33, "sched": 90, "dl": 36,
+    "ldso": 36, "lookups": 34, "symbols": 34,
 }  # fmt: skip
 """The SGR foreground colour of each category (ECMA-48)."""
 
@@ -150,6 +152,7 @@ RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.ThreadExited: _exited,
     ev.ThreadJoined: _joined,
     ev.Switch: _switched,
+    **LDSO_RENDERERS,
 }
 
 

@@ -78,7 +78,7 @@ class View:
         loader: View | None = None,
         flags_1: int = 0,
     ) -> None:
-        self.display_name, self.origin, self.loader = display_name, origin, loader
+        self.name, self.display_name, self.origin, self.loader = display_name, display_name, origin, loader
         self.rpath, self.runpath = rpath, runpath
         self.dynamic = SimpleNamespace(flags_1=flags_1)
 

@@ -9,15 +9,15 @@ from typing import Any
 import jsonschema
 import pytest
 
-from emu.core.events import CATEGORIES, CATEGORY_OF, EVENT_TYPES, Record
+from emu.core.events import CATEGORIES, CATEGORY_OF, EVENT_TYPES, ON_REQUEST, Record
 from emu.trace import jsonl, text
 from emu.trace.fields import ADDRESSES, event_name, field_kinds
 from emu.trace.schema import schema
 
 NUMBERS = frozenset((
-    "align", "by_namespace", "count_after", "count_before", "generation", "ifunc", "joiner", "lazy", "module", "namespace", "next", "number",
-    "offset", "opencount", "opencount_after", "opencount_before", "previous", "relative", "size", "slots", "status", "surplus", "symbolic",
-    "thread", "used",
+    "align", "bits", "by_namespace", "cached_lookups", "count", "count_after", "count_before", "cycles", "generation", "ifunc", "joiner",
+    "lazy", "load_cycles", "lookups", "module", "namespace", "next", "number", "offset", "opencount", "opencount_after", "opencount_before",
+    "phnum", "previous", "relative", "relocation_cycles", "size", "slots", "status", "surplus", "symbolic", "thread", "used",
 ))  # fmt: skip
 """Integer fields that are no addresses."""
 
@@ -77,7 +77,7 @@ def test_the_schema_itself_is_one_and_describes_every_event() -> None:
     for event_type in EVENT_TYPES:
         definition = whole["$defs"][event_name(event_type)]
         assert definition["description"] == inspect.getdoc(event_type)
-        assert definition["properties"]["category"]["const"] in CATEGORIES
+        assert definition["properties"]["category"]["const"] in (*CATEGORIES, *ON_REQUEST)
 
 
 def test_every_integer_is_known_as_an_address_or_a_number() -> None:
