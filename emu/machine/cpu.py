@@ -155,6 +155,15 @@ class Cpu:
             values[16] += 2
         return values
 
+    def gprs_of(self, context: Context) -> list[int]:
+        """Return the registers of a thread that does not run, in the order of `regs.GPRS`; after a trap RIP is behind the `syscall`."""
+        batch = self.batch(regs.GPRS)
+        batch.read_saved(context.handle)
+        values = list(batch.values)
+        if context.in_trap:
+            values[16] += 2
+        return values
+
     def set_gprs(self, values: list[int]) -> None:
         """Load the registers in the order of `regs.GPRS`."""
         for index, value in enumerate(values):
