@@ -67,7 +67,7 @@ def find_symbol(rtld: Rtld, word: str, unexported: Callable[[LinkMap, bytes], ob
     keeping = [map_.display_name for map_ in maps if unexported(map_, exact) is not None]
     if keeping:
         text += f"; not exported, and so bound without a look-up: that of {', '.join(keeping)}"
-    raise NotFoundError(_missing(text, word, _spellings(names, readable)))
+    raise NotFoundError(missing(text, word, _spellings(names, readable)))
 
 
 def find_objects(rtld: Rtld, word: str, paths: Iterable[str] = ()) -> list[LinkMap]:
@@ -77,7 +77,7 @@ def find_objects(rtld: Rtld, word: str, paths: Iterable[str] = ()) -> list[LinkM
     """
     spellings = {word, *paths}
     maps = [map_ for namespace in rtld.namespaces for map_ in namespace.maps if map_.real is map_]
-    found = [map_ for map_ in maps if spellings & set(_names_of(rtld, map_))]
+    found = [map_ for map_ in maps if spellings & set(names_of(rtld, map_))]
     if found:
         return found
     for gone in reversed(rtld.index.departed):
@@ -85,11 +85,12 @@ def find_objects(rtld: Rtld, word: str, paths: Iterable[str] = ()) -> list[LinkM
             raise NotFoundError(
                 f"{word} has gone: it was unloaded after {gone.time / 1e9:.6f} s by {gone.by}"
             )
-    known = {name for map_ in maps for name in _names_of(rtld, map_)}
-    raise NotFoundError(_missing(f"no object {word} is loaded", word, known))
+    known = {name for map_ in maps for name in names_of(rtld, map_)}
+    raise NotFoundError(missing(f"no object {word} is loaded", word, known))
 
 
-def _names_of(rtld: Rtld, map_: LinkMap) -> Iterator[str]:
+def names_of(rtld: Rtld, map_: LinkMap) -> Iterator[str]:
+    """Yield the names that an object is known by: its paths, their last parts, its soname, what it was asked for as."""
     yield map_.display_name
     yield map_.path
     yield os.path.basename(map_.display_name)
@@ -141,7 +142,8 @@ def _spellings(names: Iterable[bytes], readable: dict[str, bytes]) -> set[str]:
     return plain | set(readable) | {_without_parameters(text) for text in readable}
 
 
-def _missing(text: str, word: str, known: Iterable[str]) -> str:
+def missing(text: str, word: str, known: Iterable[str]) -> str:
+    """Return the text, with the nearest of the known names."""
     from difflib import get_close_matches
 
     nearest = get_close_matches(word, sorted(known), _NEAREST)
