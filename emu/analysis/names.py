@@ -142,9 +142,9 @@ def _spellings(names: Iterable[bytes], readable: dict[str, bytes]) -> set[str]:
     return plain | set(readable) | {_without_parameters(text) for text in readable}
 
 
-def missing(text: str, word: str, known: Iterable[str]) -> str:
-    """Return the text, with the nearest of the known names."""
+def missing(text: str, word: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """Return the text, with the nearest of the known names: those `alike` enough, 1 being the same."""
     from difflib import get_close_matches
 
-    nearest = get_close_matches(word, sorted(known), _NEAREST)
+    nearest = get_close_matches(word, sorted(known), _NEAREST, alike)
     return f"{text}; nearest: {', '.join(nearest)}" if nearest else text

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from emu.analysis.data import Address
 from emu.analysis.history import call_frames, user_frame, where
 from emu.analysis.why_data import BoundSymbol, Link, OpenCall, PendingDestructor, Reason, ThreadState
-from emu.core.errors import EmuError
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
 from emu.rtld.close import held_by, mark, root_kinds
@@ -168,7 +167,7 @@ class Reasons:
                 by = event.by if event is not None else ""
                 symbols.append(BoundSymbol(name, demangle(name), by, "", None, stamp))
             plural = "s" if len(names) > 1 else ""
-            text = f"defines the STB_GNU_UNIQUE symbol{plural} {', '.join(one.demangled for one in symbols)} for its whole namespace"
+            text = f"is NODELETE since it defines the STB_GNU_UNIQUE symbol{plural} {', '.join(one.demangled for one in symbols)} for its whole namespace"
             since = next((one.bound for one in symbols if one.bound is not None), None)
             yield self._reason("nodelete-unique", root, text, chain, count=len(names), since=since, bindings=symbols)  # fmt: skip
         yield from self._references(root, chain, void)
@@ -190,7 +189,7 @@ class Reasons:
             symbols = tuple(_bound_symbol(origin, one) for one in later)
             if symbols:
                 listed = ", ".join(dict.fromkeys(one.demangled for one in symbols))
-                text = f"{origin.display_name}, which was there at start-up, has bound to {listed}"
+                text = f"is NODELETE since {origin.display_name}, which was there at start-up, has bound to {listed}"
                 yield self._reason(
                     "nodelete-reference", root, text, chain, count=len(symbols), since=later[0].stamp, bindings=symbols
                 )  # fmt: skip
@@ -236,10 +235,7 @@ class Reasons:
             return ThreadState(number, name, "ended", "", "", ())
         running = task is process.kernel.scheduler.current
         state = "running" if running else "waiting" if task.block is not None else "ready"
-        try:
-            frames = process.backtrace(task)
-        except EmuError:
-            frames = []
+        frames = [] if running else process.backtrace(task)  # the running one is where the question comes up
         user = user_frame(frames)
         what = task.block.what if task.block is not None else ""
         return ThreadState(

@@ -11,6 +11,7 @@ import os
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from emu.analysis.history import is_user
 from emu.analysis.reasons import holders
 from emu.analysis.why_data import Remedy
 from emu.elf.demangle import demangle
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.analysis.reasons import Reasons
-    from emu.analysis.why_data import PendingDestructor, Reason
+    from emu.analysis.why_data import PendingDestructor, Reason, Stamp
     from emu.rtld.link_map import LinkMap
 
 _TRIED = 12
@@ -109,21 +110,20 @@ def _of_reason(reason: Reason, main: int) -> Iterator[Remedy]:
             text = f"open {short} with dlopen, and link nothing that is there at start-up with it"
             yield Remedy("not-at-start-up", name, text, 0, ())
         case "open-count":
-            places = [one.opened.place for one in reason.opens if one.closed is None]
-            for place in dict.fromkeys(places):
-                times = places.count(place)
+            calls = [_call(one.opened) for one in reason.opens if one.closed is None]
+            for call in dict.fromkeys(calls):
+                times = calls.count(call)
                 often = "once more" if times == 1 else f"{times} times more"
-                text = f"dlclose {short} {often}: it was opened at {place or 'an unknown place'}"
-                yield Remedy("close", name, text, 0, ())
+                yield Remedy("close", name, f"dlclose {short} {often}: it was opened {call}", 0, ())
             for number in range(reason.count - len(reason.opens)):
                 text = f"dlopen number {number + 1} of {short}, in progress or unseen, needs its dlclose"
                 yield Remedy("finish", name, text, 0, ())
         case "nodelete-file":
             yield Remedy("no-nodelete-file", name, f"link {short} without -z nodelete", 0, ())
         case "nodelete-open":
-            places = [one.opened.place for one in reason.opens if one.opened.place]
-            text = f" at {' and '.join(dict.fromkeys(places))}" if places else ""
-            yield Remedy("no-nodelete-flag", name, f"open {short}{text} without RTLD_NODELETE", 0, ())
+            places = " and ".join(dict.fromkeys(_call(one.opened) for one in reason.opens))
+            text = f"open {short} without RTLD_NODELETE" + (f" {places}" if places else "")
+            yield Remedy("no-nodelete-flag", name, text, 0, ())
         case "nodelete-unique":
             symbols = tuple(one.symbol for one in reason.bindings)
             readable = ", ".join(one.demangled for one in reason.bindings)
@@ -161,6 +161,17 @@ def _of_thread(objects: list[PendingDestructor], name: str, main: int) -> Remedy
         text = f"the main thread runs destructors only at exit: touch {what} in a thread that ends before dlclose, or not at all"
         return Remedy("touch-elsewhere", name, text, thread.thread, ())
     return Remedy("end-thread", "", f"{called} must end before the dlclose", thread.thread, ())
+
+
+def _call(stamp: Stamp) -> str:
+    """Return the place of a call, with that of its caller: the call itself may stand in a helper function."""
+    frames = [frame for frame in stamp.backtrace if is_user(frame.object, frame.function)]
+    if not frames:
+        return "at an unknown place"
+    text = f"at {stamp.place} in {frames[0].function}" if frames[0].function else f"at {stamp.place}"
+    if len(frames) > 1 and frames[1].file:
+        text += f" (called at {frames[1].file}:{frames[1].line})"
+    return text
 
 
 def _called(one: PendingDestructor) -> str:

@@ -105,7 +105,7 @@ class Why:
                 self._look(map_)
         if not self._lives:
             raise NotFoundError(
-                missing(f"no object {self.library} was ever loaded", self.library, self._seen)
+                missing(f"no object {self.library} was ever loaded", self.library, self._seen, 0.4)
             )
         last_close = max(
             (moment for life in self._lives for moment in life.moments if moment.kind == "dlclose"),

@@ -40,6 +40,8 @@ class _Renderer:
     def lines(self) -> Iterator[str]:
         answer = self.answer
         verdict = self._paint("stays", _RED) if answer.stayed else self._paint("is gone", _GREEN)
+        if not answer.stayed and answer.generations[-1].gone is None:
+            verdict = self._paint("went at its last dlclose, and has been opened again", _GREEN)
         yield f"emu why: {answer.program} {answer.library}: {verdict} ({answer.ended})"
         for life in answer.generations:
             yield from self._life(life)
@@ -54,21 +56,30 @@ class _Renderer:
         yield self._paint(f"{number}{life.name}{where} at {life.base:#x}", _BOLD)
         if life.loaded is not None:
             yield f"  loaded {_when(life.loaded)}" + (" at start-up" if not life.loaded.backtrace else "")
+        before = None
         for moment in life.moments:
-            yield from self._moment(moment, life.name)
+            yield from self._moment(moment, life.name, before)
+            before = moment
         if life.gone is not None:
             yield f"  unloaded {_when(life.gone)}"
 
-    def _moment(self, moment: Moment, name: str) -> Iterator[str]:
+    def _moment(self, moment: Moment, name: str, before: Moment | None) -> Iterator[str]:
         if moment.kind == "program-end":
             what = "at the program's end"
         else:
             of = "" if moment.kind == "dlclose" else f" of {moment.closed}"
-            notes = {"collect": "", "referenced": ", which only counts down", "later": ", inside another one"}
+            notes = {
+                "collect": "",
+                "referenced": ", which only counts down",
+                "later": " inside another dlclose",
+            }
             note = notes.get(moment.close_outcome, f", which does nothing: {moment.close_outcome}")
             what = f"dlclose{of}{note}, {_when(moment.at)}"
         outcome = self._paint("STAYED", _RED) if moment.outcome == "stayed" else self._paint("WENT", _GREEN)
         yield f"  {outcome} {what}"
+        if before is not None and moment.reasons and moment.reasons == before.reasons:
+            yield "    for the same reasons"
+            return
         for reason in moment.reasons:
             yield from self._reason(reason, name)
         if moment.remedies:
@@ -95,22 +106,23 @@ class _Renderer:
                 yield from _bindings(reason.bindings)
             case _:
                 if reason.since is not None and reason.since.backtrace:
-                    yield f"      since {_when(reason.since)}"
+                    yield f"      since {_when(reason.since).removeprefix('at ')}"
                     yield from _stack(reason.since.backtrace)
 
 
 def _link(link: Link) -> Iterator[str]:
     how = "needs" if link.kind == "needed" else "has bound to"
     yield f"      {os.path.basename(link.holder)} {how} {os.path.basename(link.held)}"
-    yield from _bindings(link.bindings)
+    yield from _bindings(link.bindings, named=False)
 
 
-def _bindings(bindings: Sequence[BoundSymbol]) -> Iterator[str]:
+def _bindings(bindings: Sequence[BoundSymbol], *, named: bool = True) -> Iterator[str]:
     for one in bindings[:_LISTED]:
         slot = f" in slot {one.slot:#x}" if one.slot is not None else ""
         how = f" ({one.relocation}{slot})" if one.relocation else ""
         when = f", {_when(one.bound)}" if one.bound is not None else ""
-        yield f"        {one.demangled}{how}" + (f" looked up for {one.origin}" if one.origin else "") + when
+        who = f", looked up for {one.origin}" if named and one.origin else ""
+        yield f"        {one.demangled}{how}{who}{when}"
         if one.bound is not None:
             yield from _stack(one.bound.backtrace)
     if len(bindings) > _LISTED:
@@ -118,7 +130,7 @@ def _bindings(bindings: Sequence[BoundSymbol]) -> Iterator[str]:
 
 
 def _destructor(one: PendingDestructor, *, shown: bool) -> Iterator[str]:
-    what = f"a {one.type}" if one.type else f"an object for {one.function}"
+    what = f"a {one.type}" if one.type else f"an object that {one.function} destroys"
     thread = one.thread
     state = (
         "has ended"

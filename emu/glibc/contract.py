@@ -126,9 +126,10 @@ class Contract:
             *hosted.HOSTED_POINTERS.items(),
         ]
         generation = self.mirror.global_address("_dl_tls_generation")
-        image, _ = build_stubs(0, len(handlers), generation)
+        plt = [name for name, _ in handlers].index("resolve")
+        image, _ = build_stubs(0, len(handlers), generation, plt)
         base = self.space.mmap(0, len(image), 5, name="[emu]")
-        image, self.stubs = build_stubs(base, len(handlers), generation)
+        image, self.stubs = build_stubs(base, len(handlers), generation, plt)
         self.arena.write(base, image)
         for address, (name, handler) in zip(self.stubs.traps, handlers, strict=True):
             self.traps[address] = handler

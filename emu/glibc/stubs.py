@@ -90,10 +90,11 @@ def _tlsdesc_dynamic() -> bytes:
     )
 
 
-def build_stubs(base: int, traps: int, generation: int) -> tuple[bytes, Stubs]:
+def build_stubs(base: int, traps: int, generation: int, plt: int = -1) -> tuple[bytes, Stubs]:
     """Return the image to be mapped read-execute at `base`, and the addresses in it.
 
-    `traps` is the number of hosted functions, `generation` the guest address of `_dl_tls_generation`.
+    `traps` is the number of hosted functions, `generation` the guest address of `_dl_tls_generation`, `plt` the number of the one
+    that PLTs jump to, with two words of theirs above the return address.
     """
     builder = ElfBuilder(base=base, soname=b"emu-stubs", single_segment=True)
 
@@ -102,7 +103,10 @@ def build_stubs(base: int, traps: int, generation: int) -> tuple[bytes, Stubs]:
         builder.frames.append(Frame(address, len(code), instructions, initial))
         return address + at
 
-    trap_addresses = tuple(add(_TRAP) for _ in range(traps))
+    popped = bytes((0x42, 0x0E, 8))  # the words are gone when the `ret` behind the trap is reached
+    trap_addresses = tuple(
+        add(_TRAP, popped, initial=_cfa(24)) if number == plt else add(_TRAP) for number in range(traps)
+    )
     # A return stub is entered by `ret`, and unwinders look one byte before a return address: hence the nop.
     return_call = add(b"\x90" + _TRAP, initial=_cfa(16), at=1)
     return_plt = add(b"\x90" + _TRAP, initial=_cfa(32), at=1)

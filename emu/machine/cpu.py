@@ -156,13 +156,10 @@ class Cpu:
         return values
 
     def gprs_of(self, context: Context) -> list[int]:
-        """Return the registers of a thread that does not run, in the order of `regs.GPRS`; after a trap RIP is behind the `syscall`."""
+        """Return the registers of a thread that does not run, in the order of `regs.GPRS`; in a trap RIP is at the `syscall`."""
         batch = self.batch(regs.GPRS)
         batch.read_saved(context.handle)
-        values = list(batch.values)
-        if context.in_trap:
-            values[16] += 2
-        return values
+        return list(batch.values)
 
     def set_gprs(self, values: list[int]) -> None:
         """Load the registers in the order of `regs.GPRS`."""
