@@ -59,7 +59,7 @@ def find_symbol(rtld: Rtld, word: str, unexported: Callable[[LinkMap, bytes], ob
     keeping = [map_.display_name for map_ in maps if unexported(map_, exact) is not None]
     if keeping:
         text += f"; not exported, and so bound without a look-up: that of {', '.join(keeping)}"
-    raise NotFoundError(_missing(text, word, _spellings(names, readable.values())))
+    raise NotFoundError(missing(text, word, _spellings(names, readable.values())))
 
 
 def find_objects(rtld: Rtld, word: str) -> list[LinkMap]:
@@ -69,7 +69,7 @@ def find_objects(rtld: Rtld, word: str) -> list[LinkMap]:
     """
     spellings = {word, _real_path(rtld, word)} if "/" in word else {word}
     maps = [map_ for namespace in rtld.namespaces for map_ in namespace.maps if map_.real is map_]
-    found = [map_ for map_ in maps if spellings & set(_names_of(rtld, map_))]
+    found = [map_ for map_ in maps if spellings & set(names_of(rtld, map_))]
     if found:
         return found
     for gone in reversed(rtld.index.departed):
@@ -77,11 +77,12 @@ def find_objects(rtld: Rtld, word: str) -> list[LinkMap]:
             raise NotFoundError(
                 f"{word} has gone: it was unloaded after {gone.time / 1e9:.6f} s by {gone.by}"
             )
-    known = {name for map_ in maps for name in _names_of(rtld, map_)}
-    raise NotFoundError(_missing(f"no object {word} is loaded", word, known))
+    known = {name for map_ in maps for name in names_of(rtld, map_)}
+    raise NotFoundError(missing(f"no object {word} is loaded", word, known))
 
 
-def _names_of(rtld: Rtld, map_: LinkMap) -> Iterator[str]:
+def names_of(rtld: Rtld, map_: LinkMap) -> Iterator[str]:
+    """Yield the names that an object is known by: its paths, their last parts, its soname, what it was asked for as."""
     yield map_.display_name
     yield map_.path
     yield _real_path(rtld, map_.path)
@@ -146,8 +147,9 @@ def _spellings(names: Iterable[bytes], readable: Iterable[str]) -> set[str]:
     return plain.union(readable, map(_without_parameters, readable))
 
 
-def _missing(text: str, word: str, known: Iterable[str]) -> str:
+def missing(text: str, word: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """Return the text, with the nearest of the known names: those `alike` enough, 1 being the same."""
     from difflib import get_close_matches
 
-    nearest = get_close_matches(word, sorted(known), _NEAREST)
+    nearest = get_close_matches(word, sorted(known), _NEAREST, alike)
     return f"{text}; nearest: {', '.join(nearest)}" if nearest else text

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from emu.analysis.answer import Answer
 
 
-_SEPARATED = "emu.cli.explain.separated"
-
-
 def _print_schema(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
     if asked:
         from emu.analysis.answer import Answer
@@ -31,16 +28,7 @@ def _print_schema(ctx: click.Context, _param: click.Parameter, asked: bool) -> N
         ctx.exit()
 
 
-class _Command(click.Command):
-    """A command that knows whether there was a `--`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as any command does."""
-        ctx.meta[_SEPARATED] = "--" in args
-        return super().parse_args(ctx, args)
-
-
-@click.command("explain", cls=_Command)
+@click.command("explain", cls=options.SeparatedCommand)
 @options.guest_options
 @click.option(
     "--from",
@@ -88,7 +76,7 @@ def command(
       emu explain --env LD_PRELOAD=./p.so --json ./main malloc
       emu explain ./host create --from ./plugin.so -- --load ./plugin.so
     """  # noqa: D205 - click shows it as written
-    separated = click.get_current_context().meta[_SEPARATED]
+    separated = click.get_current_context().meta[options.SEPARATED]
     if arguments and not separated:
         raise click.UsageError(f"arguments of the program go behind `--': {arguments[0]!r}")
     running = at_exit or separated

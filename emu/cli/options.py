@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
 
-from emu.cli import parameters
+from emu.cli import parameters, schedule
 from emu.core.errors import EXIT_LOADER, EXIT_NOT_EXECUTABLE, ProgramError
 from emu.core.events import CATEGORIES, ON_REQUEST
+from emu.kernel.clock import EPOCH_NS
+from emu.process import RunConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +28,19 @@ DEFAULT_PATH = "/bin:/usr/bin"
 
 GUEST_CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 """Options after PROGRAM are the guest's."""
+
+
+SEPARATED = "emu.cli.separated"
+"""Where a SeparatedCommand notes it, in its context's `meta`."""
+
+
+class SeparatedCommand(click.Command):
+    """A command that knows whether there was a `--` before the guest's arguments."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as any command does."""
+        ctx.meta[SEPARATED] = "--" in args
+        return super().parse_args(ctx, args)
 
 
 def _variables(_ctx: click.Context, _param: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
@@ -99,6 +114,110 @@ def trace_options(function: Command) -> Command:
     ):
         with_tracing = option(with_tracing)
     return cast("Command", with_tracing)
+
+
+_RUN_OPTIONS = (
+    click.option(
+        "--schedule", callback=schedule.check, default="round-robin", metavar="POLICY",
+        help="Which thread runs next: round-robin (default), random (by --seed), or replay:FILE.",
+    ),
+    click.option(
+        "--record-schedule", metavar="FILE", help="Write the decisions about threads to FILE, for replay:FILE."
+    ),
+    click.option(
+        "--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, metavar="N",
+        help="Seed of the guest's random bytes and of a random schedule (default 0).",
+    ),
+    click.option(
+        "--time", "start_time", callback=parameters.start_time, default=str(EPOCH_NS // 10**9), metavar="now|SECONDS",
+        help="The guest's time at the start, in seconds since 1970 (default: 2024-01-01, so that runs are alike).",
+    ),
+    click.option(
+        "--writable", multiple=True, type=click.Path(exists=True, file_okay=False), metavar="DIR",
+        help="Let writes under DIR through to the host; others vanish at exit. Repeatable.",
+    ),
+    click.option(
+        "--max-memory", callback=parameters.size, metavar="SIZE",
+        help="Limit of the guest's memory, as in 512M.",
+    ),
+    click.option(
+        "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+        help="End the run with exit code 124 after that time.",
+    ),
+    click.option(
+        "--tls-dtors", type=click.Choice(["model", "guest"]), default="model",
+        help="Who runs thread_local destructors: emu's model (default) or libc's own code.",
+    ),
+    click.option(
+        "--unload-rule", type=click.Choice(["dtor-count", "nodelete-flag"]), default="dtor-count",
+        help="What keeps a DSO with pending thread_local destructors: their count, as in glibc 2.23 and later (default), or NODELETE, as in 2.18 to 2.22.",
+    ),
+)  # fmt: skip
+
+
+class Running(NamedTuple):
+    """How a program is to be run: what `run_options` and `guest_options` say. `fields` are those of RunConfig."""
+
+    fields: dict[str, Any]
+    schedule: str
+    record_schedule: str | None
+    variables: dict[str, str]
+    clean_env: bool
+
+    def config(self, program: str, arguments: tuple[str, ...]) -> RunConfig:
+        """Return the run of a program, which is searched for as a shell does. Raises ProgramError."""
+        env = environment(self.variables, self.clean_env)
+        sysroot = self.fields["sysroot"]
+        return RunConfig(
+            program=find_program(program, env.get("PATH", DEFAULT_PATH), sysroot),
+            args=arguments,
+            env=env,
+            cwd=guest_directory(sysroot),
+            argv0=program,
+            **self.fields,
+        )
+
+    @contextmanager
+    def scheduled(self, config: RunConfig) -> Iterator[RunConfig]:
+        """Give the run its schedule, recorded if that was asked for. Raises ScheduleError and TraceError."""
+        policy = schedule.make_policy(self.schedule, config.seed)
+        with schedule.recorded(policy, self.record_schedule) as recorder:
+            yield config._replace(policy=recorder)
+
+
+def run_options(function: Command) -> Command:
+    """Add all options of a run but those of tracing; the command gets them as `running`."""
+
+    @wraps(function)
+    def with_running(
+        *args: Any,
+        schedule: str,
+        record_schedule: str | None,
+        variables: dict[str, str],
+        clean_env: bool,
+        **rest: Any,
+    ) -> Any:
+        names = (
+            "sysroot",
+            "seed",
+            "start_time",
+            "writable",
+            "max_memory",
+            "timeout",
+            "tls_dtors",
+            "unload_rule",
+        )
+        fields = {name: rest.pop(name) for name in names}
+        if fields["unload_rule"] == "nodelete-flag" and fields["tls_dtors"] == "guest":
+            raise click.UsageError(
+                "--unload-rule nodelete-flag is not what the guest's libc does: it needs --tls-dtors model"
+            )
+        running = Running(fields, schedule, record_schedule, variables, clean_env)
+        return function(*args, running=running, **rest)
+
+    for option in reversed(_RUN_OPTIONS):
+        with_running = option(with_running)
+    return cast("Command", guest_options(with_running))
 
 
 class Tracing(NamedTuple):

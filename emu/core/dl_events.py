@@ -21,12 +21,13 @@ class OpenRequested(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An open succeeded; `already` tells that the object was open before, `opencount` its count of direct opens now."""
+    """An open succeeded; `already` tells that the object was open before, `opencount` its count of direct opens now, `flags` how it was asked for."""
 
     name: str
     namespace: int
     opencount: int
     already: bool
+    flags: str
 
 
 class OpenFailed(NamedTuple):

@@ -107,7 +107,8 @@ def build_stubs(base: int, traps: Sequence[str], generation: int) -> tuple[bytes
         return address + at
 
     # The kernel jumps to "start": nobody called it. A PLT has pushed two words when it jumps to "resolve".
-    special = {"start": (bytes((0x07, _RA)), _cfa(8)), "resolve": (b"", _cfa(24))}
+    popped = bytes((0x42, 0x0E, 8))  # the words are gone when the `ret` behind the trap is reached
+    special = {"start": (bytes((0x07, _RA)), _cfa(8)), "resolve": (popped, _cfa(24))}
     trap_addresses = []
     for name in traps:
         instructions, initial = special.get(name, (b"", _cfa(8)))

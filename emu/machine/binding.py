@@ -82,6 +82,7 @@ class Unicorn:
         lib.uc_mem_map_ptr.argtypes = [c_void_p, c_uint64, c_uint64, c_uint32, c_void_p]
         lib.uc_reg_read_batch.argtypes = [c_void_p, c_void_p, c_void_p, c_int]
         lib.uc_reg_write_batch.argtypes = [c_void_p, c_void_p, c_void_p, c_int]
+        lib.uc_context_reg_read_batch.argtypes = [c_void_p, c_void_p, c_void_p, c_int]
         for name in ("uc_context_alloc", "uc_context_save", "uc_context_restore"):
             getattr(lib, name).argtypes = [c_void_p, c_void_p]
         lib.uc_context_free.argtypes = [c_void_p]
@@ -92,6 +93,7 @@ class Unicorn:
         self._check(lib.uc_open(UC_ARCH_X86, UC_MODE_64, ctypes.byref(self.handle)), "uc_open")
         self.reg_read_batch = lib.uc_reg_read_batch
         self.reg_write_batch = lib.uc_reg_write_batch
+        self.context_reg_read_batch = lib.uc_context_reg_read_batch
         self.emu_start = lib.uc_emu_start
         self.raw_context_save = lib.uc_context_save
 
@@ -227,6 +229,10 @@ class RegisterBatch:
     def read(self) -> None:
         """Fill `values` from the CPU."""
         self._engine.reg_read_batch(self._engine.handle, self._ids, self._pointers, self._count)
+
+    def read_saved(self, context: c_void_p) -> None:
+        """Fill `values` from a saved context."""
+        self._engine.context_reg_read_batch(context, self._ids, self._pointers, self._count)
 
     def write(self) -> None:
         """Load the CPU's registers from `values`."""

@@ -155,6 +155,12 @@ class Cpu:
             values[16] += 2
         return values
 
+    def gprs_of(self, context: Context) -> list[int]:
+        """Return the registers of a thread that does not run, in the order of `regs.GPRS`; in a trap RIP is at the `syscall`."""
+        batch = self.batch(regs.GPRS)
+        batch.read_saved(context.handle)
+        return list(batch.values)
+
     def set_gprs(self, values: list[int]) -> None:
         """Load the registers in the order of `regs.GPRS`."""
         for index, value in enumerate(values):

@@ -67,11 +67,14 @@ class Backtraces:
     def frames(self, task: Task | None = None) -> list[FrameInfo]:
         """Return the frames of the running thread, the innermost first: at a fault, or where it called a hosted function.
 
-        Raises EmuError for another task than the running one.
+        Those of another thread begin where it waits. Raises EmuError for one that has ended.
         """
         process = self._process
-        if task is not None and task is not process.task:
-            raise EmuError(f"backtrace of task {task.tid}: it is not running")
+        running = process.kernel.scheduler.current
+        if task is not None and task is not running:
+            if task.context is None or process.kernel.tasks.get(task.tid) is not task:
+                raise EmuError(f"backtrace of thread {task.tid}: it has ended")
+            return self.of(process.cpu.gprs_of(task.context))
         registers = process.cpu.gprs()
         if process.cpu.in_trap:
             registers[16] -= (

@@ -254,9 +254,9 @@ class Process:
         return Result(128 + ended.signo, ended.signo, line)
 
     def backtrace(self, task: Task | None = None) -> list[FrameInfo]:
-        """Return the frames of the running thread (`task` must be it), the innermost first. For use in hosted functions and after a fault.
+        """Return the frames of the running thread, or of another, the innermost first. For use in hosted functions and after a fault.
 
-        It says what it can: a stack that is corrupt ends the list, and the last frame's `note` says why. Raises EmuError for another task.
+        It says what it can: a stack that is corrupt ends the list, and the last frame's `note` says why. Raises EmuError for a thread that has ended.
         """
         return self._backtraces.frames(task)
 

@@ -41,20 +41,19 @@ def dl_close(rtld: Rtld, address: int, caller: int) -> Work:
         yield from rtld.unlock(_LOAD_LOCK)
         raise LoaderError("", "shared object not open")
     if map_.nodelete_active:
-        _announce(rtld, map_, map_.direct_opencount, "nodelete", caller)
+        _announce(rtld, map_, map_.direct_opencount, map_.direct_opencount, "nodelete", caller)
         yield from rtld.unlock(_LOAD_LOCK)
         return
     if map_.direct_opencount == 0:
-        _announce(rtld, map_, 0, "not open", caller)
+        _announce(rtld, map_, 0, 0, "not open", caller)
         yield from rtld.unlock(_LOAD_LOCK)
         raise LoaderError(map_.name, "shared object not open")
     yield from close_worker(rtld, map_, force=False, caller=caller)
     yield from rtld.unlock(_LOAD_LOCK)
 
 
-def _announce(rtld: Rtld, map_: LinkMap, after: int, outcome: str, caller: int) -> None:
+def _announce(rtld: Rtld, map_: LinkMap, before: int, after: int, outcome: str, caller: int) -> None:
     if rtld.bus.dl:
-        before = map_.direct_opencount
         rtld.bus.emit(
             CloseRequested(
                 map_.display_name,
@@ -69,7 +68,8 @@ def _announce(rtld: Rtld, map_: LinkMap, after: int, outcome: str, caller: int) 
 
 def close_worker(rtld: Rtld, map_: LinkMap, *, force: bool, caller: int = 0) -> Work:
     """Take one direct open away and collect if that was the last. `force` undoes a failed dlopen. Source: _dl_close_worker."""
-    after = map_.direct_opencount - 1
+    before = map_.direct_opencount
+    after = before - 1
     if after > 0 or map_.type != LT_LOADED or rtld.closing is not Closing.NO:
         if after > 0:
             outcome = "referenced"
@@ -80,9 +80,9 @@ def close_worker(rtld: Rtld, map_: LinkMap, *, force: bool, caller: int = 0) -> 
             rtld.closing = Closing.RERUN
     else:
         outcome = "collect"
-    _announce(rtld, map_, after, outcome, caller)
     map_.direct_opencount = after
     rtld.mirror.opencount(map_)
+    _announce(rtld, map_, before, after, outcome, caller)
     if outcome != "collect":
         return
     namespace = rtld.namespaces[map_.ns]
@@ -109,6 +109,12 @@ def root_kinds(rtld: Rtld, map_: LinkMap) -> list[tuple[str, int]]:
     return kinds
 
 
+def held_by(map_: LinkMap) -> list[Parent]:
+    """Return what an object keeps while it stays, and how: "dependency" for what it needs, "relocation" for what it has bound to."""
+    held = [(needed, "dependency") for needed in (map_.initfini or ())[1:]]
+    return held + [(bound, "relocation") for bound in map_.reldeps or ()]
+
+
 def mark(rtld: Rtld, namespace: Namespace) -> dict[LinkMap, Parent | None]:
     """Return the objects that stay, each with the object that keeps it and how ("dependency", "relocation"), None for a root.
 
@@ -118,9 +124,7 @@ def mark(rtld: Rtld, namespace: Namespace) -> dict[LinkMap, Parent | None]:
     queue = deque(kept)
     while queue:
         map_ = queue.popleft()
-        edges = [(needed, "dependency") for needed in (map_.initfini or ())[1:]]
-        edges += [(bound, "relocation") for bound in map_.reldeps or ()]
-        for needed, kind in edges:
+        for needed, kind in held_by(map_):
             if needed not in kept:
                 kept[needed] = (map_, kind)
                 queue.append(needed)

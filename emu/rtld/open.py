@@ -96,7 +96,7 @@ def dl_open(
         yield from rtld.uncaught(init(rtld, new, args))
         if mode & RTLD_GLOBAL:
             _add_to_global(rtld, new)
-        _announce(rtld, new, already=False)
+        _announce(rtld, new, mode, already=False)
     rtld.search.unload_cache()
     if failure is not None:
         if not opening.had_libc and opening.nsid >= 0:
@@ -180,16 +180,16 @@ def _begin(rtld: Rtld, opening: _Opening) -> Work:
 
 def _open_again(rtld: Rtld, new: LinkMap, mode: int) -> None:
     """Open what is open: only the count, NODELETE and the global scope can change."""
-    _announce(rtld, new, already=True)
+    _announce(rtld, new, mode, already=True)
     if mode & RTLD_NODELETE and not new.nodelete_active:
         mark_nodelete(rtld, new, 0, "RTLD_NODELETE")
     if mode & RTLD_GLOBAL and not new.global_:
         _add_to_global(rtld, new)
 
 
-def _announce(rtld: Rtld, map_: LinkMap, *, already: bool) -> None:
+def _announce(rtld: Rtld, map_: LinkMap, mode: int, *, already: bool) -> None:
     if rtld.bus.dl:
-        rtld.bus.emit(Opened(map_.display_name, map_.ns, map_.direct_opencount, already))
+        rtld.bus.emit(Opened(map_.display_name, map_.ns, map_.direct_opencount, already, flag_names(mode)))
 
 
 def _settle(rtld: Rtld, new: LinkMap, namespace: Namespace, opening: _Opening) -> Work:

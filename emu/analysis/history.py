@@ -1,0 +1,316 @@
+"""What happened to the objects of a run, kept as long as they are there: who opened them, who bound to them, which destructors are pending.
+
+An observer on the bus: it decides nothing and asks the guest for nothing but backtraces.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from emu.analysis.data import Address
+from emu.analysis.why_data import CallFrame, Stamp
+from emu.core import dl_events as dl
+from emu.core import events as ev
+from emu.rtld.link_map import LT_LOADED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from emu.core.events import Record
+    from emu.process import Process
+    from emu.process.backtrace import FrameInfo
+    from emu.rtld.link_map import LinkMap
+
+_RUNTIME = ("libc.so", "libc-", "libpthread", "libdl", "ld-linux", "libstdc++", "libgcc_s", "linux-vdso")
+
+
+class Open:
+    """A dlopen that counts. `closed` is a dlclose that did not take its count away."""
+
+    __slots__ = ("closed", "flags", "opened")
+
+    def __init__(self, flags: str, opened: Stamp) -> None:
+        self.flags, self.opened = flags, opened
+        self.closed: Stamp | None = None
+
+
+class Registration:
+    """A thread_local destructor on a thread's list."""
+
+    __slots__ = ("address", "function", "object", "owner", "running", "source", "stamp")
+
+    def __init__(self, event: ev.DtorRegistered, owner: LinkMap, stamp: Stamp) -> None:
+        self.function, self.address, self.object, self.source = (
+            event.function, event.address, event.object, event.source,
+        )  # fmt: skip
+        self.owner, self.stamp, self.running = owner, stamp, False
+
+
+class Bound(NamedTuple):
+    """A binding of one object to another; `slot` is -1 until the relocation itself was seen."""
+
+    symbol: str
+    relocation: str
+    slot: int
+    stamp: Stamp
+
+
+class Release(NamedTuple):
+    """The last time that an object lost something that kept it."""
+
+    stamp: Stamp
+    text: str
+
+
+class History:
+    """Watches one process from before its `load` on. `objects` is told of (record, map) for what others want to follow."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.opens: dict[LinkMap, list[Open]] = {}
+        self.loads: dict[LinkMap, Stamp] = {}
+        self.marked: dict[LinkMap, list[tuple[dl.NodeleteSet, Stamp]]] = {}
+        self.void: dict[LinkMap, tuple[int, frozenset[bytes]]] = {}
+        self.pending: dict[int, list[Registration]] = {}
+        self.bindings: dict[tuple[LinkMap, LinkMap], list[Bound]] = {}
+        self.releases: dict[LinkMap, Release] = {}
+        self.threads: dict[int, str] = {process.task.tid: process.task.name}
+        self._opened_names: set[str] = set()
+        self._last_owner: dict[int, LinkMap] = {}
+        self._handlers: dict[type[Any], Callable[[Record], None]] = {
+            ev.LibraryLoad: self._load,
+            ev.Binding: self._binding,
+            ev.DtorRegistered: self._registered,
+            ev.DtorRun: self._run,
+            ev.DtorDone: self._done,
+            ev.ThreadCreated: self._thread,
+            ev.ThreadNamed: self._thread,
+            dl.Opened: self._opened,
+            dl.CloseRequested: self._close,
+            dl.NodeleteSet: self._nodelete,
+            dl.NodeleteCleared: self._cleared,
+            dl.RelocationDependency: self._dependency,
+        }
+        process.bus.subscribe(self._take, ("libs", "dl", "bindings", "dtors", "threads"))
+
+    def _take(self, record: Record) -> None:
+        handler = self._handlers.get(type(record.event))
+        if handler is not None:
+            handler(record)
+
+    # -- for those who ask ----------------------------------------------------------------------------------------------
+
+    def stamp(self, record: Record) -> Stamp:
+        """Return when, who and where of a record that is being told of."""
+        frames = self.process.backtrace() if self._running() else []
+        return self.stamp_of(record.sequence, record.time, record.task, frames)
+
+    def stamp_of(self, sequence: int, time: int, thread: int, frames: Sequence[FrameInfo]) -> Stamp:
+        """Return a stamp from its parts."""
+        user = user_frame(frames)
+        place, function = (where(user), user.function) if user is not None else ("", "")
+        return Stamp(
+            sequence, time, thread, self.thread_name(thread), place, function, tuple(call_frames(frames))
+        )
+
+    def thread_name(self, thread: int) -> str:
+        """Return the name of a thread, be it there or gone."""
+        return self.threads.get(thread, "")
+
+    def find(self, name: str, namespace: int) -> LinkMap | None:
+        """Return the object that an event names, the youngest if there are several of that name."""
+        rtld = self.process.rtld
+        if rtld is None or namespace >= len(rtld.namespaces):
+            return None
+        maps = reversed(rtld.namespaces[namespace].maps)
+        return next((map_ for map_ in maps if map_.display_name == name and map_.real is map_), None)
+
+    def forget(self, map_: LinkMap) -> None:
+        """Drop what is known of an object that has gone."""
+        for known in (self.opens, self.loads, self.marked, self.void, self.releases):
+            known.pop(map_, None)
+        self.bindings = {pair: bound for pair, bound in self.bindings.items() if map_ not in pair}
+        for registrations in self.pending.values():
+            registrations[:] = [one for one in registrations if one.owner is not map_]
+        for thread in [thread for thread, owner in self._last_owner.items() if owner is map_]:
+            del self._last_owner[thread]
+
+    def _running(self) -> bool:
+        rtld = self.process.rtld
+        return rtld is not None and rtld.started
+
+    # -- events ---------------------------------------------------------------------------------------------------------
+
+    def _load(self, record: Record) -> None:
+        event: ev.LibraryLoad = record.event
+        rtld = self.process.rtld
+        if rtld is None or event.namespace >= len(rtld.namespaces):
+            return
+        for map_ in rtld.namespaces[event.namespace].maps:
+            if map_.map_start == event.start and map_.addr == event.base and map_.real is map_:
+                self.loads[map_] = self.stamp(record)
+                if rtld.started:
+                    self._opened_names.add(map_.display_name)
+
+    def _opened(self, record: Record) -> None:
+        event: dl.Opened = record.event
+        if (map_ := self.find(event.name, event.namespace)) is not None:
+            self.opens.setdefault(map_, []).append(Open(event.flags, self.stamp(record)))
+
+    def _close(self, record: Record) -> None:
+        """Pair a dlclose with its dlopen: one by the same function if there is one, or by the same object, the latest first."""
+        event: dl.CloseRequested = record.event
+        map_ = self.find(event.name, event.namespace)
+        if map_ is None:
+            return
+        stamp = self.stamp(record)
+        opens = self.opens.get(map_, [])
+        if event.outcome == "nodelete":
+            if (mine := _pair([one for one in opens if one.closed is None], stamp)) is not None:
+                mine.closed = stamp
+        elif event.opencount_after < event.opencount_before:
+            if (mine := _pair(opens, stamp)) is not None:
+                opens.remove(mine)
+            self.releases[map_] = Release(stamp, "it was closed")
+
+    def _nodelete(self, record: Record) -> None:
+        event: dl.NodeleteSet = record.event
+        if (map_ := self.find(event.name, event.namespace)) is not None:
+            self.marked.setdefault(map_, []).append((event, self.stamp(record)))
+            self._depends(record, event.by, event.by_namespace, map_, event.symbol)
+
+    def _cleared(self, record: Record) -> None:
+        event: dl.NodeleteCleared = record.event
+        map_, rtld = self.find(event.name, event.namespace), self.process.rtld
+        if map_ is None or rtld is None:
+            return
+        self.marked.pop(map_, None)
+        unique = rtld.namespaces[map_.ns].unique
+        self.void[map_] = (
+            record.sequence, frozenset(name for name, (owner, _) in unique.items() if owner is map_)
+        )  # fmt: skip
+        self.releases[map_] = Release(self.stamp(record), "its last thread_local destructor had run")
+
+    def _dependency(self, record: Record) -> None:
+        event: dl.RelocationDependency = record.event
+        if (map_ := self.find(event.name, event.namespace)) is not None:
+            self._depends(record, event.by, event.by_namespace, map_, event.symbol)
+
+    def _depends(self, record: Record, by: str, namespace: int, map_: LinkMap, symbol: str) -> None:
+        """Note a binding of which the linker has taken note itself; the relocation that it is for is told of next."""
+        if by and (origin := self.find(by, namespace)) is not None and origin is not map_:
+            bound = Bound(symbol, "", -1, self.stamp(record))
+            self.bindings.setdefault((origin, map_), []).append(bound)
+
+    def _binding(self, record: Record) -> None:
+        event: ev.Binding = record.event
+        if event.target not in self._opened_names or event.target == event.origin:
+            return
+        rtld = self.process.rtld
+        assert rtld is not None
+        target = rtld.find_map(event.address)
+        origin = rtld.find_map(event.slot) if event.slot else None
+        if target is None:
+            return
+        if origin is None:  # dlsym: it keeps something only where the linker has said so
+            for (by, to), bound in self.bindings.items():
+                last = bound[-1]
+                if (
+                    to is target
+                    and by.display_name == event.origin
+                    and last[:3] == (event.symbol, "", -1)
+                    and last.stamp.sequence == record.sequence - 1
+                ):
+                    bound[-1] = last._replace(relocation="dlsym", slot=0)
+            return
+        if origin is target or target in (origin.initfini or ()):
+            return
+        bound = self.bindings.setdefault((origin, target), [])
+        if bound and bound[-1].slot < 0 and bound[-1].symbol == event.symbol:
+            bound[-1] = bound[-1]._replace(relocation=event.relocation, slot=event.slot)
+            return
+        frames = self.process.backtrace() if event.lazy else []
+        stamp = self.stamp_of(record.sequence, record.time, record.task, frames)
+        bound.append(Bound(event.symbol, event.relocation, event.slot, stamp))
+
+    def _registered(self, record: Record) -> None:
+        event: ev.DtorRegistered = record.event
+        rtld = self.process.rtld
+        assert rtld is not None
+        if event.dso_handle:
+            owner: LinkMap | None = rtld.find_map(event.dso_handle) or rtld.namespaces[0].maps[0]
+        else:
+            owner = self._last_owner.get(record.task)
+        if owner is not None:
+            self._last_owner[record.task] = owner
+            if owner.type == LT_LOADED:
+                mine = Registration(event, owner, self.stamp(record))
+                self.pending.setdefault(record.task, []).append(mine)
+
+    def _run(self, record: Record) -> None:
+        event: ev.DtorRun = record.event
+        for one in reversed(self.pending.get(record.task, ())):
+            if (one.address, one.object) == (event.address, event.object) and not one.running:
+                one.running = True
+                return
+
+    def _done(self, record: Record) -> None:
+        event: ev.DtorDone = record.event
+        mine = self.pending.get(record.task, [])
+        for number in range(len(mine) - 1, -1, -1):
+            one = mine[number]
+            if one.running and one.object == event.object and one.function == event.function:
+                del mine[number]
+                if not event.count_after:
+                    text = f"its last thread_local destructor ({one.function}) had run"
+                    self.releases[one.owner] = Release(self.stamp(record), text)
+                return
+
+    def _thread(self, record: Record) -> None:
+        self.threads[record.event.thread] = record.event.name
+
+
+def _pair(opens: Sequence[Open], close: Stamp) -> Open | None:
+    """Return the open that a close most likely belongs to."""
+    caller = _caller(close)
+    for same in (
+        [one for one in opens if close.function and one.opened.function == close.function],
+        [one for one in opens if caller and _caller(one.opened) == caller],
+        opens,
+    ):
+        if same:
+            return same[-1]
+    return None
+
+
+def _caller(stamp: Stamp) -> str:
+    frame = next((frame for frame in stamp.backtrace if is_user(frame.object, frame.function)), None)
+    return frame.object if frame is not None else ""
+
+
+def is_runtime(name: str) -> bool:
+    """Whether an object is the C or C++ run-time library, or part of the loader."""
+    return name == "[emu]" or os.path.basename(name).startswith(_RUNTIME)
+
+
+def is_user(name: str, function: str) -> bool:
+    """Whether a frame of `function` in object `name` is the program's own, not the run-time libraries' or the start-up code's."""
+    return bool(name) and not is_runtime(name) and function != "_start"
+
+
+def user_frame(frames: Iterable[FrameInfo]) -> FrameInfo | None:
+    """Return the innermost frame of the program's own."""
+    return next((frame for frame in frames if is_user(frame.object, frame.function)), None)
+
+
+def where(frame: FrameInfo) -> str:
+    """Return file:line of a frame, or what else there is."""
+    return f"{frame.file}:{frame.line}" if frame.file else f"{frame.object}+{frame.offset:#x}"
+
+
+def call_frames(frames: Iterable[FrameInfo]) -> list[CallFrame]:
+    """Return frames as data."""
+    return [
+        CallFrame(f.function, f.file, f.line, f.object, Address(f.offset), f.inlined, f.note) for f in frames
+    ]

@@ -1,0 +1,184 @@
+"""What would let an object go: the shortest list of changes, found by trying.
+
+Each root's reasons give changes that, made together, make it no root any more; each relocation dependency on the way can be taken away as
+well. A list is enough if nothing then leads from a root to the object. Where several lists are as short, the one that changes the
+calls comes before the one that changes how things are built.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from emu.analysis.history import is_user
+from emu.analysis.reasons import holders
+from emu.analysis.why_data import Remedy
+from emu.elf.demangle import demangle
+from emu.rtld.close import held_by
+from emu.rtld.link_map import LT_LOADED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.analysis.reasons import Reasons
+    from emu.analysis.why_data import PendingDestructor, Reason, Stamp
+    from emu.rtld.link_map import LinkMap
+
+_TRIED = 12
+"""Changes whose combinations are all tried; beyond, the list deals with every root."""
+_ORDER = (
+    "finish", "collect", "end-thread", "touch-elsewhere", "run-destructors", "close", "no-nodelete-flag", "no-unique", "no-nodelete-file",
+    "bind-elsewhere", "not-at-start-up",
+)  # fmt: skip
+_DESTRUCTOR_REASONS = ("tls-destructors", "nodelete-destructors")
+
+
+def remedies(reasons: Reasons, map_: LinkMap, found: tuple[Reason, ...]) -> tuple[Remedy, ...]:
+    """Return the shortest list of changes that lets `map_` go; `found` are its reasons. `reasons` answers about others."""
+    main = reasons.process.task.tid
+    if found and found[0].code == "never-collected":
+        since = found[0].since
+        at_exit = (
+            since is not None
+            and since.thread == main
+            and any(f.function.startswith("exit") for f in since.backtrace)
+        )
+        text = "a dlclose that collects in its namespace must come after that"
+        if at_exit:
+            text = "what kept it went only when the program exited: it must go before a dlclose that collects"
+        return (Remedy("collect", map_.display_name, text, 0, ()),)
+    if map_.type != LT_LOADED:
+        return tuple(_of_reason(found[0], main))
+    above = holders(reasons.rtld, map_)
+    roots: dict[LinkMap, set[Remedy]] = {}
+    for root, _ in reasons.roots(map_):
+        own = [
+            reason for reason in found if (reason.object, reason.namespace) == (root.display_name, root.ns)
+        ]
+        roots[root] = {remedy for reason in own for remedy in _of_reason(reason, main)}
+    edges = {
+        (holder, held): Remedy(
+            "bind-elsewhere", holder.display_name, _bind(holder, held, symbols), 0, symbols
+        )
+        for holder in above
+        for held, kind in held_by(holder)
+        if kind == "relocation"
+        for symbols in [tuple(dict.fromkeys(one.symbol for one in reasons.bound(holder, held)))]
+        if held in above
+    }
+    everything = {remedy for own in roots.values() for remedy in own}
+    choice = sorted(everything | set(edges.values()), key=_rank)
+    if len(choice) > _TRIED:
+        return tuple(sorted(everything, key=_rank))
+    for size in range(1, len(choice) + 1):
+        for made in combinations(choice, size):
+            if _enough(map_, set(made), roots, edges):
+                return made
+    return tuple(sorted(everything, key=_rank))
+
+
+def _rank(remedy: Remedy) -> tuple[int, str, str]:
+    return _ORDER.index(remedy.code), remedy.object, remedy.text
+
+
+def _enough(
+    map_: LinkMap,
+    made: set[Remedy],
+    roots: dict[LinkMap, set[Remedy]],
+    edges: dict[tuple[LinkMap, LinkMap], Remedy],
+) -> bool:
+    """Whether nothing keeps the object once the changes are made."""
+    left = [root for root, own in roots.items() if not own <= made]
+    seen = set(left)
+    while left:
+        holder = left.pop()
+        if holder is map_:
+            return False
+        for held, _ in held_by(holder):
+            if held not in seen and edges.get((holder, held)) not in made:
+                seen.add(held)
+                left.append(held)
+    return True
+
+
+def _of_reason(reason: Reason, main: int) -> Iterator[Remedy]:
+    """Yield the changes that take one reason away."""
+    name, short = reason.object, os.path.basename(reason.object)
+    match reason.code:
+        case "start-up":
+            text = f"open {short} with dlopen, and link nothing that is there at start-up with it"
+            yield Remedy("not-at-start-up", name, text, 0, ())
+        case "open-count":
+            calls = [_call(one.opened) for one in reason.opens if one.closed is None]
+            for call in dict.fromkeys(calls):
+                times = calls.count(call)
+                often = "once more" if times == 1 else f"{times} times more"
+                yield Remedy("close", name, f"dlclose {short} {often}: it was opened {call}", 0, ())
+            for number in range(reason.count - len(reason.opens)):
+                text = f"dlopen number {number + 1} of {short}, in progress or unseen, needs its dlclose"
+                yield Remedy("finish", name, text, 0, ())
+        case "nodelete-file":
+            yield Remedy("no-nodelete-file", name, f"link {short} without -z nodelete", 0, ())
+        case "nodelete-open":
+            places = " and ".join(dict.fromkeys(_call(one.opened) for one in reason.opens))
+            text = f"open {short} without RTLD_NODELETE" + (f" {places}" if places else "")
+            yield Remedy("no-nodelete-flag", name, text, 0, ())
+        case "nodelete-unique":
+            symbols = tuple(one.symbol for one in reason.bindings)
+            readable = ", ".join(one.demangled for one in reason.bindings)
+            text = f"compile {short} with -fno-gnu-unique, or give {readable} internal linkage or hidden visibility"
+            yield Remedy("no-unique", name, text, 0, symbols)
+        case "nodelete-reference":
+            symbols = tuple(dict.fromkeys(one.symbol for one in reason.bindings))
+            readable = ", ".join(dict.fromkeys(one.demangled for one in reason.bindings))
+            by = reason.bindings[0].origin
+            yield Remedy("bind-elsewhere", name, f"let {by} find {readable} elsewhere than in {short}, or not at all", 0, symbols)  # fmt: skip
+        case "nodelete":
+            yield Remedy("no-nodelete-flag", name, f"let nothing make {short} NODELETE", 0, ())
+        case _ if reason.code in _DESTRUCTOR_REASONS:
+            threads: dict[int, list[PendingDestructor]] = {}
+            for one in reason.destructors:
+                threads.setdefault(one.thread.thread, []).append(one)
+            for objects in threads.values():
+                yield _of_thread(objects, name, main)
+            if reason.count > len(reason.destructors):
+                text = f"the destructors of {short} in the libc of another namespace must run"
+                yield Remedy("run-destructors", name, text, 0, ())
+
+
+def _of_thread(objects: list[PendingDestructor], name: str, main: int) -> Remedy:
+    """Return what must happen for the destructors in one thread to run."""
+    thread = objects[0].thread
+    called = f"thread {thread.thread} ({thread.name})"
+    what = " and ".join(dict.fromkeys(_called(one) for one in objects))
+    if any(one.running for one in objects):
+        return Remedy("finish", name, f"{what} of {called} must return first", thread.thread, ())
+    if thread.state == "ended":
+        text = f"{called} has ended without running its destructors: it must return or call pthread_exit"
+        return Remedy("run-destructors", name, text, thread.thread, ())
+    if thread.thread == main:
+        text = f"the main thread runs destructors only at exit: touch {what} in a thread that ends before dlclose, or not at all"
+        return Remedy("touch-elsewhere", name, text, thread.thread, ())
+    return Remedy("end-thread", "", f"{called} must end before the dlclose", thread.thread, ())
+
+
+def _call(stamp: Stamp) -> str:
+    """Return the place of a call, with that of its caller: the call itself may stand in a helper function."""
+    frames = [frame for frame in stamp.backtrace if is_user(frame.object, frame.function)]
+    if not frames:
+        return "at an unknown place"
+    text = f"at {stamp.place} in {frames[0].function}" if frames[0].function else f"at {stamp.place}"
+    if len(frames) > 1 and frames[1].file:
+        text += f" (called at {frames[1].file}:{frames[1].line})"
+    return text
+
+
+def _called(one: PendingDestructor) -> str:
+    place = one.registered.place
+    return (one.type or f"what {one.function} destroys") + (f" ({place})" if place else "")
+
+
+def _bind(holder: LinkMap, held: LinkMap, symbols: tuple[str, ...]) -> str:
+    names = ", ".join(demangle(symbol) for symbol in symbols) or "what it takes from there"
+    return f"let {os.path.basename(holder.display_name)} find {names} elsewhere than in {os.path.basename(held.display_name)}"

@@ -1,0 +1,235 @@
+"""Why does a library stay loaded? The moments of a run that decide it, with every reason and what would let it go.
+
+Nothing is decided here: at each moment the linker's own state is asked, at the very point where a collection has marked what stays.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from emu.analysis.data import Address
+from emu.analysis.history import History
+from emu.analysis.names import NotFoundError, find_objects, missing, names_of
+from emu.analysis.reasons import Reasons, is_kept
+from emu.analysis.remedies import remedies
+from emu.analysis.why_data import Generation, Moment, Reason, WhyAnswer
+from emu.core import dl_events as dl
+from emu.core import events as ev
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emu.analysis.why_data import Stamp
+    from emu.core.events import Record
+    from emu.process import Process
+    from emu.rtld.link_map import LinkMap
+
+
+def why_loaded(process: Process, library: str, history: History | None = None) -> list[Reason]:
+    """Return every reason why `library` (soname, file name or path) is loaded now; empty if a collection would take it.
+
+    A `history`, watching since before the process was loaded, adds who, where and since when. Raises NotFoundError.
+    """
+    rtld = process.rtld
+    if rtld is None:
+        raise NotFoundError(f"{process.config.program} is statically linked: nothing is loaded")
+    asked = Reasons(process, rtld, history)
+    found = [map_ for map_ in find_objects(rtld, library) if is_kept(rtld, map_)]
+    return [reason for map_ in found for reason in asked.of(map_)]
+
+
+def only(answer: WhyAnswer, which: str | None) -> WhyAnswer:
+    """Return the answer with its `last` moments, `all` of them, or (None) without those of other objects that change nothing."""
+    if which == "all":
+        return answer
+    generations = []
+    for life in answer.generations:
+        moments = list(life.moments[-1:])
+        if which is None:
+            moments = [
+                moment
+                for number, moment in enumerate(life.moments)
+                if moment.kind != "other-dlclose"
+                or moment.outcome == "went"
+                or not number
+                or moment.reasons != life.moments[number - 1].reasons
+            ]
+        generations.append(replace(life, moments=tuple(moments)))
+    return replace(answer, generations=tuple(generations))
+
+
+class _Life:
+    """One generation of the library while it is there. `waiting` are its moments that a later collection decides."""
+
+    __slots__ = ("closing", "gone", "loaded", "map", "moments", "number", "start", "waiting")
+
+    def __init__(self, number: int, map_: LinkMap, loaded: Stamp | None) -> None:
+        self.number, self.map, self.loaded = number, map_, loaded
+        self.start = (map_.display_name, map_.ns, map_.path, map_.addr)
+        self.gone: Stamp | None = None
+        self.moments: list[Moment] = []
+        self.waiting: list[int] = []
+        self.closing = 0
+
+
+class Why:
+    """Watches a process, from before its `load` on, for the moments of one library. `answer` tells what was seen."""
+
+    def __init__(self, process: Process, library: str) -> None:
+        self.process, self.library = process, library
+        self.history = History(process)
+        self._lives: list[_Life] = []
+        self._alive: dict[LinkMap, _Life] = {}
+        self._close: tuple[dl.CloseRequested, Stamp] | None = None
+        self._wanted = {library, os.path.abspath(library)}
+        self._seen: set[str] = set()
+        self._handlers: dict[type[Any], Callable[[Record], None]] = {
+            ev.LibraryLoad: self._loaded,
+            dl.Opened: self._look_again,
+            dl.CloseRequested: self._closed,
+            dl.Kept: self._collected,
+            dl.Unloading: self._collected,
+            dl.Unloaded: self._unloaded,
+        }
+        process.bus.subscribe(self._take, ("libs", "dl"))
+
+    def answer(self, ended: str) -> WhyAnswer:
+        """Return the answer after the run. Raises NotFoundError for a library that was never there."""
+        rtld = self.process.rtld
+        if rtld is None:
+            raise NotFoundError(f"{self.process.config.program} is statically linked: nothing is loaded")
+        for namespace in rtld.namespaces:
+            for map_ in namespace.maps:
+                self._look(map_)
+        if not self._lives:
+            raise NotFoundError(
+                missing(f"no object {self.library} was ever loaded", self.library, self._seen, 0.4)
+            )
+        last_close = max(
+            (moment for life in self._lives for moment in life.moments if moment.kind == "dlclose"),
+            key=lambda moment: moment.at.sequence,
+            default=None,
+        )
+        for life in self._alive.values():
+            self._end(life)
+        stayed = bool(self._alive) and (last_close is None or last_close.outcome == "stayed")
+        lives = tuple(
+            Generation(
+                life.number, *life.start[:3], Address(life.start[3]), life.loaded, life.gone, tuple(life.moments)
+            )
+            for life in self._lives
+        )  # fmt: skip
+        return WhyAnswer(self.process.config.program, self.library, ended, stayed, lives)
+
+    # -- which objects ----------------------------------------------------------------------------------------------------
+
+    def _look(self, map_: LinkMap) -> None:
+        """Take an object up if it is known by the name that is asked for."""
+        rtld = self.process.rtld
+        assert rtld is not None
+        if map_ in self._alive or map_.real is not map_:
+            return
+        names = {name for name in names_of(rtld, map_) if name}
+        self._seen |= names
+        if names & self._wanted:
+            life = _Life(len(self._lives) + 1, map_, self.history.loads.get(map_))
+            self._lives.append(life)
+            self._alive[map_] = life
+
+    def _loaded(self, record: Record) -> None:
+        event: ev.LibraryLoad = record.event
+        rtld = self.process.rtld
+        if rtld is not None and event.namespace < len(rtld.namespaces):
+            for map_ in rtld.namespaces[event.namespace].maps:
+                if map_.addr == event.base and map_.map_start == event.start:
+                    self._look(map_)
+
+    def _look_again(self, record: Record) -> None:
+        """An object that was there may be known by another name now."""
+        map_ = self.history.find(record.event.name, record.event.namespace)
+        if map_ is not None:
+            self._look(map_)
+
+    # -- moments ----------------------------------------------------------------------------------------------------------
+
+    def _take(self, record: Record) -> None:
+        handler = self._handlers.get(type(record.event))
+        if handler is not None:
+            handler(record)
+
+    def _closed(self, record: Record) -> None:
+        event: dl.CloseRequested = record.event
+        stamp = self.history.stamp(record)
+        if event.outcome == "collect":
+            self._close = event, stamp
+            return
+        map_ = self.history.find(event.name, event.namespace)
+        life = self._alive.get(map_) if map_ is not None else None
+        if life is None:
+            return
+        if event.outcome == "later":
+            life.waiting.append(len(life.moments))
+        self._add(life, "dlclose", event, stamp, "stayed")
+
+    def _collected(self, record: Record) -> None:
+        """A collection has marked, and now tells what it found; what it decides is asked of the same marks."""
+        assert self._close is not None
+        event, stamp = self._close
+        for life in list(self._alive.values()):
+            if life.map.ns != record.event.namespace or life.map.display_name != record.event.name:
+                continue
+            outcome = "stayed" if is_kept(self.process.rtld, life.map) else "went"  # type: ignore[arg-type]
+            mine = (event.name, event.namespace) == (life.map.display_name, life.map.ns)
+            for number in life.waiting:
+                life.moments[number] = self._moment(life, "dlclose", None, life.moments[number], outcome)
+            if life.closing == stamp.sequence and life.moments:
+                life.moments[-1] = self._moment(life, life.moments[-1].kind, None, life.moments[-1], outcome)
+            elif not life.waiting:
+                self._add(life, "dlclose" if mine else "other-dlclose", event, stamp, outcome)
+            life.closing, life.waiting = stamp.sequence, []
+
+    def _add(self, life: _Life, kind: str, event: dl.CloseRequested, stamp: Stamp, outcome: str) -> None:
+        life.moments.append(self._moment(life, kind, (event, stamp), None, outcome))
+
+    def _moment(
+        self,
+        life: _Life,
+        kind: str,
+        close: tuple[dl.CloseRequested, Stamp] | None,
+        before: Moment | None,
+        outcome: str,
+    ) -> Moment:
+        """Return a moment as things are now; `before` is what was said of it until now."""
+        if before is not None:
+            closed, what, stamp = before.closed, before.close_outcome, before.at
+        else:
+            assert close is not None
+            closed, what, stamp = close[0].name, close[0].outcome, close[1]
+        reasons, changes = self._ask(life.map) if outcome == "stayed" else ((), ())
+        return Moment(kind, closed, what, stamp, outcome, reasons, changes)
+
+    def _ask(self, map_: LinkMap) -> tuple[tuple[Reason, ...], Any]:
+        rtld = self.process.rtld
+        assert rtld is not None
+        asked = Reasons(self.process, rtld, self.history)
+        found = asked.of(map_)
+        return found, remedies(asked, map_, found)
+
+    def _unloaded(self, record: Record) -> None:
+        event: dl.Unloaded = record.event
+        rtld = self.process.rtld
+        assert rtld is not None
+        for map_ in rtld.namespaces[event.namespace].maps:
+            if (map_.map_start, map_.map_end) == (event.start, event.end) and map_.removed:
+                if (life := self._alive.pop(map_, None)) is not None:
+                    life.gone = self.history.stamp(record)
+                self.history.forget(map_)
+                return
+
+    def _end(self, life: _Life) -> None:
+        process = self.process
+        stamp = self.history.stamp_of(process.bus.upcoming, process.bus.now(), process.bus.task, [])
+        reasons, changes = self._ask(life.map)
+        life.moments.append(Moment("program-end", "", "", stamp, "stayed", reasons, changes))

@@ -1,0 +1,173 @@
+"""What `emu why` answers, as data. `code` and `outcome` fields are for programs and stay; texts are for people and may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from emu.analysis.data import Address
+
+
+@dataclass(frozen=True, slots=True)
+class CallFrame:
+    """One frame of a backtrace, the innermost first (`emu.process.backtrace.FrameInfo`). `line` is 0 and `file` empty where they are unknown."""
+
+    function: str
+    file: str
+    line: int
+    object: str
+    offset: Address
+    inlined: bool
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """When, who and where: the number of the event in the run, virtual nanoseconds, the thread, the place of the call in the user's code.
+
+    `place` is file:line, or a function, or object+offset; empty where nothing is known. `backtrace` is empty before the program runs.
+    """
+
+    sequence: int
+    time_ns: int
+    thread: int
+    thread_name: str
+    place: str
+    function: str
+    backtrace: tuple[CallFrame, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """A dlopen without its dlclose. `closed` is a dlclose that did not count, because the object was NODELETE by then; null if there was none."""
+
+    flags: str
+    opened: Stamp
+    closed: Stamp | None
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadState:
+    """A thread. `state`: running, ready, waiting (`what` completes "waits ..."; `place` and `backtrace` are where) or ended."""
+
+    thread: int
+    name: str
+    state: str
+    what: str
+    place: str
+    backtrace: tuple[CallFrame, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingDestructor:
+    """A thread_local object whose destructor has not run (or, if `running`, has not returned).
+
+    `type` is the object's, from the name of `function`, empty if that is no destructor; `source` the line of the function.
+    """
+
+    type: str
+    function: str
+    source: str
+    address: Address
+    running: bool
+    thread: ThreadState
+    registered: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class BoundSymbol:
+    """A binding that made something stay: the demangled `symbol`, the `relocation` and `slot` that it filled (null for dlsym, "" unseen), by `origin`."""
+
+    symbol: str
+    demangled: str
+    origin: str
+    relocation: str
+    slot: Address | None
+    bound: Stamp | None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One step of a chain: `holder` keeps `held`. `kind`: needed (DT_NEEDED) or bound (a relocation dependency, with its bindings)."""
+
+    holder: str
+    held: str
+    kind: str
+    bindings: tuple[BoundSymbol, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why the library stays: something about `object`, which is the library itself or keeps it by way of `chain`.
+
+    `code`: start-up, open-count, nodelete-file (DF_1_NODELETE), nodelete-open (RTLD_NODELETE), nodelete-unique (STB_GNU_UNIQUE), nodelete-reference (bound to
+    by an object of start-up), nodelete-destructors (the rule of glibc 2.18), nodelete (cause unseen), tls-destructors, or never-collected: nothing holds it any
+    more, but no dlclose collected since.
+    `count` is the number of opens or destructors, whether seen or not. `since` is null where it was not seen.
+    """
+
+    code: str
+    object: str
+    namespace: int
+    text: str
+    count: int
+    since: Stamp | None
+    chain: tuple[Link, ...]
+    opens: tuple[OpenCall, ...]
+    destructors: tuple[PendingDestructor, ...]
+    bindings: tuple[BoundSymbol, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """One change of a shortest list that would let the library go: all of the list are needed.
+
+    `code`: end-thread, touch-elsewhere, run-destructors, close, no-nodelete-flag, no-nodelete-file, no-unique, bind-elsewhere, not-at-start-up, collect or
+    finish (a call in progress). `object` is the object concerned, `thread` the thread (0: none), `symbols` the mangled names.
+    """
+
+    code: str
+    object: str
+    text: str
+    thread: int
+    symbols: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment that matters. `kind`: dlclose (of the library), other-dlclose (a collection), or program-end.
+
+    `closed` is the object that dlclose was called for; `close_outcome` what it came to (`emu.core.dl_events.CloseRequested`). `outcome`: went or stayed.
+    """
+
+    kind: str
+    closed: str
+    close_outcome: str
+    at: Stamp
+    outcome: str
+    reasons: tuple[Reason, ...]
+    remedies: tuple[Remedy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The library from being mapped to being unmapped (`gone` null: it was there to the end); `number` counts from 1."""
+
+    number: int
+    name: str
+    namespace: int
+    path: str
+    base: Address
+    loaded: Stamp | None
+    gone: Stamp | None
+    moments: tuple[Moment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WhyAnswer:
+    """The whole answer. `ended` says how the run ended; `stayed` is what the exit code tells."""
+
+    program: str
+    library: str
+    ended: str
+    stayed: bool
+    generations: tuple[Generation, ...]
