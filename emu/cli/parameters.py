@@ -15,7 +15,9 @@ def categories(_ctx: click.Context, _param: click.Parameter, value: str | None) 
     unknown = asked.difference(CATEGORIES, ON_REQUEST, ("all",))
     if unknown:
         names = ", ".join(repr(name) for name in sorted(unknown))
-        raise click.BadParameter(f"no category {names}: choose from {', '.join((*CATEGORIES, *ON_REQUEST))}, all")
+        raise click.BadParameter(
+            f"no category {names}: choose from {', '.join((*CATEGORIES, *ON_REQUEST))}, all"
+        )
     chosen = tuple(name for name in CATEGORIES if name in asked or "all" in asked)
     return (*chosen, *(name for name in ON_REQUEST if name in asked))
 

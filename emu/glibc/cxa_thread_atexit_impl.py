@@ -189,7 +189,11 @@ class ThreadAtexit:
     def _through_plt(self, name: bytes) -> Generator[CallGuest, int, int]:
         """Return what libc's own call of `name` reaches; the first one binds libc's PLT slot."""
         slot = self._plt_slots.get(name)
-        return (yield from plt_target(self.rtld, self.libc, *slot)) if slot is not None else self.rtld_function(name)
+        return (
+            (yield from plt_target(self.rtld, self.libc, *slot))
+            if slot is not None
+            else self.rtld_function(name)
+        )
 
     def rtld_function(self, name: bytes) -> int:
         """Return what libc's own reference to `name` binds to (a malloc of the program's, if it has one)."""

@@ -102,9 +102,14 @@ def _versions(rtld: Rtld, write: Write) -> None:
         write(STDOUT, f"\t{map_.name or rtld.program}:\n")
         image = MappedImage(rtld.memory, map_.addr, map_.display_name)
         for need in version_needs(image, map_.phdrs, map_.dynamic, map_.symtab.strings, map_.display_name):
-            version, file = need.name.decode(errors="surrogateescape"), need.file.decode(errors="surrogateescape")
+            version, file = (
+                need.name.decode(errors="surrogateescape"),
+                need.file.decode(errors="surrogateescape"),
+            )
             weak = "[WEAK] " if need.weak else ""
-            write(STDOUT, f"\t\t{file} ({version}) {weak}=> {_provider(rtld, file, need.name) or 'not found'}\n")
+            write(
+                STDOUT, f"\t\t{file} ({version}) {weak}=> {_provider(rtld, file, need.name) or 'not found'}\n"
+            )
 
 
 def _provider(rtld: Rtld, file: str, version: bytes) -> str:

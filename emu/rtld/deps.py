@@ -13,8 +13,8 @@ from emu.core.errors import EmuError, LoaderError
 from emu.core.ldso_events import AuxiliaryRequested
 from emu.elf import constants as c
 from emu.elf.dynamic import Dynamic
-from emu.rtld.dst import has_dst
 from emu.elf.symtab import SymbolTable
+from emu.rtld.dst import has_dst
 from emu.rtld.link_map import LT_EXECUTABLE, LT_LIBRARY, LinkMap, MappedImage
 from emu.rtld.map_object import enter, map_object
 from emu.rtld.scope import set_up_scopes

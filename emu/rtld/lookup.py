@@ -264,7 +264,9 @@ def _check_protected(
     if type_class & CLASS_COPY:
         text = f"copy relocation against non-copyable protected symbol `{symbol}' in `{map_.name}'"
     elif type_class & CLASS_PLT and reference and _is_undefined_with_value(undef_map, reference):
-        text = f"direct reference to protected function `{symbol}' in `{map_.name}' may break pointer equality"
+        text = (
+            f"direct reference to protected function `{symbol}' in `{map_.name}' may break pointer equality"
+        )
     else:
         return
     rtld.write_error(f"warning: {text}\n")

@@ -32,7 +32,15 @@ _PROT = (0, 4, 2, 6, 1, 5, 3, 7)
 """mmap's protection for each value of p_flags: the two number read, write and execute in opposite order."""
 _ISA_LEVELS = {1: "x86-64-baseline", 2: "x86-64-v2", 4: "x86-64-v3", 8: "x86-64-v4"}
 _ISA_SUPPORTED = 1 | 2
-_FLAGS_1_KNOWN = c.DF_1_NOW | c.DF_1_NODELETE | c.DF_1_INITFIRST | c.DF_1_NOOPEN | c.DF_1_ORIGIN | c.DF_1_NODEFLIB | c.DF_1_PIE
+_FLAGS_1_KNOWN = (
+    c.DF_1_NOW
+    | c.DF_1_NODELETE
+    | c.DF_1_INITFIRST
+    | c.DF_1_NOOPEN
+    | c.DF_1_ORIGIN
+    | c.DF_1_NODEFLIB
+    | c.DF_1_PIE
+)
 """Source: glibc include/elf.h, DT_1_SUPPORTED_MASK."""
 
 

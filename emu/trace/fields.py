@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from typing import Any, get_type_hints
 
-ADDRESSES = frozenset(("base", "start", "end", "address", "slot", "object", "dso_handle", "dtv", "pc", "dynamic", "entry", "phdr"))
+ADDRESSES = frozenset(
+    (
+        "base",
+        "start",
+        "end",
+        "address",
+        "slot",
+        "object",
+        "dso_handle",
+        "dtv",
+        "pc",
+        "dynamic",
+        "entry",
+        "phdr",
+    )
+)
 """Integer fields that are guest addresses, by name; every other integer is a count, a size or a number."""
 
 

@@ -15,8 +15,8 @@ from emu.trace.fields import ADDRESSES, event_name, field_kinds
 from emu.trace.schema import schema
 
 NUMBERS = frozenset((
-    "align", "bits", "by_namespace", "cached_lookups", "count", "count_after", "count_before", "cycles", "generation", "load_cycles", "lookups",
-    "phnum", "relocation_cycles", "ifunc", "lazy", "module", "namespace", "number",
+    "align", "bits", "by_namespace", "cached_lookups", "count_after", "count_before", "cycles", "generation", "load_cycles", "lookups",
+    "objects", "phnum", "relocation_cycles", "ifunc", "lazy", "module", "namespace", "number",
     "offset", "opencount", "opencount_after", "opencount_before", "relative", "size", "slots", "surplus", "symbolic", "used",
 ))  # fmt: skip
 """Integer fields that are no addresses."""
