@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from tools.fixtures import Outcome, Run
 
+pytestmark = pytest.mark.usefixtures("built_fixtures")
+
 DIFFERENT = {
     "dl-filter:opened": "ld.so makes an exception, by libc's function, for a missing auxiliary object that nobody is told of",
     "dl-malloc-interposed:preloaded": "ld.so's own tables come from the program's malloc, which binds its symbols earlier",

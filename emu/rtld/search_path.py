@@ -338,12 +338,22 @@ class SearchPath:
         """
         self._cache = None
 
-    def listing(self, map_: MapView, main: MapView | None) -> list[str]:
+    def listing(self, map_: MapView, main: MapView | None, in_base: bool) -> list[str]:
         """Return the directories that a search for what `map_` needs goes through, ld.so.cache left out, as dlinfo tells them.
 
+        For an object of the base namespace (`in_base`) the program's DT_RPATH comes even where it has come as a loader's.
         Source: glibc elf/dl-load.c:_dl_rtld_di_serinfo.
         """
-        lists = [directories for directories, _ in self._before_cache(map_, main)]
+        lists: list[list[_Directory]] = []
+        if map_.runpath is None:
+            loader: MapView | None = map_
+            while loader is not None:
+                lists.append(self._list_of(loader, "RPATH", main))
+                loader = loader.loader
+            if in_base and main is not None and main is not map_:
+                lists.append(self._list_of(main, "RPATH", main))
+        lists.append(self._env_dirs or [])
+        lists.append(self._list_of(map_, "RUNPATH", main))
         if not map_.dynamic.flags_1 & DF_1_NODEFLIB:
             lists.append(self._system)
         return [d.name.rstrip("/") or ("/" if d.name else ".") for directories in lists for d in directories]
