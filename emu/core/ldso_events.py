@@ -85,9 +85,9 @@ class VersionChecked(NamedTuple):
 
 
 class InitialScopes(NamedTuple):
-    """The program and all that it needs is loaded; a list of everybody's scopes follows, in the order of `count` objects."""
+    """The program and all that it needs is loaded; a list of everybody's scopes follows, in the order of `objects` objects."""
 
-    count: int
+    objects: int
 
 
 class ScopeListed(NamedTuple):

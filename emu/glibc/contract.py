@@ -12,26 +12,23 @@ from typing import TYPE_CHECKING, NamedTuple
 from emu.core.effects import CallGuest, Effect, Hosted, Jump, SystemCall
 from emu.core.errors import UnsupportedError
 from emu.core.events import Initializer
-from emu.core.ldso_events import StartupStatistics
 from emu.elf import constants as c
-from emu.elf.hash import sysv_hash
 from emu.glibc import hosted
 from emu.glibc.call import Call, Handler
 from emu.glibc.cxa_thread_atexit_impl import ThreadAtexit
 from emu.glibc.errors import Errors
 from emu.glibc.layout import Layout, load_layout
 from emu.glibc.mirror_global import GlobalMirror
+from emu.glibc.probe import find_own, glibc_version
 from emu.glibc.stubs import Stubs, build_stubs
 from emu.machine.arena import Arena
 from emu.rtld.init import init
 from emu.rtld.link_map import LinkMap
-from emu.rtld.lookup import lookup_symbol
 from emu.rtld.map_object import RT_ADD, RT_CONSISTENT
 from emu.rtld.relocate import relocate_bootstrap, relocate_object
 from emu.rtld.rtld import Entries, MappedObject, Rtld
-from emu.rtld.runtime import undefined
 from emu.rtld.scope import Scope
-from emu.rtld.version import Version
+from emu.rtld.startup import bind_malloc, tell_scopes, tell_statistics
 
 if TYPE_CHECKING:
     from emu.machine.address_space import AddressSpace
@@ -44,9 +41,6 @@ _RSEQ_SIG = 0x53053053
 _RSEQ_USED = 20
 """What __rseq_size says of an area of 32 bytes (rseq-internal.h: RSEQ_AREA_SIZE_INITIAL_USED)."""
 _ROBUST_LIST_HEAD_SIZE = 24
-_MALLOC_VERSION = b"GLIBC_2.2.5"
-CYCLES_PER_NS = 3
-"""The rate of the emulated time-stamp counter."""
 _POINTERS_FOUND = {"_dl_catch_error": b"_dl_catch_error", "_dl_mcount": b"_dl_mcount"}
 
 
@@ -106,7 +100,7 @@ class Contract:
         probe = LinkMap(interpreter.path, interpreter.path, 1, 0, None)
         probe.addr, probe.phdrs = interpreter.bias, interpreter.phdrs
         probe.read_dynamic(self.arena)
-        self.layout = load_layout(_glibc_version(probe, self.arena), interpreter.path)
+        self.layout = load_layout(glibc_version(probe, self.arena), interpreter.path)
         self.mirror = GlobalMirror(self.layout, self.arena, self.rtld.heap, self.rtld)
         self.mirror.rtld_global = self._data(probe, b"_rtld_global", self.layout.size("rtld_global"))
         self.mirror.rtld_global_ro = self._data(probe, b"_rtld_global_ro", self.layout.size("rtld_global_ro"))
@@ -117,7 +111,7 @@ class Contract:
         return self.mirror.global_address("_dl_rtld_map")
 
     def _data(self, map_: LinkMap, name: bytes, size: int) -> int:
-        symbol = _find(map_, name)
+        symbol = find_own(map_, name)
         if symbol is None:
             raise UnsupportedError(f"ld.so without {name.decode()}", map_.display_name)
         if size and symbol[5] != size:
@@ -166,10 +160,10 @@ class Contract:
         ld_so = self.rtld.ld_so
         assert ld_so is not None
         for name, handler in hosted.HOSTED_SYMBOLS.items():
-            symbol = _find(ld_so, name)
+            symbol = find_own(ld_so, name)
             if symbol is not None:
                 self._plant(ld_so.addr + symbol[4], handler)
-        tls_get_addr = _find(ld_so, b"__tls_get_addr")
+        tls_get_addr = find_own(ld_so, b"__tls_get_addr")
         if tls_get_addr is not None:
             jump = b"\xff\x25\0\0\0\0" + struct.pack("<Q", self.stubs.tls_get_addr)  # jmp *0(%rip)
             self.arena.write(ld_so.addr + tls_get_addr[4], jump)
@@ -222,7 +216,7 @@ class Contract:
         main = base.maps[0]
         rtld.set_state(base, RT_ADD)
         mirror.debug_pointer(main)
-        rtld.list_initial_scopes()
+        tell_scopes(rtld)
         started = rtld.bus.now()
         for map_ in reversed(main.initfini or [main]):
             if map_ is not ld_so:
@@ -231,7 +225,7 @@ class Contract:
         self.plant_dtors()
         if ld_so in base.maps:
             # Something needs ld.so as a library: it is relocated again, now with everybody's symbols.
-            self._bind_malloc(main)
+            bind_malloc(rtld, main)
             ld_so.relocated = False
             yield from relocate_object(rtld, ld_so, False)
         self.relocation_time = rtld.bus.now() - started
@@ -239,14 +233,6 @@ class Contract:
         mirror.tls()
         rtld.set_state(base, RT_CONSISTENT)
         self._start_serving()
-
-    def _bind_malloc(self, main: LinkMap) -> None:
-        """Look up the allocator that ld.so uses from now on. Source: glibc elf/dl-minimal.c:__rtld_malloc_init_real."""
-        version = Version(_MALLOC_VERSION, sysv_hash(_MALLOC_VERSION), False, b"")
-        for name in (b"calloc", b"free", b"malloc", b"realloc"):
-            if lookup_symbol(self.rtld, name, main, 0, main.scopes, version, 0) is None:
-                if not self.rtld.accept_undefined:
-                    raise undefined(self.rtld, main, name, version)
 
     def _start_serving(self) -> None:
         """From here on the guest may call for more objects: give the run-time linker what it needs of libc."""
@@ -297,19 +283,9 @@ class Contract:
                     rtld.bus.emit(Initializer(libc.display_name, "early_init", early, rtld.describe(early)))
                 yield CallGuest(early, (1,))
         if rtld.bus.ldso:
-            self._tell_statistics()
+            tell_statistics(rtld, self.relocation_time)
         main = rtld.namespaces[0].maps[0]
         yield from init(rtld, main, (info.argc, info.argv, info.envp))
-
-    def _tell_statistics(self) -> None:
-        """Sum up start-up. Source: glibc elf/rtld.c:print_statistics."""
-        rtld = self.rtld
-        maps = {
-            map_ for namespace in rtld.namespaces for first in namespace.maps[:1] for map_ in first.searchlist
-        }
-        relative = sum(map_.dynamic.get(c.DT_RELACOUNT) or 0 for map_ in maps if map_.addr)
-        cycles = (rtld.bus.now() * CYCLES_PER_NS, self.relocation_time * CYCLES_PER_NS, 0)
-        rtld.bus.emit(StartupStatistics(*cycles, rtld.lookups, rtld.cached_lookups, relative))
 
     def _fill_ro(self, info: StartInfo) -> None:
         mirror, rtld = self.mirror, self.rtld
@@ -354,7 +330,7 @@ class Contract:
             (b"_dl_argv", info.argv, 8),
             (b"__libc_enable_secure", 0, 4),
         ):
-            symbol = _find(ld_so, name)
+            symbol = find_own(ld_so, name)
             if symbol is not None:
                 self.arena.write(ld_so.addr + symbol[4], value.to_bytes(size, "little"))
 
@@ -402,8 +378,8 @@ class Contract:
         at = self.layout.offsets("pthread").get("rseq_area")
         ld_so = self.rtld.ld_so
         assert ld_so is not None
-        size = _find(ld_so, b"__rseq_size")
-        offset = _find(ld_so, b"__rseq_offset")
+        size = find_own(ld_so, b"__rseq_size")
+        offset = find_own(ld_so, b"__rseq_offset")
         if at is None or size is None or offset is None:
             return
         disabled = "glibc.pthread.rseq=0" in self.rtld.env.get("GLIBC_TUNABLES", "").split(":")
@@ -437,27 +413,3 @@ class Contract:
         if address is None:
             raise UnsupportedError(f"program without {name.decode()}", self.rtld.program)
         return address
-
-
-def _find(map_: LinkMap, name: bytes) -> tuple[int, int, int, int, int, int] | None:
-    table = map_.symtab.gnu_hash or map_.symtab.sysv_hash
-    for index in table.candidates(name) if table is not None else ():
-        if map_.symtab.symbol_name(index) == name:
-            return map_.symtab.fields(index)
-    return None
-
-
-def _glibc_version(ld_so: LinkMap, arena: Arena) -> str:
-    """Return the newest GLIBC_2.x that ld.so's sibling libc defines, as ld.so's read-only data name it."""
-    for phdr in ld_so.phdrs:
-        if phdr.type == c.PT_LOAD:
-            data = arena.read(ld_so.addr + phdr.vaddr, phdr.filesz)
-            at = data.find(b"stable release version 2.")
-            if at >= 0:
-                text = data[at + 23 : at + 32]
-                return (
-                    text[: next(i for i, b in enumerate(text) if b not in b"0123456789.")]
-                    .rstrip(b".")
-                    .decode()
-                )
-    raise UnsupportedError("interpreter: not glibc's ld.so", ld_so.display_name)

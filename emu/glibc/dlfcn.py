@@ -55,7 +55,7 @@ def di_serinfo(contract: Contract, call: Call) -> int:
     arena, rtld = contract.arena, contract.rtld
     map_ = rtld.by_address[call.args[0]]
     info, counting = call.args[1], call.args[2] & 0xFF
-    paths = [os.fsencode(path) for path in rtld.search.listing(map_, rtld.namespaces[0].main)]
+    paths = [os.fsencode(path) for path in rtld.search.listing(map_, rtld.namespaces[0].main, map_.ns == 0)]
     if counting:
         # ld.so counts a directory's name with its trailing slash, and at least two bytes.
         size = 16 + 16 * len(paths) + sum(max(2, len(path) + 1) for path in paths)

@@ -46,7 +46,10 @@ _DEFAULT_MEMORY = 4 << 30
 
 
 class Process:
-    """A program and everything around it. `ended` is the exit code of one that ld.so was only asked to look at. `load` maps it, `start` links it, `run` runs it; each does what comes before it."""
+    """A program and everything around it. `load` maps it, `start` links it, `run` runs it; each does what comes before it.
+
+    `ended` is the exit code of one that ld.so was only asked to look at.
+    """
 
     def __init__(self, config: RunConfig, bus: EventBus) -> None:
         self.config, self.bus = config, bus
@@ -98,11 +101,10 @@ class Process:
         loaded = self.loaded = load_program(
             self.kernel, config.program, argv, envp, build_vdso(), config.image
         )
-        if loaded.interpreter is None:
-            return
-        self._link(loaded)
+        if loaded.interpreter is not None:
+            self._link(loaded, loaded.interpreter)
 
-    def _link(self, loaded: Loaded) -> None:
+    def _link(self, loaded: Loaded, mapped_interpreter: KernelImage) -> None:
         """Let the dynamic linker map what the program needs, as the LD_* variables ask for."""
         config = self.config
         program = loaded.program
@@ -129,7 +131,7 @@ class Process:
         rtld.describe_caller = self.symbols.call_site
         rtld.on_unload = self._forget
         rtld.unload_rule = config.unload_rule
-        interpreter = _mapped(loaded.interpreter)
+        interpreter = _mapped(mapped_interpreter)
         try:
             ld_so_map = contract.prepare(interpreter)
             vdso = self._vdso(loaded.vdso) if loaded.vdso else None

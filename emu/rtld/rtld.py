@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from emu.core.effects import CallGuest, Effect
 from emu.core.errors import EmuError, LoaderError
-from emu.core.ldso_events import InitialScopes
 from emu.elf import constants as c
-from emu.elf.hash import sysv_hash
 from emu.rtld.address_index import AddressIndex
 from emu.rtld.dependency import RETURN_NEWEST
 from emu.rtld.deps import map_deps, map_named
 from emu.rtld.heap import Heap
 from emu.rtld.link_map import LT_EXECUTABLE, LT_LIBRARY, LinkMap
-from emu.rtld.lookup import find_symbol, lookup_symbol
+from emu.rtld.lookup import find_symbol
 from emu.rtld.map_object import adopt
-from emu.rtld.scope import Namespace, Scope, list_scopes
+from emu.rtld.scope import Namespace, Scope
 from emu.rtld.search_path import SearchPath
 from emu.rtld.tls import Tls
-from emu.rtld.version import Version, VersionWarning, check_map_versions
+from emu.rtld.vdso import bind_vdso
+from emu.rtld.version import VersionWarning, check_map_versions
 
 if TYPE_CHECKING:
     from emu.core.events import EventBus
@@ -37,16 +36,6 @@ if TYPE_CHECKING:
 
 
 Work = Generator[Effect, int, None]
-
-VDSO_FUNCTIONS = (
-    b"__vdso_clock_gettime",
-    b"__vdso_gettimeofday",
-    b"__vdso_time",
-    b"__vdso_getcpu",
-    b"__vdso_clock_getres",
-)
-"""What ld.so looks up in the vDSO for libc, in its order. Source: glibc sysdeps/unix/sysv/linux/dl-vdso-setup.h."""
-VDSO_VERSION = b"LINUX_2.6"
 
 
 class Entries(NamedTuple):
@@ -178,11 +167,11 @@ class Rtld:
     """All that the dynamic linker knows. `env` is the guest's environment; `program` is argv[0] as messages show it.
 
     `started` is true once the program's own code may run: what is loaded from then on can fail without ending the process. Of the services,
-    `catching` runs a generator and returns the error that
-    ended it, `uncaught` runs one in which ld.so's errors are fatal, `describe_caller` names the place of a call
-    by its return address, `make_stacks_executable` is called for the first
-    object that wants to run code there, `receive` (if any) takes the errors that ld.so can go on after, `on_unload` is told of an object before it
-    is unmapped, `threads` yields the thread pointers of all threads.
+    `catching` runs a generator and returns the error that ended it, `uncaught` runs one in which ld.so's errors are fatal, `describe_caller` names
+    the place of a call by its return address, `make_stacks_executable` is called for the first object that wants to run code there,
+    `receive` (if any) takes the errors that ld.so can go on after, `on_unload` is told of an object
+    before it is unmapped, `threads` yields the thread pointers of all threads. `lookups` and `cached_lookups` are counts for LD_DEBUG=statistics;
+    `accept_undefined` and `trace` are what LD_DEBUG=unused and LD_TRACE_LOADED_OBJECTS ask for.
     """
 
     def __init__(
@@ -283,7 +272,7 @@ class Rtld:
             self.vdso.relocated = True
             self.vdso.searchlist.append(self.vdso)
             self.mirror.searchlist(self.vdso)
-            self._bind_vdso(self.vdso)
+            bind_vdso(self, self.vdso)
         self.search.initialise(main)
         self.ld_so = self.adopt(interpreter, interpreter.path, LT_LIBRARY, "interpreter", ld_so_map)
         self.ld_so.scopes = []
@@ -295,23 +284,6 @@ class Rtld:
             map_.global_ = True
         main.direct_opencount += 1
         self._check_versions(base)
-
-    def _bind_vdso(self, vdso: LinkMap) -> None:
-        """Look up what libc uses of the vDSO. Source: glibc sysdeps/unix/sysv/linux/dl-vdso.h:dl_vdso_vsym."""
-        check_map_versions(vdso, self.memory, lambda name: None)
-        version = Version(VDSO_VERSION, sysv_hash(VDSO_VERSION), True, b"")
-        for name in VDSO_FUNCTIONS:
-            found = lookup_symbol(self, name, vdso, 0, [vdso.local_scope], version, 0)
-            if found is not None:
-                self.vdso_functions[name] = vdso.addr + vdso.symtab.fields(found[1])[4]
-
-    def list_initial_scopes(self) -> None:
-        """Tell of the scopes of everybody in the base namespace."""
-        maps = self.namespaces[0].maps
-        if self.bus.ldso:
-            self.bus.emit(InitialScopes(len(maps)))
-        for map_ in maps:
-            list_scopes(self, map_)
 
     def _preload(self, main: LinkMap) -> list[LinkMap]:
         """Load what LD_PRELOAD and /etc/ld.so.preload name; one that cannot be loaded is reported and left out."""

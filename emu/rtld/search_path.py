@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 from itertools import takewhile
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.errors import ElfError, EmuError, LoaderError
 from emu.core.events import LibrarySearch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from emu.core.events import EventBus
     from emu.core.files import Backing, FileSystem
+    from emu.rtld.search_view import MapView
 
 SYSTEM_DIRS = ("/lib/x86_64-linux-gnu/", "/usr/lib/x86_64-linux-gnu/", "/lib/", "/usr/lib/")
 """The default directories of Debian's ld.so (`ld.so --help` lists them)."""
@@ -45,50 +46,6 @@ _LEGACY_SUBDIRS = (
 The last two have one name, so ld.so too tries the same file twice.
 """
 _UNKNOWN, _EXISTING, _NONEXISTING = range(3)
-
-
-class DynamicView(Protocol):
-    """What the search looks at in a dynamic section."""
-
-    @property
-    def flags_1(self) -> int:
-        """DT_FLAGS_1, 0 if absent."""
-
-
-class MapView(Protocol):
-    """What the search looks at in a link map.
-
-    `origin` replaces $ORIGIN: the directory of the path that the object was loaded by, without a trailing
-    slash (None: unknown).
-    """
-
-    @property
-    def name(self) -> str:
-        """The path that the object was loaded by, empty for the program."""
-
-    @property
-    def display_name(self) -> str:
-        """The object's name for people."""
-
-    @property
-    def origin(self) -> str | None:
-        """The directory that $ORIGIN stands for."""
-
-    @property
-    def rpath(self) -> str | None:
-        """DT_RPATH, None if absent or overruled by a DT_RUNPATH."""
-
-    @property
-    def runpath(self) -> str | None:
-        """DT_RUNPATH."""
-
-    @property
-    def loader(self) -> MapView | None:
-        """The object that first needed this one."""
-
-    @property
-    def dynamic(self) -> DynamicView:
-        """The dynamic section."""
 
 
 class Found(NamedTuple):
@@ -177,8 +134,9 @@ class SearchPath:
 
         Source: glibc elf/dl-load.c:_dl_init_paths.
         """
-        for tag in ("RPATH", "RUNPATH") if main is not None else ():
-            self._list_of(main, tag, main)
+        if main is not None:
+            for tag in ("RPATH", "RUNPATH"):
+                self._list_of(main, tag, main)
         if self._env_dirs is None:
             elements = self._env_path.replace(";", ":").split(":")
             self._env_dirs = self._intern(self._expand_elements(elements, main), "LD_LIBRARY_PATH", None)
@@ -380,12 +338,22 @@ class SearchPath:
         """
         self._cache = None
 
-    def listing(self, map_: MapView, main: MapView | None) -> list[str]:
+    def listing(self, map_: MapView, main: MapView | None, in_base: bool) -> list[str]:
         """Return the directories that a search for what `map_` needs goes through, ld.so.cache left out, as dlinfo tells them.
 
+        For an object of the base namespace (`in_base`) the program's DT_RPATH comes even where it has come as a loader's.
         Source: glibc elf/dl-load.c:_dl_rtld_di_serinfo.
         """
-        lists = [directories for directories, _ in self._before_cache(map_, main)]
+        lists: list[list[_Directory]] = []
+        if map_.runpath is None:
+            loader: MapView | None = map_
+            while loader is not None:
+                lists.append(self._list_of(loader, "RPATH", main))
+                loader = loader.loader
+            if in_base and main is not None and main is not map_:
+                lists.append(self._list_of(main, "RPATH", main))
+        lists.append(self._env_dirs or [])
+        lists.append(self._list_of(map_, "RUNPATH", main))
         if not map_.dynamic.flags_1 & DF_1_NODEFLIB:
             lists.append(self._system)
         return [d.name.rstrip("/") or ("/" if d.name else ".") for directories in lists for d in directories]

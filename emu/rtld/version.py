@@ -62,19 +62,21 @@ def check_map_versions(
             if provider is None or provider.faked:
                 continue
             provider = provider.real
-            told = bus is not None and bus.ldso
-            if told:
+            listener = bus if bus is not None and bus.ldso else None
+            if listener is not None:
                 version = need.name.decode(errors="replace")
                 checked = VersionChecked(
                     version, provider.display_name, provider.ns, map_.display_name, map_.ns
                 )
-                bus.emit(checked)
+                listener.emit(checked)
             error = _match(
                 need, _definitions(provider, memory), provider.name or program or provider.path, name
             )
             if error is not None and (report is not None or not isinstance(error, VersionWarning)):
-                if told:
-                    bus.emit(ErrorSignalled(provider.display_name, _OCCASION, error.text, report is not None))
+                if listener is not None:
+                    listener.emit(
+                        ErrorSignalled(provider.display_name, _OCCASION, error.text, report is not None)
+                    )
                 if report is None:
                     raise error
                 report(error)

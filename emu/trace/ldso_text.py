@@ -64,7 +64,7 @@ LDSO_RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.ObjectMapped: _mapped,
     ev.UnknownFlags: lambda e: f"ignore flags of {e.name}: {e.bits:#x} in DT_FLAGS_1",
     ev.VersionChecked: _version,
-    ev.InitialScopes: lambda e: f"list the initial scopes of {e.count} objects",
+    ev.InitialScopes: lambda e: f"list the initial scopes of {e.objects} objects",
     ev.ScopeListed: _scope,
     ev.PreinitStarted: lambda e: f"begin preinit functions of {e.name}",
     ev.ErrorSignalled: _error,

@@ -1,0 +1,51 @@
+"""Steps of start-up that only LD_DEBUG shows: the list of scopes, ld.so's own look-ups, the sums.
+
+Source: glibc elf/rtld.c:dl_main, print_statistics; elf/dl-minimal.c.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.core.ldso_events import InitialScopes, StartupStatistics
+from emu.elf import constants as c
+from emu.elf.hash import sysv_hash
+from emu.rtld.lookup import lookup_symbol
+from emu.rtld.runtime import undefined
+from emu.rtld.scope import list_scopes
+from emu.rtld.version import Version
+
+if TYPE_CHECKING:
+    from emu.rtld.link_map import LinkMap
+    from emu.rtld.rtld import Rtld
+
+_MALLOC_VERSION = b"GLIBC_2.2.5"
+CYCLES_PER_NS = 3
+"""The rate of the emulated time-stamp counter."""
+
+
+def tell_scopes(rtld: Rtld) -> None:
+    """Tell of the scopes of everybody in the base namespace."""
+    maps = rtld.namespaces[0].maps
+    if rtld.bus.ldso:
+        rtld.bus.emit(InitialScopes(len(maps)))
+    for map_ in maps:
+        list_scopes(rtld, map_)
+
+
+def bind_malloc(rtld: Rtld, main: LinkMap) -> None:
+    """Look up the allocator that ld.so uses from now on. Raises LoaderError. Source: __rtld_malloc_init_real."""
+    version = Version(_MALLOC_VERSION, sysv_hash(_MALLOC_VERSION), False, b"")
+    for name in (b"calloc", b"free", b"malloc", b"realloc"):
+        found = lookup_symbol(rtld, name, main, 0, main.scopes, version, 0)
+        if found is None and not rtld.accept_undefined:
+            raise undefined(rtld, main, name, version)
+
+
+def tell_statistics(rtld: Rtld, relocation_time: int) -> None:
+    """Sum start-up up; `relocation_time` is in nanoseconds of virtual time, of which loading takes none."""
+    firsts = [namespace.maps[0] for namespace in rtld.namespaces if namespace.maps]
+    maps = [map_ for first in firsts for map_ in first.searchlist]
+    relative = sum(map_.dynamic.get(c.DT_RELACOUNT) or 0 for map_ in maps if map_.addr)
+    cycles = (rtld.bus.now() * CYCLES_PER_NS, relocation_time * CYCLES_PER_NS, 0)
+    rtld.bus.emit(StartupStatistics(*cycles, rtld.lookups, rtld.cached_lookups, relative))
