@@ -24,7 +24,7 @@ class Symbols:
         self._debug: dict[str, DebugInfo | None] = {}
         self._described: dict[int, str] = {}
         self._sources: dict[int, str] = {}
-        self._code: dict[int, tuple[tuple[str, str, int], ...]] = {}
+        self._code: dict[tuple[str, int], tuple[tuple[str, str, int], ...]] = {}
 
     def place(self, address: int) -> tuple[str, int, str] | None:
         """Return (object's name, link-time address, path of its file) for an address in a mapped object."""
@@ -100,14 +100,14 @@ class Symbols:
         except EmuError:
             return None
 
-    def code(self, address: int, path: str, vaddr: int) -> tuple[tuple[str, str, int], ...]:
-        """Return (function, file, line) of the code at `address`, innermost first: functions inlined there, then the one that has them.
+    def code(self, path: str, vaddr: int) -> tuple[tuple[str, str, int], ...]:
+        """Return (function, file, line) of the code at a link-time address, innermost first: functions inlined there, then the one that has them.
 
-        `path` is the object's file and `vaddr` the link-time address. Unknown parts are empty or 0.
+        `path` is the object's file, which need not be mapped any more. Unknown parts are empty or 0.
         """
-        if address not in self._code:
-            self._code[address] = self._read_code(path, vaddr)
-        return self._code[address]
+        if (path, vaddr) not in self._code:
+            self._code[path, vaddr] = self._read_code(path, vaddr)
+        return self._code[path, vaddr]
 
     def _read_code(self, path: str, vaddr: int) -> tuple[tuple[str, str, int], ...]:
         info = self._info(path)
@@ -148,7 +148,7 @@ class Symbols:
 
     def forget(self, map_: LinkMap) -> None:
         """Drop what is known of the addresses of an object that goes."""
-        for known in (self._described, self._sources, self._code):
+        for known in (self._described, self._sources):
             for address in [a for a in known if map_.map_start <= a < map_.map_end]:
                 del known[address]
 
