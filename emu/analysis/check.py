@@ -12,9 +12,12 @@ from emu.analysis.check_data import RULES, Report
 from emu.analysis.check_dtors import Dtors
 from emu.analysis.check_handlers import Handlers
 from emu.analysis.check_notes import Notes
+from emu.analysis.check_order import Order
+from emu.analysis.check_symbols import Symbols
 from emu.analysis.check_unload import Unloading
 from emu.core import dl_events as dl
-from emu.core.events import DtorRegistered, DtorRun, Fault, ThreadExited
+from emu.core.events import DtorDone, DtorRegistered, DtorRun, Fault, FiniStarted, InitStarted, ThreadExited
+from emu.machine.watch import MemoryWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,26 +40,35 @@ def chosen_rules(only: Iterable[str], without: Iterable[str]) -> frozenset[str]:
 class Checker:
     """Checks one run of one process, which has not begun to load."""
 
-    def __init__(self, process: Process, bus: EventBus, rules: frozenset[str]) -> None:
+    def __init__(
+        self, process: Process, bus: EventBus, rules: frozenset[str], *, watch: bool = False
+    ) -> None:
+        """`watch`: accesses to data that should not be used any more are seen too, at a price (see `emu.machine.watch`)."""
         self.process = process
+        memory = MemoryWatch(process.cpu) if watch else None
         self._notes = notes = Notes(process, rules)
-        self._dtors = dtors = Dtors(notes)
-        self._handlers = Handlers(notes)
+        self._dtors = dtors = Dtors(notes, memory)
+        self._order = order = Order(notes, memory)
+        self._symbols = Symbols(notes)
+        self._handlers = Handlers(notes, order.handler_registered)
         self._unloading = unloading = Unloading(notes, dtors)
         self._handle: dict[type[Any], Callable[[Record, Any], None]] = {
             dl.OpenRequested: unloading.open_requested,
             dl.OpenFailed: unloading.open_failed,
             dl.Opened: self._opened,
             dl.NodeleteSet: unloading.nodelete_set,
-            dl.CloseRequested: self._close_requested,
+            dl.CloseRequested: unloading.close_requested,
             dl.Kept: unloading.kept,
             dl.Unloaded: self._unloaded,
             DtorRegistered: dtors.registered_event,
             DtorRun: dtors.run,
+            DtorDone: dtors.done,
+            InitStarted: self._init_started,
+            FiniStarted: order.fini_started,
             ThreadExited: dtors.thread_exited,
             Fault: unloading.fault,
         }
-        bus.subscribe(self._event, ("dl", "dtors", "threads", "faults"))
+        bus.subscribe(self._event, ("dl", "init", "fini", "dtors", "threads", "faults"))
 
     def run(self) -> Report:
         """Load and run the program, and report. Raises EmuError as the run does."""
@@ -104,8 +116,9 @@ class Checker:
             self._unloading.note_address((event.name, event.namespace), map_.address)
         self._unloading.opened(record, event)
 
-    def _close_requested(self, record: Record, event: dl.CloseRequested) -> None:
-        self._unloading.close_requested(record, event)
+    def _init_started(self, record: Record, event: InitStarted) -> None:
+        self._order.init_started(record, event)
+        self._symbols.look(record, event)
 
     def _unloaded(self, record: Record, event: dl.Unloaded) -> None:
         assert self.process.rtld is not None
@@ -114,4 +127,5 @@ class Checker:
             return
         self._unloading.unloaded(record, event, gone)
         self._dtors.unloaded(record, event, gone)
+        self._symbols.forget(gone.start)
         self._handlers.unloaded(gone, self._notes.unloaded[gone.start, gone.end])

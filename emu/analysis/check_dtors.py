@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.analysis.check_notes import Dangling, Notes, Place, base
 from emu.core.dl_events import Unloaded
-from emu.core.events import DtorRegistered, DtorRun, ThreadExited
+from emu.core.events import DtorDone, DtorRegistered, DtorRun, ThreadExited
+from emu.machine import regs
 
 if TYPE_CHECKING:
     from emu.core.events import Record
+    from emu.machine.watch import MemoryWatch
     from emu.rtld.address_index import Departed
 
 _SHOWN = 3
+_RUNTIME = ("libc.so.6", "ld-linux-x86-64.so.2")
 
 
 class _Pending(NamedTuple):
@@ -26,8 +29,8 @@ class _Pending(NamedTuple):
 class Dtors:
     """Follows the lists of all threads."""
 
-    def __init__(self, notes: Notes) -> None:
-        self._notes = notes
+    def __init__(self, notes: Notes, memory: MemoryWatch | None) -> None:
+        self._notes, self._memory = notes, memory
         self._pending: dict[int, list[_Pending]] = {}
         self._done: dict[str, list[tuple[str, Place]]] = {}
         self._ran: set[int] = set()
@@ -53,6 +56,40 @@ class Dtors:
             if (pending[at].event.address, pending[at].event.object) == (event.address, event.object):
                 del pending[at]
                 return
+
+    def done(self, record: Record, event: DtorDone) -> None:
+        """A destructor has run: with --watch, the object must not be touched by its thread any more."""
+        notes, process = self._notes, self._notes.process
+        if self._memory is None or "tls-used-after-dtor" not in notes.rules or process.rtld is None:
+            return
+        thread = process.thread_pointer()
+        for map_ in notes.maps():
+            block = process.rtld.tls.soft_block(thread, map_)
+            if block and block <= event.object < block + map_.tls_blocksize:
+                break
+        else:
+            return  # not in a TLS block: registered for something else
+        offset = event.object - block
+        name, start, size = process.symbols.tls_variable(map_, offset) or (
+            f"a thread_local of {map_.display_name}",
+            offset,
+            1,
+        )
+        here, owner, task = notes.here(), map_, record.task
+
+        def touched(address: int, write: bool) -> None:
+            assert process.rtld is not None and process.runner is not None
+            user = process.rtld.find_map(process.cpu.get(regs.RIP))
+            ours = process.runner.task.tid == task and process.rtld.tls.soft_block(thread, owner) == block
+            if not ours or user is None or user.soname in _RUNTIME:
+                return  # another thread's block by now, or libc clearing the memory
+            verb = "writes to" if write else "reads"
+            notes.report(
+                "tls-used-after-dtor", f"thread {task} {verb} {name} after its destructor ran", notes.here(),
+                [("destroyed by", here)], [owner.display_name], key=(task, event.object),
+            )  # fmt: skip
+
+        self._memory.add(block + start, block + start + size, touched)
 
     def thread_exited(self, record: Record, event: ThreadExited) -> None:
         """What is in the list now never runs."""
@@ -121,7 +158,9 @@ class Dtors:
             message = f"{noun} is built {when}: {who} never destroys it"
         else:
             message = f"{who} ends with {noun} in its list, {when}"
-        notes.report(rule, message, pending.place, (), [event.owner], key=(thread, event.object, event.address))
+        notes.report(
+            rule, message, pending.place, (), [event.owner], key=(thread, event.object, event.address)
+        )
         if self._closed(event.owner) and thread in {tid for tid, _, _ in self._left}:
             notes.report(
                 "thread-left-objects", f"{who} ended with {noun}, which was closed, in its list",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import NOWHERE, Dangling, Notes, Place
@@ -17,7 +18,7 @@ from emu.kernel.abi import SIG_DFL, SIG_IGN, signal_name
 from emu.machine import regs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from emu.rtld.address_index import Departed
 
@@ -41,8 +42,9 @@ REGISTRARS = {
 class Handlers:
     """Knows where libc keeps its lists, and who registered what."""
 
-    def __init__(self, notes: Notes) -> None:
-        self._notes = notes
+    def __init__(self, notes: Notes, on_exit_handler: Callable[[int], None]) -> None:
+        """`on_exit_handler` is told of the `dso_handle` of each handler that is registered."""
+        self._notes, self._on_exit_handler = notes, on_exit_handler
         self._places: dict[tuple[str, int], Place] = {}
         self._lists: list[tuple[str, int]] = []
         self._keys = (0, 0)
@@ -57,7 +59,7 @@ class Handlers:
             return
         for name, (kind, register) in REGISTRARS.items():
             if (address := rtld.lookup(name, libc)) is not None:
-                process.cpu.watch(address, lambda kind=kind, register=register: self._registers(kind, register))  # type: ignore[misc]
+                process.cpu.watch(address, partial(self._registers, kind, register))
         for kind, name in (("exit", b"exit"), ("quick", b"quick_exit")):
             address = rtld.lookup(name, libc)
             load = _LEA_RSI.search(process.arena.read(address, _CODE)) if address is not None else None
@@ -79,18 +81,26 @@ class Handlers:
             return  # the call will say so itself
         if function:
             self._places[kind, function] = self._notes.here()
+        if kind == "exit":
+            self._on_exit_handler(process.cpu.get(regs.RDX))
 
     # -- at an unloading --------------------------------------------------------------------------------------------------
 
     def unloaded(self, gone: Departed, place: Place) -> None:
         """Report what still points into the object that goes."""
-        for rule, kind, what, function in (*self._exit_handlers(), *self._key_destructors(), *self._signals()):
+        for rule, kind, what, function in (
+            *self._exit_handlers(),
+            *self._key_destructors(),
+            *self._signals(),
+        ):
             if not gone.start <= function < gone.end:
                 continue
             name = self._notes.function_in(gone, function)
             title = "created by" if kind == "key" else "registered by"
             related = ((title, self._places.get((kind, function), NOWHERE)), ("unloaded by", place))
-            dangling = Dangling(rule, f"{what}, {name} in {gone.name},", (kind, what, function), related, (gone.name,))
+            dangling = Dangling(
+                rule, f"{what}, {name} in {gone.name},", (kind, what, function), related, (gone.name,)
+            )
             self._notes.leave_behind(function, dangling, place)
 
     def _exit_handlers(self) -> Iterator[tuple[str, str, str, int]]:
@@ -107,7 +117,11 @@ class Handlers:
                     data = arena.read(block + 16, _ENTRY * min(used, _ENTRIES))
                     for flavour, mangled, _, _ in struct.iter_unpack("<QQQQ", data):
                         if flavour in _FLAVOURS:
-                            what = "the at_quick_exit handler" if kind == "quick" else f"the {_FLAVOURS[flavour]}"
+                            what = (
+                                "the at_quick_exit handler"
+                                if kind == "quick"
+                                else f"the {_FLAVOURS[flavour]}"
+                            )
                             yield "exit-handler-unloaded", kind, what, demangle(mangled, guard)
                     block = following
         except MemoryFault:
@@ -126,4 +140,9 @@ class Handlers:
     def _signals(self) -> Iterator[tuple[str, str, str, int]]:
         for number, action in enumerate(self._notes.process.kernel.signals.actions):
             if action.handler not in (SIG_DFL, SIG_IGN):
-                yield "signal-handler-unloaded", "signal", f"the handler of {signal_name(number)}", action.handler
+                yield (
+                    "signal-handler-unloaded",
+                    "signal",
+                    f"the handler of {signal_name(number)}",
+                    action.handler,
+                )

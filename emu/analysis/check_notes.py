@@ -97,7 +97,13 @@ class Notes:
         """The dangling pointer was called: the finding becomes an error, in its own place in time."""
         self.drafts.pop((dangling.rule, *dangling.key), None)
         self.report(
-            dangling.rule, message, place, dangling.related, dangling.objects, key=dangling.key, severity=ERROR
+            dangling.rule,
+            message,
+            place,
+            dangling.related,
+            dangling.objects,
+            key=dangling.key,
+            severity=ERROR,
         )
 
     def findings(self) -> list[Finding]:

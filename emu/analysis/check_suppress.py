@@ -57,7 +57,9 @@ def load(path: str) -> list[Suppression]:
     found = []
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or not {"rule"} <= entry.keys() <= {"rule", "object"}:
-            raise SuppressionError(f"{path}: suppression {number} needs rule, may have object, and nothing else")
+            raise SuppressionError(
+                f"{path}: suppression {number} needs rule, may have object, and nothing else"
+            )
         if not all(isinstance(value, str) for value in entry.values()):
             raise SuppressionError(f"{path}: suppression {number}: rule and object are strings")
         found.append(Suppression(entry["rule"], entry.get("object", "*")))

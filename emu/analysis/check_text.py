@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _OUTER = frozenset(
     ("__libc_start_call_main", "__libc_start_main", "_start", "start_thread", "clone3", "__clone3", "_dl_start_user")
 )  # fmt: skip
+_PLUMBING = frozenset(("_dl_catch_exception", "_dl_catch_error", "_dlerror_run", "dlerror_run"))
 _SHOWN = 24
 
 
@@ -37,7 +38,7 @@ def _finding(finding: Finding) -> str:
 
 
 def _frames(frames: Sequence[CheckFrame]) -> list[str]:
-    frames = list(frames)
+    frames = [frame for frame in frames if _name(frame) not in _PLUMBING]
     while len(frames) > 1 and _name(frames[-1]) in _OUTER:
         frames.pop()
     lines = [_frame(frame) for frame in frames[:_SHOWN]]
@@ -71,7 +72,9 @@ def _summary(report: Report) -> str:
 
 def suppressions(findings: Sequence[Finding]) -> str:
     """Return the TOML that would suppress the findings."""
-    pairs = dict.fromkeys((finding.rule, base(finding.objects[0]) if finding.objects else "*") for finding in findings)
+    pairs = dict.fromkeys(
+        (finding.rule, base(finding.objects[0]) if finding.objects else "*") for finding in findings
+    )
     return "".join(
         f"[[suppression]]\nrule = {json.dumps(rule)}\nobject = {json.dumps(name)}\n\n" for rule, name in pairs
     )

@@ -63,6 +63,9 @@ class Unloading:
         """A close: of nothing that is open, or perhaps the last."""
         notes, name, here = self._notes, (event.name, event.namespace), self._notes.here()
         if event.outcome == "not open":
+            if self._notes.map_named(*name) is None:
+                self._stale_handle(int(event.name, 16), here)
+                return
             related = [("closed by", self._last_close.get(name, NOWHERE))]
             notes.report(
                 "handle-closed-twice", f"dlclose of {event.name}, which is not open", here, related, [event.name]
@@ -77,14 +80,14 @@ class Unloading:
             reason = Kept(event.name, event.namespace, "nodelete", 1, (event.name,), ())
             self._closed[name] = _Closed(here, (reason,))
 
-    def stale_handle(self, address: int) -> None:
-        """A close of something that is no handle (any more)."""
+    def _stale_handle(self, address: int, here: Place) -> None:
         name = next((name for name, at in self._addresses.items() if at == address), None)
-        message = (
-            f"dlclose of a handle of {name[0]}, which is unloaded" if name else "dlclose of what is no handle"
-        )
-        related = [("closed by", self._last_close.get(name, NOWHERE))] if name else []
-        self._notes.report("handle-closed-twice", message, self._notes.here(), related, [name[0]] if name else [])
+        if name is None:
+            self._notes.report("handle-closed-twice", "dlclose of what is no handle", here)
+            return
+        related = [("closed by", self._last_close.get(name, NOWHERE))]
+        message = f"dlclose of a handle of {name[0]}, which was closed before and is unloaded"
+        self._notes.report("handle-closed-twice", message, here, related, [name[0]])
 
     def kept(self, _record: Record, event: Kept) -> None:
         """A collection says why an object stays: the last word counts."""
@@ -126,6 +129,7 @@ class Unloading:
         notes.report(
             "unloaded-use", f"{verb} {gone.name}+{event.address - gone.addr:#x}{function}, which is unloaded", here,
             [("unloaded by", notes.unloaded.get((gone.start, gone.end), NOWHERE))], [gone.name],
+            key=(gone.name, event.pc if event.access != "execute" else event.address),
         )  # fmt: skip
 
     # -- the end ----------------------------------------------------------------------------------------------------------
@@ -140,7 +144,14 @@ class Unloading:
             for place in places:
                 if place.frames and self._by_program(place):
                     message = f"a handle of {name[0]} is never closed"
-                    self._notes.report("handle-leaked", message, NOWHERE, [("opened by", place)], [name[0]], key=(name, place))
+                    self._notes.report(
+                        "handle-leaked",
+                        message,
+                        NOWHERE,
+                        [("opened by", place)],
+                        [name[0]],
+                        key=(name, place),
+                    )
 
     def _by_program(self, place: Place) -> bool:
         """Whether the program asked, not libc for itself."""
@@ -159,7 +170,11 @@ class Unloading:
         elif reason.root == "tls-dtors":
             if self._dtors.pins(root):
                 return  # dso-pinned-at-exit tells more
-            count = "a thread_local destructor" if reason.number == 1 else f"{reason.number} thread_local destructors"
+            count = (
+                "a thread_local destructor"
+                if reason.number == 1
+                else f"{reason.number} thread_local destructors"
+            )
             had = f"{count} of {root} had" if through else f"{count} had"
             why = f"{had} not run then{through}, and no later dlclose collected it"
             related += self._dtors.registered(root)
@@ -186,5 +201,3 @@ def _why(event: NodeleteSet | None) -> str:
     if event.symbol:
         return f" ({event.why}: {event.by} bound to {event.symbol})"
     return f" ({event.why})"
-
-

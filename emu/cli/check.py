@@ -57,6 +57,10 @@ def _print_rules(ctx: click.Context, _param: click.Parameter, asked: bool) -> No
     "--schema", is_flag=True, is_eager=True, expose_value=False, callback=_print_schema,
     help="Print the JSON Schema of --json and stop.",
 )  # fmt: skip
+@click.option(
+    "--watch", is_flag=True,
+    help="See each access to destroyed thread_locals and to data of finalised DSOs; the run is several times slower.",
+)  # fmt: skip
 @click.option("--output", metavar="FILE", help="Where the report goes; standard error otherwise.")
 @click.option(
     "--schedule", callback=schedules.check, default="round-robin", metavar="POLICY",
@@ -86,6 +90,7 @@ def command(
     suppressions: tuple[str, ...],
     gen_suppressions: bool,
     as_json: bool,
+    watch: bool,
     output: str | None,
     schedule: str,
     seed: int,
@@ -101,6 +106,7 @@ def command(
       emu check ./host plugin.so
       emu check --no-rule dlclose-no-effect ./host
       emu check --rule handle-leaked ./host
+      emu check --watch ./host
       emu check --json --output report.json ./host
       emu check --gen-suppressions ./host 2> known.txt
       emu check --suppressions known.toml ./host
@@ -127,7 +133,7 @@ def command(
         policy=schedules.make_policy(schedule, seed),
     )
     bus = EventBus()
-    report = Checker(Process(config, bus), bus, rules).run()
+    report = Checker(Process(config, bus), bus, rules, watch=watch).run()
     shown, count = check_suppress.split(report.findings, hidden)
     report = replace(report, findings=tuple(shown), suppressed=count)
     text = _text(report, as_json=as_json, gen_suppressions=gen_suppressions)

@@ -100,6 +100,15 @@ class Symbols:
         except EmuError:
             return None
 
+    def tls_variable(self, map_: LinkMap, offset: int) -> tuple[str, int, int] | None:
+        """Return (demangled name, offset, size) of the variable at an offset in an object's TLS block, None if no symbol tells."""
+        info = self._info(map_.path)
+        try:
+            found = info.tls_symbol(offset) if info is not None else None
+        except EmuError:
+            return None
+        return (demangle(found[0]), *found[1:]) if found is not None else None
+
     def code(self, path: str, vaddr: int) -> tuple[tuple[str, str, int], ...]:
         """Return (function, file, line) of the code at a link-time address, innermost first: functions inlined there, then the one that has them.
 
