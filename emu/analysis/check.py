@@ -16,6 +16,7 @@ from emu.analysis.check_order import Order
 from emu.analysis.check_symbols import Symbols
 from emu.analysis.check_unload import Unloading
 from emu.core import dl_events as dl
+from emu.core.errors import EmuError
 from emu.core.events import DtorDone, DtorRegistered, DtorRun, Fault, FiniStarted, InitStarted, ThreadExited
 from emu.machine.watch import MemoryWatch
 
@@ -71,7 +72,7 @@ class Checker:
         bus.subscribe(self._event, ("dl", "init", "fini", "dtors", "threads", "faults"))
 
     def run(self) -> Report:
-        """Load and run the program, and report. Raises EmuError as the run does."""
+        """Load and run the program, and report. Raises EmuError as the run does, unless something was found before."""
         process = self.process
         process.load()
         if process.contract is not None:
@@ -82,12 +83,19 @@ class Checker:
                 self._linked()
 
             process.contract.on_linked = linked
-        result = process.run()
+        status, ended = 0, ""
+        try:
+            result = process.run()
+            status, ended = result.status, result.report
+        except EmuError as error:
+            if not self._notes.drafts:
+                raise
+            status, ended = error.exit_code, f"emu: {error}"
         if process.rtld is not None:
             assert process.runner is not None
             self._dtors.finish(process.runner.task.tid)
             self._unloading.finish()
-        return Report(process.config.program, result.status, result.report, tuple(self.findings()), 0)
+        return Report(process.config.program, status, ended, tuple(self.findings()), 0)
 
     def findings(self) -> list[Finding]:
         """Return what was found so far."""

@@ -76,13 +76,15 @@ class Dtors:
             1,
         )
         here, owner, task = notes.here(), map_, record.task
+        told: list[int] = []
 
         def touched(address: int, write: bool) -> None:
             assert process.rtld is not None and process.runner is not None
             user = process.rtld.find_map(process.cpu.get(regs.RIP))
             ours = process.runner.task.tid == task and process.rtld.tls.soft_block(thread, owner) == block
-            if not ours or user is None or user.soname in _RUNTIME:
+            if told or not ours or user is None or user.soname in _RUNTIME:
                 return  # another thread's block by now, or libc clearing the memory
+            told.append(address)
             verb = "writes to" if write else "reads"
             notes.report(
                 "tls-used-after-dtor", f"thread {task} {verb} {name} after its destructor ran", notes.here(),

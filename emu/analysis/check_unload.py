@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from emu.analysis.check_notes import NOWHERE, Notes, Place
 from emu.core.dl_events import CloseRequested, Kept, NodeleteSet, Opened, OpenFailed, OpenRequested, Unloaded
 from emu.core.events import Fault
+from emu.elf.demangle import demangle
 
 if TYPE_CHECKING:
     from emu.analysis.check_dtors import Dtors
@@ -110,7 +111,8 @@ class Unloading:
     def fault(self, _record: Record, event: Fault) -> None:
         """A fault: at an address that an object had?"""
         notes, process = self._notes, self._notes.process
-        assert process.rtld is not None
+        if process.rtld is None:
+            return  # a static program unloads nothing
         gone = process.rtld.index.find_departed(event.address)
         if gone is None or process.space.find(event.address) is not None:
             return
@@ -199,5 +201,5 @@ def _why(event: NodeleteSet | None) -> str:
     if event is None:
         return ""
     if event.symbol:
-        return f" ({event.why}: {event.by} bound to {event.symbol})"
+        return f" ({event.why}: {event.by} bound to {demangle(event.symbol)})"
     return f" ({event.why})"

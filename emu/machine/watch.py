@@ -11,6 +11,7 @@ import ctypes
 from typing import TYPE_CHECKING
 
 from emu.machine import binding
+from emu.machine.arena import physical
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,8 @@ UC_HOOK_MEM_READ, UC_HOOK_MEM_WRITE = 1 << 10, 1 << 11
 _MEMORY = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
 )
-_NOWHERE = 1
+_UNMAPPED = 0x1000
+"""An address that Linux maps for nobody (vm.mmap_min_addr)."""
 
 
 def watch_code(cpu: Cpu, start: int, end: int, callback: Callable[[int], None]) -> None:
@@ -42,7 +44,7 @@ class MemoryWatch:
 
     def __init__(self, cpu: Cpu) -> None:
         self._cpu = cpu
-        self.add(_NOWHERE, _NOWHERE + 1, lambda address, write: None)
+        self.add(_UNMAPPED, _UNMAPPED + 1, lambda address, write: None)
 
     def add(self, start: int, end: int, callback: Callable[[int, bool], None]) -> None:
         """Call `callback` with the address of each access that begins in [start, end), and whether it is a write.
@@ -50,11 +52,13 @@ class MemoryWatch:
         The registers are those before the instruction; the callback may not change them.
         """
 
+        first = physical(start)  # Unicorn compares, and tells, what the TLB leads to
+
         def hook(_uc: int, kind: int, address: int, _size: int, _value: int, _data: int) -> None:
             try:
-                callback(address, kind == binding.UC_MEM_WRITE)
+                callback(address - first + start, kind == binding.UC_MEM_WRITE)
             except BaseException as error:
                 self._cpu.abandon(error)
 
         kinds = UC_HOOK_MEM_READ | UC_HOOK_MEM_WRITE
-        self._cpu.engine.hook(kinds, _MEMORY(hook), start, end - 1)
+        self._cpu.engine.hook(kinds, _MEMORY(hook), first, first + end - start - 1)
