@@ -58,7 +58,7 @@ class CloseRequested(NamedTuple):
     """dlclose begins. `outcome` says what becomes of it.
 
     One of: nodelete (nothing, the count stays), not open (an error), referenced (only the count went down), start-up object,
-    later (a close in progress will collect again), collect.
+    later (a close in progress will collect again), collect. What is no handle has its address for a name.
     """
 
     name: str

@@ -122,6 +122,22 @@ class DebugInfo:
                     found.append(StaticSymbol(info >> 4, other & 3, value))
         return found
 
+    def tls_symbol(self, offset: int) -> tuple[str, int, int] | None:
+        """Return (linkage name, offset, size) of the variable at an offset in the object's TLS block, from its static symbols or the dynamic ones."""
+        for elf, name in ((self._debug_elf, ".symtab"), (self._elf, ".symtab"), (self._elf, ".dynsym")):
+            with malformed(self.path):
+                symtab = section(elf, name)
+                if symtab is None or symtab["sh_type"] == "SHT_NOBITS":
+                    continue
+                strings = StringTable(elf.get_section(symtab["sh_link"]).data(), self.path)
+                data = symtab.data()
+                for st_name, info, _, shndx, value, size in _SYM.iter_unpack(
+                    data[: len(data) // c.SYM_SIZE * c.SYM_SIZE]
+                ):
+                    if info & 15 == c.STT_TLS and shndx != c.SHN_UNDEF and value <= offset < value + size:
+                        return strings.at(st_name).decode("utf-8", "backslashreplace"), value, size
+        return None
+
     def inlined(self, vaddr: int) -> list[Inlined]:
         """Return the functions that are inlined at `vaddr`, innermost first: the last was called in `function(vaddr)`, the others in the next."""
         with malformed(self.debug_path):

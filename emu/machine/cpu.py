@@ -304,7 +304,7 @@ class Cpu:
             try:
                 callback()
             except BaseException as error:
-                self._abandon(error)
+                self.abandon(error)
 
         self.engine.hook(binding.UC_HOOK_CODE, binding.CODE(hook), address, address)
 
@@ -356,7 +356,7 @@ class Cpu:
         try:
             self.on_trap()
         except BaseException as error:  # a Python exception cannot cross Unicorn's C frames: `run` raises it
-            self._abandon(error)
+            self.abandon(error)
         self.in_trap = False
 
     def _blocks_counted(self) -> None:
@@ -366,9 +366,10 @@ class Cpu:
         try:
             self.on_blocks()
         except BaseException as error:
-            self._abandon(error)
+            self.abandon(error)
 
-    def _abandon(self, error: BaseException) -> None:
+    def abandon(self, error: BaseException) -> None:
+        """Stop, and raise `error` out of `run`: for hooks, which must not raise."""
         if self.pending is None:
             self.pending = error
         self.engine.stop()

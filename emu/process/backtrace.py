@@ -16,7 +16,7 @@ from emu.machine.arena import PAGE_SIZE, PROT_EXEC, physical
 from emu.process.unwind import Frame, Surroundings, from_gprs, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from emu.kernel.exec import MappedImage
     from emu.kernel.task import Task
@@ -56,6 +56,18 @@ class FrameInfo(NamedTuple):
     note: str = ""
 
 
+class Captured(NamedTuple):
+    """A frame before anything was read of its function and line; `known` is complete where there is nothing to read.
+
+    `path` is the object's file, `vaddr` the link-time address whose function and line are wanted. It stays true after the object has gone.
+    """
+
+    frame: Frame
+    known: FrameInfo
+    path: str = ""
+    vaddr: int = 0
+
+
 class Backtraces:
     """Makes backtraces of one process. What is known of an object is kept until `forget`."""
 
@@ -69,32 +81,60 @@ class Backtraces:
 
         Those of another thread begin where it waits. Raises EmuError for one that has ended.
         """
+        return self.resolve(self.capture(task))
+
+    def capture(self, task: Task | None = None) -> list[Captured]:
+        """Return the same frames with their functions and lines unread, which is cheap: `resolve` reads them, at any later time.
+
+        Those of another thread begin where it waits. Raises EmuError for one that has ended.
+        """
         process = self._process
         running = process.kernel.scheduler.current
         if task is not None and task is not running:
             if task.context is None or process.kernel.tasks.get(task.tid) is not task:
                 raise EmuError(f"backtrace of thread {task.tid}: it has ended")
-            return self.of(process.cpu.gprs_of(task.context))
+            return self._walk(process.cpu.gprs_of(task.context))
         registers = process.cpu.gprs()
         if process.cpu.in_trap:
             registers[16] -= (
                 2  # a trap stands at a function's first instruction, which unwind information knows
             )
-        return self.of(registers)
+        return self._walk(registers)
 
     def of(self, gprs: Sequence[int]) -> list[FrameInfo]:
         """Return the frames from registers in the order of `regs.GPRS`."""
+        return self.resolve(self._walk(gprs))
+
+    def resolve(self, captured: Iterable[Captured]) -> list[FrameInfo]:
+        """Return captured frames with functions and lines, those inlined at each included."""
         found: list[FrameInfo] = []
+        for frame, known, path, vaddr in captured:
+            if not path:
+                found.append(known._replace(level=len(found)))
+                continue
+            logical = self._process.symbols.code(path, vaddr, frame.place)
+            for at, (function, file, line) in enumerate(logical):
+                found.append(
+                    known._replace(
+                        level=len(found), function=function, file=file, line=line, inlined=at + 1 < len(logical),
+                        signal=frame.signal, guess=frame.guess,
+                    )
+                )  # fmt: skip
+        return found
+
+    def _walk(self, gprs: Sequence[int]) -> list[Captured]:
+        found: list[Captured] = []
         steps = walk(from_gprs(gprs), self._around)
         while True:
             try:
                 frame = next(steps)
             except StopIteration as stop:
                 if stop.value and found:
-                    note = f"{found[-1].note}; {stop.value}" if found[-1].note else stop.value
-                    found[-1] = found[-1]._replace(note=note)
+                    known = found[-1].known
+                    note = f"{known.note}; {stop.value}" if known.note else stop.value
+                    found[-1] = found[-1]._replace(known=known._replace(note=note))
                 return found
-            found += self._name(frame, len(found))
+            found.append(self._place(frame))
 
     def forget(self, map_: LinkMap) -> None:
         """Drop what is known of an object that goes."""
@@ -102,29 +142,26 @@ class Backtraces:
 
     # -- frames to names ------------------------------------------------------------------------------------------------
 
-    def _name(self, frame: Frame, level: int) -> Iterator[FrameInfo]:
+    def _place(self, frame: Frame) -> Captured:
         symbols = self._process.symbols
         pc, cfa = frame.pc, frame.cfa
         hosted = self._hosted(frame)
         if hosted is not None:
-            yield FrameInfo(
-                level, pc, cfa, _EMU, hosted[1], hosted[0], "", 0, signal=frame.signal, guess=frame.guess
+            return Captured(
+                frame,
+                FrameInfo(
+                    0, pc, cfa, _EMU, hosted[1], hosted[0], "", 0, signal=frame.signal, guess=frame.guess
+                ),
             )
-            return
         place, note = symbols.place(pc) or symbols.place(frame.place), ""
         if place is None and (gone := symbols.departed_place(pc)) is not None:
             place, note = gone[:3], gone[3]
         if place is None:
             area = self._process.space.find(pc)
             name, start = (area.name or "anonymous memory", area.start) if area is not None else ("", 0)
-            yield FrameInfo(level, pc, cfa, name, pc - start, "", "", 0, guess=frame.guess)
-            return
-        logical = symbols.code(frame.place, place[2], place[1] - (pc - frame.place))
-        for at, (function, file, line) in enumerate(logical):
-            yield FrameInfo(
-                level + at, pc, cfa, place[0], place[1], function, file, line, at + 1 < len(logical),
-                frame.signal, frame.guess, note,
-            )  # fmt: skip
+            return Captured(frame, FrameInfo(0, pc, cfa, name, pc - start, "", "", 0, guess=frame.guess))
+        known = FrameInfo(0, pc, cfa, place[0], place[1], "", "", 0, note=note)
+        return Captured(frame, known, place[2], place[1] - (pc - frame.place))
 
     def _hosted(self, frame: Frame) -> tuple[str, int] | None:
         """Return (name, offset in the stub page) of one of the loader's frames in the guest; None for any other."""

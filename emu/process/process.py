@@ -23,7 +23,7 @@ from emu.machine.address_space import AddressSpace
 from emu.machine.arena import Arena
 from emu.machine.cpu import Cpu, CpuException, PageFault
 from emu.machine.special import InstructionError
-from emu.process.backtrace import Backtraces, FrameInfo, render
+from emu.process.backtrace import Backtraces, Captured, FrameInfo, render
 from emu.process.config import Result, RunConfig
 from emu.process.deadlock import DeadlockError, report
 from emu.process.debugging import Debugging
@@ -35,6 +35,8 @@ from emu.rtld.error import strerror
 from emu.rtld.rtld import MappedObject, Rtld, VersionErrors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from emu.core.events import EventBus
     from emu.glibc.cxa_thread_atexit_impl import ThreadAtexit
     from emu.kernel.exec import Loaded
@@ -261,6 +263,14 @@ class Process:
         It says what it can: a stack that is corrupt ends the list, and the last frame's `note` says why. Raises EmuError for a thread that has ended.
         """
         return self._backtraces.frames(task)
+
+    def capture(self) -> list[Captured]:
+        """Return the running thread's frames with their functions and lines unread; `resolve` reads them, even after their objects have gone."""
+        return self._backtraces.capture()
+
+    def resolve(self, captured: Iterable[Captured]) -> list[FrameInfo]:
+        """Return captured frames as `backtrace` does."""
+        return self._backtraces.resolve(captured)
 
     # -- details ----------------------------------------------------------------------------------------------------
 

@@ -115,6 +115,15 @@ class Symbols:
         except EmuError:
             return None
 
+    def tls_variable(self, map_: LinkMap, offset: int) -> tuple[str, int, int] | None:
+        """Return (demangled name, offset, size) of the variable at an offset in an object's TLS block, None if no symbol tells."""
+        info = self._info(map_.path)
+        try:
+            found = info.tls_symbol(offset) if info is not None else None
+        except EmuError:
+            return None
+        return (demangle(found[0]), *found[1:]) if found is not None else None
+
     def section_address(self, path: str, name: str) -> int:
         """Return the link-time address of a section of an object's file, 0 if that cannot be told."""
         info = self._info(path)
@@ -123,10 +132,11 @@ class Symbols:
         except EmuError:
             return 0
 
-    def code(self, address: int, path: str, vaddr: int) -> tuple[tuple[str, str, int], ...]:
-        """Return (function, file, line) of the code at `address`, innermost first: functions inlined there, then the one that has them.
+    def code(self, path: str, vaddr: int, address: int = 0) -> tuple[tuple[str, str, int], ...]:
+        """Return (function, file, line) of the code at a link-time address, innermost first: functions inlined there, then the one that has them.
 
-        `path` is the object's file and `vaddr` the link-time address. Unknown parts are empty or 0.
+        `path` is the object's file, which need not be mapped any more; `address` is where the code lies, for an object without a file. Unknown
+        parts are empty or 0.
         """
         key = path, vaddr
         if key not in self._code:

@@ -38,6 +38,9 @@ def dl_close(rtld: Rtld, address: int, caller: int) -> Work:
     map_ = rtld.by_address.get(address)
     if map_ is None:
         # ld.so reads whatever lies there now; that nothing is open there is all that can be said.
+        if rtld.bus.dl:
+            place = rtld.describe_caller(caller) if caller else ""
+            rtld.bus.emit(CloseRequested(f"{address:#x}", 0, 0, 0, "not open", place))
         yield from rtld.unlock(_LOAD_LOCK)
         raise LoaderError("", "shared object not open")
     if map_.nodelete_active:

@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from tests import support
 from tests.cli.why_expected import EXPECTED, LIBRARIES
 from tools import fixtures
+from tools.fixtures import Outcome
 
 GOLDEN = Path(__file__).parent / "why"
 TEXTS = [
@@ -23,7 +23,7 @@ _HEX = re.compile(r"0x[0-9a-f]{6,}")
 _TIME = re.compile(r"\d+\.\d{9} s")
 
 
-def why(run_id: str, *options: str, library: str = "") -> support.Outcome:
+def why(run_id: str, *options: str, library: str = "") -> Outcome:
     """What `emu why` says of a run of a fixture, which is built for it."""
     (run,) = (run for run in support.all_runs() if run.id == run_id)
     folder = fixtures.build(run.fixture)
@@ -57,9 +57,7 @@ def summary(told: dict[str, Any]) -> list[str]:
 
 
 def _reason(reason: dict[str, Any], name: str) -> str:
-    chain = "".join(
-        f" {link['kind']} {os.path.basename(link['held'])}" for link in reason["chain"]
-    )
+    chain = "".join(f" {link['kind']} {os.path.basename(link['held'])}" for link in reason["chain"])
     return f"{os.path.basename(reason['object'])} {reason['code']} {reason['count']}{chain}"
 
 

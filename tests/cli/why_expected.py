@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the expected lines stand as they are
 """What `emu why` says of each run of the fixtures why-*: for each moment the reasons (object, code, count, chain) and the changes."""
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def _emulated(run: Run, tmp_path: Path) -> set[Binding]:
     found = set()
     for line in trace.read_text().splitlines():
         event = json.loads(line)
-        if event["target"] and "ld-linux" not in event["origin"]:
+        if event["target"] and "ld-linux" not in event["origin"] and "vdso" not in event["origin"]:
             found.add(
                 (
                     os.path.basename(event["origin"]),

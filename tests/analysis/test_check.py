@@ -1,0 +1,202 @@
+"""`emu check`: each rule finds what has it, nothing in what has not, and says it in these words."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+
+from emu.analysis.check_data import RULES, Report
+from emu.analysis.data import schema
+from tests.support import all_runs, emu, run_native
+from tools import fixtures
+
+if TYPE_CHECKING:
+    from tools.fixtures import Outcome, Run
+
+GOLDEN = Path(__file__).parent / "check"
+
+#: The rules that each run breaks, sorted; a run that is not here breaks none. An error has a `!`.
+EXPECTED: dict[str, list[str]] = {
+    "check-copy-size:grown": ["copy-size-mismatch"],
+    "check-dtor-never-run:pthread-exit": ["tls-dtor-never-run"],
+    "check-dtor-too-late:atexit": ["tls-dtor-too-late"],
+    "check-dtor-too-late:key": ["tls-dtor-too-late"],
+    "check-dtor-wrong-handle:wrong": ["tls-dtor-unloaded!"],
+    "check-exit-handler:atexit": ["exit-handler-unloaded!"],
+    "check-exit-handler:on_exit": ["exit-handler-unloaded!"],
+    "check-exit-handler:quick": ["exit-handler-unloaded!"],
+    "check-exit-handler:not-reached": ["exit-handler-unloaded"],
+    "check-finalised-use:calls": ["finalised-use"],
+    "check-handles:twice-needed": ["handle-closed-twice!"],
+    "check-init-cycle:both": ["init-order-cycle"],
+    "check-key-destructor:leaves-key": ["key-destructor-unloaded!"],
+    "check-key-list:fallback": ["key-destructor-unloaded!"],
+    "check-key-list:stays": ["dlclose-no-effect"],
+    "check-no-effect:unique": ["dlclose-no-effect"],
+    "check-no-effect:nodelete": ["dlclose-no-effect"],
+    "check-no-effect:dtor": ["dlclose-no-effect"],
+    "check-odr:differs": ["odr-size-mismatch", "odr-size-mismatch", "odr-size-mismatch"],
+    "check-pinned:key": ["dso-pinned-at-exit", "tls-dtor-too-late"],
+    "check-pinned:key-closes": ["dso-pinned-at-exit", "thread-left-objects", "tls-dtor-too-late"],
+    "check-pinned:running": ["dso-pinned-at-exit"],
+    "check-signal-handler:raised": ["signal-handler-unloaded!"],
+    "check-signal-handler:quiet": ["signal-handler-unloaded"],
+    "check-unloaded-use:code": ["unloaded-use!"],
+    "check-unloaded-use:read": ["unloaded-use!"],
+    "check-unloaded-use:write": ["unloaded-use!"],
+}
+#: Further rules that are found with an option.
+WITH_OPTIONS = [
+    ("check-finalised-use:data", ["--watch"], ["finalised-use"]),
+    ("check-finalised-use:avoids", ["--watch"], []),
+    ("check-tls-after-dtor:late", ["--watch"], ["tls-used-after-dtor!"]),
+    ("check-tls-after-dtor:avoids", ["--watch"], []),
+    ("check-handles:leaks", ["--rule", "handle-leaked"], ["handle-leaked"]),
+    ("check-handles:avoids", ["--rule", "handle-leaked"], []),
+    ("check-handles:twice-needed", ["--rule", "dlclose-kept-by-others"], []),
+    ("check-pinned:key", ["--no-rule", "dso-pinned-at-exit"], ["tls-dtor-too-late"]),
+]
+#: Runs whose whole report is compared.
+TEXTS = [
+    "check-key-destructor:leaves-key", "check-key-list:fallback", "check-dtor-too-late:atexit", "check-no-effect:unique",
+    "check-exit-handler:not-reached", "check-copy-size:grown",
+]  # fmt: skip
+
+
+def check(run: Run, *words: str) -> Outcome:
+    """Run a fixture under ``emu check`` with its own environment."""
+    variables = fixtures.BASE_ENV | run.env
+    environment = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
+    return emu(
+        "check", "--clean-env", *environment, *words, *run.argv, cwd=fixtures.CACHE / run.fixture, stdin=run.stdin.encode()
+    )  # fmt: skip
+
+
+def report(run: Run, folder: Path, *words: str) -> tuple[Outcome, dict[str, Any]]:
+    """The outcome, and the report as data."""
+    path = folder / "report.json"
+    outcome = check(run, "--json", "--output", str(path), *words)
+    assert path.exists(), outcome.stderr.decode()
+    data: dict[str, Any] = json.loads(path.read_text())
+    jsonschema.validate(data, schema(Report, "report"))
+    return outcome, data
+
+
+def rules(data: dict[str, Any]) -> list[str]:
+    """The rules found, sorted, a `!` at each error."""
+    return sorted(f["rule"] + "!" * (f["severity"] == "error") for f in data["findings"])
+
+
+def the_run(run_id: str) -> Run:
+    """The run of that name."""
+    (run,) = (run for run in all_runs() if run.id == run_id)
+    return run
+
+
+@pytest.mark.parametrize("run", [pytest.param(run, id=run.id) for run in all_runs()])
+@pytest.mark.usefixtures("built_fixtures")
+def test_findings(run: Run, tmp_path: Path) -> None:
+    outcome, data = report(run, tmp_path)
+    expected = EXPECTED.get(run.id, [])
+    assert rules(data) == expected
+    native = run_native(run)
+    assert (data["exit_code"], outcome.stdout) == (native.exit, native.stdout), "checking must change nothing"
+    assert outcome.exit == (1 if expected else native.exit)
+
+
+@pytest.mark.parametrize(("run_id", "words", "expected"), WITH_OPTIONS)
+@pytest.mark.usefixtures("built_fixtures")
+def test_findings_with_options(run_id: str, words: list[str], expected: list[str], tmp_path: Path) -> None:
+    assert rules(report(the_run(run_id), tmp_path, *words)[1]) == expected
+
+
+def test_every_rule_has_a_fixture() -> None:
+    found = {name.rstrip("!") for names in EXPECTED.values() for name in names}
+    found |= {name.rstrip("!") for _, _, names in WITH_OPTIONS for name in names}
+    assert found == set(RULES) - {"dlclose-kept-by-others"}
+
+
+@pytest.mark.parametrize(
+    ("run_id", "function", "line", "related"),
+    [
+        ("check-key-destructor:leaves-key", "free_state", "plugin.c", {"created by": "init", "unloaded by": "helper"}),
+        ("check-key-list:fallback", "run_dtors", "plugin.c", {"created by": "register_dtor", "unloaded by": "use"}),
+        ("check-exit-handler:atexit", "handler", "plugin.c", {"registered by": "main", "unloaded by": "main"}),
+        ("check-signal-handler:raised", "handler", "plugin.c", {"registered by": "install", "unloaded by": "main"}),
+        ("check-dtor-wrong-handle:wrong", "destroy", "plugin.c", {"registered by": "thread", "unloaded by": "main"}),
+        ("check-unloaded-use:read", "main", "main.c", {"unloaded by": "main"}),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("built_fixtures")
+def test_places(run_id: str, function: str, line: str, related: dict[str, str], tmp_path: Path) -> None:
+    (finding,) = report(the_run(run_id), tmp_path)[1]["findings"]
+    assert (finding["frames"][0]["function"], Path(finding["frames"][0]["file"]).name) == (function, line)
+    assert [place["title"] for place in finding["related"]] == list(related)
+    for place in finding["related"]:
+        assert related[place["title"]] in [frame["function"] for frame in place["frames"]]
+
+
+def words_of(text: str, folder: Path) -> str:
+    """Leave out what a compiler or another build of libc changes: offsets, times, frames inside the system's libraries."""
+    text = text.replace(f"{folder}/", "")
+    text = re.sub(r"\+0x[0-9a-f]+", "+0x..", re.sub(r"jump to 0x[0-9a-f]+", "jump to 0x..", text))
+    text = re.sub(r"at #[0-9]+, [0-9.]+ s", "at ..", text)
+    lines = [line for line in text.splitlines() if not re.match(r"    at .*\[lib(c|stdc\+\+)\.so\.6", line)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("run_id", TEXTS)
+@pytest.mark.usefixtures("built_fixtures")
+def test_text(run_id: str) -> None:
+    run = the_run(run_id)
+    text = words_of(check(run).stderr.decode(), fixtures.CACHE / run.fixture)
+    assert text == (GOLDEN / f"{run_id.replace(':', '-')}.txt").read_text()
+
+
+@pytest.mark.usefixtures("built_fixtures")
+def test_suppressions(tmp_path: Path) -> None:
+    run = the_run("check-exit-handler:not-reached")
+    said = check(run, "--gen-suppressions").stderr.decode()
+    path = tmp_path / "known.toml"
+    path.write_text(said[said.index("[[suppression]]") :])
+    outcome, data = report(run, tmp_path, "--suppressions", str(path))
+    assert (outcome.exit, data["findings"], data["suppressed"]) == (0, [], 1)
+    path.write_text('[[suppression]]\nrule = "*"\nobject = "libother*"\n')
+    outcome, data = report(run, tmp_path, "--suppressions", str(path))
+    assert (outcome.exit, len(data["findings"]), data["suppressed"]) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("suppression = 1", "only [[suppression]] tables belong here"),
+        ("[other]", "only [[suppression]] tables belong here"),
+        ("[[suppression]]\nobject = 'x'", "suppression 1 needs rule"),
+        (
+            "[[suppression]]\nrule = 'x'\nline = 'y'",
+            "suppression 1 needs rule, may have object, and nothing else",
+        ),
+        ("[[suppression]]\nrule = 1", "rule and object are strings"),
+        ("[[", "known.toml: "),
+    ],
+)
+def test_bad_suppressions(text: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "known.toml").write_text(text)
+    outcome = emu("check", "--suppressions", "known.toml", "/bin/true", cwd=tmp_path)
+    assert outcome.exit == 2
+    assert complaint in outcome.stderr.decode()
+
+
+def test_unknown_rule(tmp_path: Path) -> None:
+    outcome = emu("check", "--rule", "no-such", "/bin/true", cwd=tmp_path)
+    assert (outcome.exit, b"no rule 'no-such'" in outcome.stderr) == (2, True)
+
+
+def test_rules_are_listed(tmp_path: Path) -> None:
+    listed = emu("check", "--list-rules", cwd=tmp_path).stdout.decode().splitlines()
+    assert [line.split()[0] for line in listed] == list(RULES)
