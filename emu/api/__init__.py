@@ -7,6 +7,7 @@ from emu.api.convert import CFUNCTYPE, Callback, Prototype
 from emu.api.errors import (
     ArgumentError,
     ClosedError,
+    DeadlockError,
     Error,
     GuestException,
     GuestFault,
@@ -37,8 +38,9 @@ from emu.api.reasons import Reason, Reasons
 from emu.api.thread import Thread
 
 __all__ = [
-    "CFUNCTYPE", "RTLD_DEEPBIND", "RTLD_GLOBAL", "RTLD_LAZY", "RTLD_LOCAL", "RTLD_NODELETE", "RTLD_NOLOAD", "RTLD_NOW", "ArgumentError",
-    "Breakpoint", "Callback", "ClosedError", "Error", "Event", "Events", "Function", "GuestException", "GuestFault", "Interposition", "Library",
-    "Memory", "MemoryAccessError", "NotAFunctionError", "OpenError", "Process", "ProcessEnded", "Prototype", "Reason", "Reasons", "StateError",
-    "Symbol", "SymbolNotFoundError", "Thread", "UnsupportedError",
+    "ArgumentError", "Breakpoint", "CFUNCTYPE", "Callback", "ClosedError", "DeadlockError", "Error", "Event", "Events",
+    "Function", "GuestException", "GuestFault", "Interposition", "Library", "Memory", "MemoryAccessError", "NotAFunctionError",
+    "OpenError", "Process", "ProcessEnded", "Prototype", "RTLD_DEEPBIND", "RTLD_GLOBAL", "RTLD_LAZY", "RTLD_LOCAL",
+    "RTLD_NODELETE", "RTLD_NOLOAD", "RTLD_NOW", "Reason", "Reasons", "StateError", "Symbol", "SymbolNotFoundError", "Thread",
+    "UnsupportedError",
 ]  # fmt: skip

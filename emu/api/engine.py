@@ -18,6 +18,7 @@ from emu.core.effects import PAUSE, Effect, Hosted, Jump, SystemCall
 from emu.core.errors import EmuError
 from emu.glibc.call_page import Arguments, Caller, Outcome
 from emu.kernel.syscalls.futex import wake
+from emu.process.deadlock import DeadlockError
 
 if TYPE_CHECKING:
     from emu.core.effects import Exit
@@ -155,7 +156,7 @@ class Engine:
                 return station.value
             work, station.work = station.work, None
             station.result = yield from work
-            station.done = True
+            station.done, station.busy = True, False
             self._here = station
             yield PAUSE
 
@@ -208,7 +209,8 @@ class Engine:
     def run(self, work: Work[T], station: Station | None = None) -> T:
         """Have `work` done at a station and return its result.
 
-        Raises ProcessEnded, GuestFault if the process ends meanwhile, StateError where the station is busy, EmuError.
+        Raises ProcessEnded, GuestFault if the process ends meanwhile, StateError where the station is busy, DeadlockError when
+        no thread can go on (the station stays busy until what a call in another thread does lets it), EmuError.
         """
         self.check()
         station = station if station is not None else self.stations[-1]
@@ -222,7 +224,6 @@ class Engine:
         if self._here is not station:
             self.wake(station)
         self._pump(lambda: station.done and self._here is station)
-        station.busy = False
         result: T = station.result
         station.result = None
         return result
@@ -240,7 +241,12 @@ class Engine:
     @property
     def usable(self) -> bool:
         """Whether the main thread can be asked for anything."""
-        return self.result is None and self._broken is None and len(self.stations) == 1
+        return (
+            self.result is None
+            and self._broken is None
+            and len(self.stations) == 1
+            and not self.stations[0].busy
+        )
 
     def begin(self) -> None:
         """Make ready to run a program that is never called."""
@@ -275,6 +281,11 @@ class Engine:
         assert self.result is not None
         return self.result
 
+    @property
+    def broken(self) -> bool:
+        """Whether the run was broken off, so that nothing can be asked of the guest any more."""
+        return self._broken is not None
+
     def check(self) -> None:
         """Raise ClosedError or StateError if nothing can be asked of the process any more."""
         if self.result is not None:
@@ -299,6 +310,8 @@ class Engine:
         self._here = None
         try:
             self.process.advance()
+        except DeadlockError:
+            raise  # a call of another thread may end it
         except BaseException as error:
             self._broken = error
             raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from emu.core.errors import EmuError as Error
 from emu.core.errors import UnsupportedError
+from emu.process.deadlock import DeadlockError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from emu.process.backtrace import FrameInfo
 
 __all__ = [
-    "ArgumentError", "ClosedError", "Error", "GuestException", "GuestFault", "MemoryAccessError", "NotAFunctionError", "OpenError", "ProcessEnded",
-    "StateError", "SymbolNotFoundError", "UnsupportedError",
+    "ArgumentError", "ClosedError", "DeadlockError", "Error", "GuestException", "GuestFault", "MemoryAccessError",
+    "NotAFunctionError", "OpenError", "ProcessEnded", "StateError", "SymbolNotFoundError", "UnsupportedError",
 ]  # fmt: skip
 
 

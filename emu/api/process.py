@@ -17,7 +17,7 @@ from emu.api.library import Library, Symbol, callable_symbol, find
 from emu.api.memory import Memory
 from emu.api.reasons import Reasons, reasons
 from emu.api.thread import Thread
-from emu.api.views import LinkMaps, Scopes, Tls
+from emu.api.views import LinkMaps, Scopes, ThreadInfo, Threads, Tls
 from emu.core.effects import CallGuest, Effect, Hosted, Jump
 from emu.core.events import CATEGORIES, CATEGORY_OF, EventBus, Record
 from emu.glibc.host_program import build_host_program
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from emu.api.hooks import Breakpoint, Interposition
     from emu.glibc.call import Call
     from emu.glibc.contract import Contract
-    from emu.kernel.task import Task
     from emu.rtld.link_map import LinkMap
     from emu.rtld.rtld import Rtld
 
@@ -344,13 +343,22 @@ class Process:
         return Thread(self, name)
 
     @property
-    def threads(self) -> list[Task]:
+    def threads(self) -> Threads:
         """The threads of the guest, the main thread first."""
-        return list(self.inner.kernel.tasks.values())
+        tasks = self.inner.kernel.tasks.values()
+        return Threads(
+            [ThreadInfo(t.tid, t.name, t.block.what if t.block is not None else "") for t in tasks]
+        )
 
-    def tls(self, thread: Thread | int | None = None) -> Tls:
+    def tls(self, thread: Thread | ThreadInfo | int | None = None) -> Tls:
         """Return the thread-local storage of a thread (a thread id will do; None: the main thread)."""
-        tid = thread.tid if isinstance(thread, Thread) else self.threads[0].tid if thread is None else thread
+        tid = (
+            thread.tid
+            if isinstance(thread, (Thread, ThreadInfo))
+            else self.threads[0].tid
+            if thread is None
+            else thread
+        )
         contract = self.engine.contract
         at = contract.layout.offset("pthread", "tid")
         for pointer in contract.mirror.threads():

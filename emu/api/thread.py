@@ -87,7 +87,7 @@ class Thread:
         if self._station is None:
             return
         engine, station = self._process.engine, self._station
-        if station.busy:
+        if any(inner.task is station.task for inner in engine.stations):
             raise StateError(f"thread {self.tid} is in a call")
         del engine.workers[self.task]
         self._station = None
@@ -101,8 +101,9 @@ class Thread:
     def __enter__(self) -> Thread:
         return self
 
-    def __exit__(self, *_error: object) -> None:
-        if not self._process.ended:
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        stuck = self._station is not None and self._station.busy and kind is not None
+        if not self._process.ended and not self._process.engine.broken and not stuck:
             self.close()
 
     def __repr__(self) -> str:

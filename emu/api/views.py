@@ -87,6 +87,24 @@ class LinkMaps(Table["LinkMap"]):
         return name in self._items or isinstance(name, str) and self.find(name) is not None
 
 
+class ThreadInfo(NamedTuple):
+    """A thread of the guest, and what it waits for (empty: it can run)."""
+
+    tid: int
+    name: str
+    waits: str
+
+
+class Threads(Table[ThreadInfo]):
+    """The threads of the guest, the main thread first while it is there."""
+
+    head = ("tid", "name", "waits")
+
+    def row(self, item: ThreadInfo) -> tuple[str, ...]:
+        """Return the cells of a thread."""
+        return str(item.tid), item.name, item.waits
+
+
 class Scopes(Table[tuple[str, ...]]):
     """The scopes in which an object's references are looked up, each the names of its objects in order."""
 

@@ -82,7 +82,7 @@ class Process:
         self._backtraces = Backtraces(self)
         self.runner: Runner | None = None
         self._thread_pointer = self.cpu.batch((regs.FS_BASE,))
-        self._halted = False
+        self._halted = self._stuck = False
 
     # -- phases -----------------------------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class Process:
     def advance(self, host: HostSignals | None = None) -> None:
         """Run on until the process ends (`runner.ended`), a hosted function pauses (`runner.paused`) or `halt` is called.
 
-        A hosted function that has paused is resumed first. Raises EmuError for what is not the guest's doing.
+        A hosted function that has paused is resumed first; after a deadlock another thread runs. Raises EmuError for what is not the guest's doing.
         """
         runner = self.runner
         assert runner is not None
@@ -193,6 +193,9 @@ class Process:
                 runner.go_on()
                 if runner.ended is None and not runner.paused:
                     runner.attend()
+            elif self._stuck:
+                self._stuck = False
+                runner.run_next()
             while runner.ended is None and not runner.paused and not self._halted:
                 outcome = self.cpu.run(self.cpu.get(regs.RIP))
                 if host is not None and host.timed_out and runner.ended is None:
@@ -211,7 +214,11 @@ class Process:
         except LoaderError as error:
             raise self._link_error(error) from None
         except Deadlock:
-            raise DeadlockError(report(self)) from None
+            self._stuck = True
+            here = self.cpu.save()
+            text = report(self)  # it looks at the other threads' registers in the CPU
+            self.cpu.restore(here)
+            raise DeadlockError(text) from None
         except HostStop:
             raise RunTimeout(
                 f"{self.config.program}: stopped after {self.config.timeout or 0:g} s (--timeout)"

@@ -134,6 +134,10 @@ class Runner:
         if waits:
             self._run_next("blocked")
 
+    def run_next(self) -> None:
+        """Let another task run, after a deadlock that the host has ended; the CPU is stopped. Raises Deadlock."""
+        self._run_next("blocked")
+
     def hosted_entry(self, rsp: int) -> int | None:
         """Return where the hosted function was entered whose caller's return address lies at `rsp`, if one waits for the guest there."""
         return next((frame.entry for frame in self._frames.values() if frame.rsp == rsp), None)
