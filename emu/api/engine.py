@@ -294,7 +294,7 @@ class Engine:
             )
         if self._broken is not None:
             raise StateError(f"{self.process.config.program}: the run was broken off: {self._broken}")
-        if not self.stations:
+        if not self.stations and self.contract is not None:
             raise StateError(
                 f"{self.process.config.program}: the process is not at a place where it can be called"
             )

@@ -33,9 +33,9 @@ class Function:
     >>> import ctypes, emu
     >>> with emu.Process() as p:
     ...     libm = p.dlopen("libm.so.6")
-    ...     libm.cbrt.argtypes, libm.cbrt.restype = [ctypes.c_double], ctypes.c_double
-    ...     libm.cbrt(27.0)
-    3.0
+    ...     libm.hypot.argtypes, libm.hypot.restype = [ctypes.c_double] * 2, ctypes.c_double
+    ...     libm.hypot(3.0, 4.0)
+    5.0
     """
 
     def __init__(

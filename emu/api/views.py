@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
 
 from emu.api.events import table
 from emu.glibc.cxa_thread_atexit_impl import demangle as pointer_demangle
@@ -21,7 +21,7 @@ T = TypeVar("T")
 _MOST = 1 << 20
 
 
-class Table(Sequence[T]):
+class Table(Generic[T]):
     """A list that shows itself as a table; `head` names the columns, `row` returns the cells of one entry."""
 
     head: tuple[str, ...] = ()
@@ -32,6 +32,12 @@ class Table(Sequence[T]):
     def row(self, item: T) -> tuple[str, ...]:
         """Return the cells of an entry."""
         raise NotImplementedError
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._items)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._items
 
     def __len__(self) -> int:
         return len(self._items)
