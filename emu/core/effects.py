@@ -36,6 +36,13 @@ class SystemCall(NamedTuple):
     args: tuple[int, ...] = ()
 
 
+class Pause(NamedTuple):
+    """Give the host control: the run stops, and the hosted function is resumed (with 0) when it goes on."""
+
+
+PAUSE = Pause()
+
+
 class Exit(NamedTuple):
     """End the task (`group` false) or the whole process (`group` true) with `status` (0 to 255)."""
 
@@ -49,6 +56,6 @@ class RegistersSet(NamedTuple):
 
 REGISTERS_SET = RegistersSet()
 
-Effect = CallGuest | Jump | SystemCall
+Effect = CallGuest | Jump | SystemCall | Pause
 Hosted = Generator[Effect, int, int]
 """A hosted function in progress: yields effects, receives rax of each call, returns its own rax."""

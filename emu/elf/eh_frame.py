@@ -22,7 +22,8 @@ class Frame(NamedTuple):
 
     `start` is its link-time address, `size` its bytes, `instructions` the DW_CFA program of its FDE, after the rules in `initial`
     of its CIE. Factored offsets are in units of -8 bytes, code advances in bytes. `signal` marks a signal trampoline: the unwinder
-    then takes the return address itself for the place of interruption, not the byte before it.
+    then takes the return address itself for the place of interruption, not the byte before it. `personality` is the link-time address of
+    the function that the unwinder asks about an exception there (0: none); it gets no language-specific data.
     """
 
     start: int
@@ -30,6 +31,7 @@ class Frame(NamedTuple):
     instructions: bytes = b""
     initial: bytes = AT_CALL
     signal: bool = False
+    personality: int = 0
 
 
 def encode_eh_frame(frames: Sequence[Frame], vaddr: int) -> tuple[bytes, list[tuple[int, int]]]:
@@ -38,16 +40,22 @@ def encode_eh_frame(frames: Sequence[Frame], vaddr: int) -> tuple[bytes, list[tu
     Frames with the same initial rules share a CIE. Source: LSB "Exception Frames"; psABI 4.2.4 (registers in table 3.36).
     """
     out = bytearray()
-    cies: dict[tuple[bytes, bool], int] = {}
+    cies: dict[tuple[bytes, bool, int], int] = {}
     table: list[tuple[int, int]] = []
     for frame in frames:
-        key = frame.initial, frame.signal
+        key = frame.initial, frame.signal, frame.personality
         if key not in cies:
             cies[key] = len(out)
-            augmentation = b"zRS\0" if frame.signal else b"zR\0"
+            augmentation = (b"zP" if frame.personality else b"z") + (b"RS\0" if frame.signal else b"R\0")
             body = struct.pack("<IB", 0, 1) + augmentation
-            # code alignment 1, data alignment -8 (SLEB128), and one byte of augmentation data: the pointer encoding
-            body += bytes([1, 0x78, _RETURN_ADDRESS_COLUMN, 1, _DW_EH_PE_pcrel_sdata4])
+            # code alignment 1, data alignment -8 (SLEB128), then the augmentation data: the personality, the pointer encoding
+            body += bytes([1, 0x78, _RETURN_ADDRESS_COLUMN])
+            if frame.personality:
+                body += bytes([6, _DW_EH_PE_pcrel_sdata4])
+                field = vaddr + len(out) + 4 + len(body)  # the record's length comes first
+                body += struct.pack("<iB", frame.personality - field, _DW_EH_PE_pcrel_sdata4)
+            else:
+                body += bytes([1, _DW_EH_PE_pcrel_sdata4])
             out += _record(body + frame.initial)
         at = len(out)
         # The CIE pointer counts back from its own field, which lies behind the length.

@@ -15,6 +15,7 @@ from emu.core.events import Initializer
 from emu.elf import constants as c
 from emu.glibc import hosted
 from emu.glibc.call import Call, Handler
+from emu.glibc.call_page import CallPage, build_call_page
 from emu.glibc.cxa_thread_atexit_impl import ThreadAtexit
 from emu.glibc.errors import Errors
 from emu.glibc.layout import Layout, load_layout
@@ -89,6 +90,7 @@ class Contract:
         self.start_stub = self.fini_stub = 0
         self.debug_mask, self.debug_fd = 0, 2
         self.relocation_time = 0
+        self.call_page: CallPage | None = None
 
     # -- set-up -----------------------------------------------------------------------------------------------------
 
@@ -148,6 +150,15 @@ class Contract:
             self.pointer_stubs["resolve"], self.stubs.tlsdesc_return, self.stubs.tlsdesc_undefweak,
             self.stubs.tlsdesc_dynamic,
         )  # fmt: skip
+
+    def plant_call_page(self, callbacks: int) -> CallPage:
+        """Map the page by which the host calls the guest, with room for `callbacks` functions that the guest can call."""
+        image, _ = build_call_page(0, callbacks)
+        base = self.space.mmap(0, len(image), 5, name="[emu]")
+        image, page = build_call_page(base, callbacks)
+        self.arena.write(base, image)
+        self.call_page = page
+        return page
 
     def _plant(self, address: int, handler: Handler) -> None:
         """Replace the function at `address` by a trap: `syscall; ret`."""

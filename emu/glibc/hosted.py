@@ -63,14 +63,14 @@ def find_dso_for_object(contract: Contract, call: Call) -> int:
 def find_object(contract: Contract, call: Call) -> int:
     """`_dl_find_object(pc, struct dl_find_object *)`: 0 and where the unwind table is, or -1.
 
-    The stub page answers for itself, so that unwinding passes through hosted frames.
+    The stub page and the call page answer for themselves, so that unwinding passes through hosted frames.
     """
     address, result = call.args[0], call.args[1]
-    stubs = contract.stubs
-    if stubs.start <= address < stubs.end:
-        fields = (0, stubs.start, stubs.end, contract.rtld.namespaces[0].maps[0].address, stubs.eh_frame_hdr)
-        contract.arena.write(result, struct.pack("<5Q", *fields))
-        return 0
+    for page in (contract.stubs, contract.call_page):
+        if page is not None and page.start <= address < page.end:
+            fields = (0, page.start, page.end, contract.rtld.namespaces[0].maps[0].address, page.eh_frame_hdr)
+            contract.arena.write(result, struct.pack("<5Q", *fields))
+            return 0
     map_ = contract.rtld.find_map(address)
     if map_ is None:
         return _M64

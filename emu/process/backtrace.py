@@ -166,6 +166,9 @@ class Backtraces:
     def _hosted(self, frame: Frame) -> tuple[str, int] | None:
         """Return (name, offset in the stub page) of one of the loader's frames in the guest; None for any other."""
         contract, runner = self._process.contract, self._process.runner
+        page = contract.call_page if contract is not None else None
+        if page is not None and page.start <= frame.pc < page.end:
+            return page.name(frame.place), frame.pc - page.start
         if contract is None or not contract.stubs.start <= frame.pc < contract.stubs.end:
             return None
         stubs = contract.stubs
@@ -191,8 +194,9 @@ class Backtraces:
     def _table(self, address: int) -> UnwindTable | None:
         process = self._process
         contract = process.contract
-        if contract is not None and contract.stubs.start <= address < contract.stubs.end:
-            stubs = contract.stubs
+        for stubs in (contract.stubs, contract.call_page) if contract is not None else ():
+            if stubs is None or not stubs.start <= address < stubs.end:
+                continue
             if stubs.start not in self._tables:
                 size = stubs.end - stubs.eh_frame_hdr
                 self._tables[stubs.start] = UnwindTable(process.arena, stubs.eh_frame_hdr, size, _EMU)

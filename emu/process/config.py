@@ -17,7 +17,7 @@ class RunConfig(NamedTuple):
     in bytes, `timeout` in seconds of host time. `tls_dtors` chooses who keeps the thread_local destructors: our model, or libc's own code.
     `unload_rule` is what keeps an object with pending destructors (the second needs the model). With `keep_going` missing objects are
     recorded, not fatal. `image` is the program itself where it is no file (`program` then only names it). `policy` schedules the threads;
-    None is round-robin.
+    None is round-robin. `stdio` are the host descriptors behind 0, 1 and 2 (None: closed).
     """
 
     program: str
@@ -36,6 +36,7 @@ class RunConfig(NamedTuple):
     image: bytes | None = None
     policy: Policy | None = None
     start_time: int = EPOCH_NS
+    stdio: tuple[int | None, int | None, int | None] = (0, 1, 2)
 
 
 class Result(NamedTuple):

@@ -70,6 +70,7 @@ class Process:
             uid=os.getuid(),
             gid=os.getgid(),
             groups=tuple(os.getgroups()),
+            stdio=config.stdio,
         )
         self.kernel = Kernel(kernel_config, self.space, bus)
         self.kernel.clock.realtime_offset = config.start_time
@@ -90,6 +91,7 @@ class Process:
         self._backtraces = Backtraces(self)
         self.runner: Runner | None = None
         self._thread_pointer = self.cpu.batch((regs.FS_BASE,))
+        self._halted = self._stuck = False
 
     # -- phases -----------------------------------------------------------------------------------------------------
 
@@ -155,22 +157,24 @@ class Process:
 
         def link_only(_contract: Contract, _call: object):  # type: ignore[no-untyped-def]
             yield from contract.link()
-            self.cpu.stop()
+            self.halt()
             return 0
 
         contract.traps[contract.start_stub] = link_only
-        self._run_from(contract.start_stub, until_stop=True)
+        self.begin(contract.start_stub)
+        with HostSignals(self.kernel, self.cpu, self.config.timeout) as host:
+            self.advance(host)
 
     def run(self) -> Result:
         """Run the program to its end. Raises EmuError for what ends the run without being the guest's doing."""
         self.load()
-        assert self.loaded is not None
         if self.ended is not None:
             return Result(self.ended)
-        if self.contract is not None and self.config.tls_dtors == "guest" and self.bus.dtors:
-            self.contract.on_dtors_planted = self._observe
-        start = self.contract.start_stub if self.contract is not None else self.loaded.start
-        return self._run_from(start)
+        self.begin()
+        with HostSignals(self.kernel, self.cpu, self.config.timeout) as host:
+            while self.runner is None or self.runner.ended is None:
+                self.advance(host)
+        return self.finish()
 
     def _observe(self, atexit: ThreadAtexit) -> None:
         Observer(atexit, self.cpu.watch, self.cpu.gprs)
@@ -186,40 +190,74 @@ class Process:
                 ),
             )
 
-    def _run_from(self, address: int, *, until_stop: bool = False) -> Result:
+    def begin(self, address: int | None = None) -> None:
+        """Make ready to run from `address`, the program's start if it is not given. Raises EmuError."""
+        self.load()
         assert self.loaded is not None
-        runner = self.runner = Runner(self.cpu, self.kernel, self.contract)
+        if address is None:
+            if self.contract is not None and self.config.tls_dtors == "guest" and self.bus.dtors:
+                self.contract.on_dtors_planted = self._observe
+            address = self.contract.start_stub if self.contract is not None else self.loaded.start
+        self.runner = Runner(self.cpu, self.kernel, self.contract)
         self.cpu.set(regs.RSP, self.loaded.stack_pointer)
         self.cpu.set(regs.RDX, 0)
-        with HostSignals(self.kernel, self.cpu, self.config.timeout) as host:
-            while runner.ended is None:
-                try:
-                    outcome = self.cpu.run(address)
-                    if host.timed_out and runner.ended is None:
-                        raise HostStop
-                    if runner.ended is not None:
-                        break
-                    if isinstance(outcome, (PageFault, CpuException)):
-                        self._fault(outcome, runner)
-                    elif until_stop:
-                        return Result(0)
-                    if runner.ended is None:
-                        runner.attend()
-                except InstructionError as error:
-                    where = self.symbols.where(error.address)
-                    raise UnsupportedError(error.name, where, error.why) from None
-                except LoaderError as error:
-                    raise self._link_error(error) from None
-                except Deadlock:
-                    raise DeadlockError(report(self)) from None
-                except HostStop:
-                    raise RunTimeout(
-                        f"{self.config.program}: stopped after {self.config.timeout:g} s (--timeout)"
-                    ) from None
-                address = self.cpu.get(regs.RIP)
+        self.cpu.set(regs.RIP, address)
+
+    def halt(self) -> None:
+        """Make `advance` return where the guest is now. For use in hooks and handlers."""
+        self._halted = True
+        self.cpu.stop()
+
+    def advance(self, host: HostSignals | None = None) -> None:
+        """Run on until the process ends (`runner.ended`), a hosted function pauses (`runner.paused`) or `halt` is called.
+
+        A hosted function that has paused is resumed first; after a deadlock another thread runs. Raises EmuError for what is not the guest's doing.
+        """
+        runner = self.runner
+        assert runner is not None
+        self._halted = False
+        try:
+            if runner.paused:
+                runner.go_on()
+                if runner.ended is None and not runner.paused:
+                    runner.attend()
+            elif self._stuck:
+                self._stuck = False
+                runner.run_next()
+            while runner.ended is None and not runner.paused and not self._halted:
+                outcome = self.cpu.run(self.cpu.get(regs.RIP))
+                if host is not None and host.timed_out and runner.ended is None:
+                    raise HostStop
+                if runner.ended is not None:
+                    break
+                if isinstance(outcome, (PageFault, CpuException)):
+                    self._fault(outcome, runner)
+                elif runner.paused or self._halted:
+                    break
+                if runner.ended is None:
+                    runner.attend()
+        except InstructionError as error:
+            where = self.symbols.where(error.address)
+            raise UnsupportedError(error.name, where, error.why) from None
+        except LoaderError as error:
+            raise self._link_error(error) from None
+        except Deadlock:
+            self._stuck = True
+            here = self.cpu.save()
+            text = report(self)  # it looks at the other threads' registers in the CPU
+            self.cpu.restore(here)
+            raise DeadlockError(text) from None
+        except HostStop:
+            raise RunTimeout(
+                f"{self.config.program}: stopped after {self.config.timeout or 0:g} s (--timeout)"
+            ) from None
+
+    def finish(self) -> Result:
+        """Return how the process ended, after what is due at its end."""
+        assert self.runner is not None
         self.kernel.scheduler.policy.finish()
         self.space.sync_all()
-        return self._result(runner)
+        return self._result(self.runner)
 
     def _fault(self, outcome: PageFault | CpuException, runner: Runner) -> None:
         """Turn a fault into a signal."""
@@ -271,6 +309,10 @@ class Process:
     def resolve(self, captured: Iterable[Captured]) -> list[FrameInfo]:
         """Return captured frames as `backtrace` does."""
         return self._backtraces.resolve(captured)
+
+    def frames(self, gprs: list[int]) -> list[FrameInfo]:
+        """Return the frames from registers in the order of `regs.GPRS`."""
+        return self._backtraces.of(gprs)
 
     # -- details ----------------------------------------------------------------------------------------------------
 

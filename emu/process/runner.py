@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.core.effects import CallGuest, Exit, Hosted, Jump, RegistersSet, SystemCall
+from emu.core.effects import CallGuest, Exit, Hosted, Jump, Pause, RegistersSet, SystemCall
 from emu.core.errors import ElfError, LoaderError, MemoryFault
 from emu.core.events import Switch
 from emu.glibc.call import Call
@@ -57,7 +57,10 @@ class _Frame:
 
 
 class Runner:
-    """Serves the traps of one process. `ended` becomes the Exit or Killed that ends it, `task` is the one that runs."""
+    """Serves the traps of one process. `ended` becomes the Exit or Killed that ends it, `task` is the one that runs.
+
+    `paused` tells that a hosted function of that task has given the host control; `go_on` resumes it.
+    """
 
     def __init__(self, cpu: Cpu, kernel: Kernel, contract: Contract | None) -> None:
         self.cpu, self.kernel, self.contract = cpu, kernel, contract
@@ -67,6 +70,7 @@ class Runner:
         self._slice = self._chunk = self._lone_slices = 0
         self._frames: dict[int, _Frame] = {}
         self._waiting: dict[Task, tuple[_Frame, int]] = {}
+        self._paused: tuple[_Frame, int] | None = None
         self._handlers = contract.traps if contract is not None else {}
         self._returns: set[int] = set()
         if contract is not None:
@@ -111,6 +115,28 @@ class Runner:
                 self._run_next("blocked")
         else:
             self._syscall(trap, rip)
+
+    @property
+    def paused(self) -> bool:
+        """Whether a hosted function waits for `go_on`."""
+        return self._paused is not None
+
+    def go_on(self) -> None:
+        """Resume the hosted function that has paused; the CPU is stopped, and runs on from its RIP afterwards."""
+        assert self._paused is not None
+        (frame, mask), self._paused = self._paused, None
+        self.kernel.signals.set_mask(self.task, mask)
+        try:
+            waits = self._advance(frame, 0)
+        except MemoryFault as fault:
+            self._segfault(fault)
+            return
+        if waits:
+            self._run_next("blocked")
+
+    def run_next(self) -> None:
+        """Let another task run, after a deadlock that the host has ended; the CPU is stopped. Raises Deadlock."""
+        self._run_next("blocked")
 
     def hosted_entry(self, rsp: int) -> int | None:
         """Return where the hosted function was entered whose caller's return address lies at `rsp`, if one waits for the guest there."""
@@ -336,6 +362,12 @@ class Runner:
                     return True
                 value = result
                 continue
+            if isinstance(effect, Pause):
+                # A handler could not return into the hosted function: signals wait until it goes on.
+                self._paused = frame, self.task.mask
+                self.kernel.signals.set_mask(self.task, clean_mask(_M64))
+                self.cpu.stop()
+                return False
             generator.close()
             self._jump(frame, effect)
             return False

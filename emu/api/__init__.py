@@ -1,0 +1,46 @@
+"""The Python face: a process of the guest as an object, its libraries as ctypes has them. `import emu` gives all of it.
+
+May import everything but `cli`. Nothing below imports it.
+"""
+
+from emu.api.convert import CFUNCTYPE, Callback, Prototype
+from emu.api.errors import (
+    ArgumentError,
+    ClosedError,
+    DeadlockError,
+    Error,
+    GuestException,
+    GuestFault,
+    MemoryAccessError,
+    NotAFunctionError,
+    OpenError,
+    ProcessEnded,
+    StateError,
+    SymbolNotFoundError,
+    UnsupportedError,
+)
+from emu.api.events import Event, Events
+from emu.api.function import Function
+from emu.api.hooks import Breakpoint, Interposition
+from emu.api.library import Library, Symbol
+from emu.api.memory import Memory
+from emu.api.process import (
+    RTLD_DEEPBIND,
+    RTLD_GLOBAL,
+    RTLD_LAZY,
+    RTLD_LOCAL,
+    RTLD_NODELETE,
+    RTLD_NOLOAD,
+    RTLD_NOW,
+    Process,
+)
+from emu.api.reasons import Reason, Reasons
+from emu.api.thread import Thread
+
+__all__ = [
+    "ArgumentError", "Breakpoint", "CFUNCTYPE", "Callback", "ClosedError", "DeadlockError", "Error", "Event", "Events",
+    "Function", "GuestException", "GuestFault", "Interposition", "Library", "Memory", "MemoryAccessError", "NotAFunctionError",
+    "OpenError", "Process", "ProcessEnded", "Prototype", "RTLD_DEEPBIND", "RTLD_GLOBAL", "RTLD_LAZY", "RTLD_LOCAL",
+    "RTLD_NODELETE", "RTLD_NOLOAD", "RTLD_NOW", "Reason", "Reasons", "StateError", "Symbol", "SymbolNotFoundError", "Thread",
+    "UnsupportedError",
+]  # fmt: skip

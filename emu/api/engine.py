@@ -1,0 +1,380 @@
+"""How Python drives guest threads: stations, where a thread waits for what Python wants of it.
+
+A station is a hosted function of the thread: the empty program's `main`, the start routine of a thread that Python made, a function of Python's
+that the guest called. Control comes back to Python when such a function pauses, and Python goes on with it, or with another
+station, which the scheduler then runs: threads that are not at the station in use wait on a futex of their own, and the guest's other
+threads run as the schedule has it. Python's own functions run while the CPU stands still, never inside one of its hooks: they may call the guest
+again, to any depth.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from emu.api.errors import ClosedError, GuestFault, ProcessEnded, StateError
+from emu.core.effects import PAUSE, Effect, Hosted, Jump, SystemCall
+from emu.core.errors import EmuError
+from emu.glibc.call_page import Arguments, Caller, Outcome
+from emu.kernel.syscalls.futex import wake
+from emu.process.deadlock import DeadlockError
+
+if TYPE_CHECKING:
+    from emu.core.effects import Exit
+    from emu.glibc.call import Call
+    from emu.glibc.contract import Contract
+    from emu.kernel.signals import Killed
+    from emu.kernel.task import Task
+    from emu.process import Process
+    from emu.process.config import Result
+
+T = TypeVar("T")
+Work = Generator[Effect, int, T]
+
+CALLBACKS = 1024
+_FRAMES_PER_CALL = 12
+"""Python's frames for a call of the guest that calls Python again, with a margin: beyond its limit nothing could be undone."""
+_SYS_FUTEX, _WAIT_PRIVATE = 202, 0 | 128
+_SEARCH_PHASE, _HANDLER_FRAME = 1, 4
+_HANDLER_FOUND, _CONTINUE_UNWIND = 6, 8
+
+
+class Station:
+    """One place where `task` waits for Python. `word` is its futex; `request` is a Python function that the guest has called.
+
+    `work` is what Python wants done, `result` what came of it once `done`; `value` is what the station returns when it is told to leave.
+    """
+
+    __slots__ = (
+        "at_return",
+        "busy",
+        "done",
+        "leaving",
+        "request",
+        "result",
+        "task",
+        "thread",
+        "value",
+        "word",
+        "work",
+    )
+
+    def __init__(self, word: int) -> None:
+        self.word = word
+        self.task: Task | None = None
+        self.thread = self.value = 0
+        self.work: Work[Any] | None = None
+        self.request: Callable[[], int] | None = None
+        self.at_return: Callable[[], None] | None = None
+        self.result: Any = None
+        self.done = self.leaving = self.busy = False
+
+
+class Engine:
+    """The stations of one process. `result` tells how the process ended, None before that."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.stations: list[Station] = []
+        """Where calls go, the innermost last: the main thread's, and those of Python functions that the guest is calling."""
+        self.workers: dict[Task, Station] = {}
+        """The stations of threads that Python made."""
+        self.result: Result | None = None
+        self.at_return: Callable[[], None] | None = None
+        """What a Python function wants done in the guest's thread when it returns."""
+        self._pending: BaseException | None = None
+        self._here: Station | None = None
+        self._interrupts: list[Callable[[], None]] = []
+        self._broken: BaseException | None = None
+        self._free: list[int] = []
+        self._words: list[int] = []
+        self.caller: Caller
+
+    # -- set-up ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def contract(self) -> Contract:
+        """The process's contract with libc. Raises StateError for a static program, which has none."""
+        contract = self.process.contract
+        if contract is None:
+            raise StateError(
+                f"{self.process.config.program}: a static program has no libraries, and cannot be called"
+            )
+        return contract
+
+    def plant(self) -> None:
+        """Map the call page."""
+        contract = self.contract
+        page = contract.plant_call_page(CALLBACKS)
+        self._free = list(reversed(page.traps))
+        self.caller = Caller(self.process.arena, contract.rtld.heap, page)
+        contract.traps[page.personality] = self._personality
+
+    def host_at(self, trap: int, station: Station) -> None:
+        """Make the function at `trap` a station. The first one that is reached gives Python control."""
+
+        def enter(_contract: Contract, _call: Call) -> Hosted:
+            return self.serve(station, at_once=station in self.stations)
+
+        self.contract.traps[trap] = enter
+
+    def station(self) -> Station:
+        """Return a new station."""
+        word = self._words.pop() if self._words else self.contract.rtld.heap.allocate(4)
+        return Station(word)
+
+    def trap(self) -> int:
+        """Return the address of a function for the guest to call, not in use. Raises StateError when there are too many."""
+        if not self._free:
+            raise StateError(f"more than {CALLBACKS} Python functions are known to the guest")
+        return self._free.pop()
+
+    def give_back(self, trap: int) -> None:
+        """The guest does not know the function at `trap` any more."""
+        del self.contract.traps[trap]
+        self._free.append(trap)
+
+    # -- the guest's side -------------------------------------------------------------------------------------------------
+
+    def serve(self, station: Station, *, at_once: bool) -> Hosted:
+        """Do what Python wants until it wants no more. `at_once`: Python gets control first."""
+        process = self.process
+        assert process.runner is not None
+        station.task, station.thread = process.runner.task, process.thread_pointer()
+        if at_once:
+            self._here = station
+            yield PAUSE
+        while True:
+            while station.work is None and not station.leaving:
+                process.arena.write_u32(station.word, 0)
+                yield SystemCall(_SYS_FUTEX, (station.word, _WAIT_PRIVATE, 0))
+            if station.work is None:
+                self._words.append(station.word)
+                if station.at_return is not None:
+                    station.at_return()
+                return station.value
+            work, station.work = station.work, None
+            station.result = yield from work
+            station.done, station.busy = True, False
+            self._here = station
+            yield PAUSE
+
+    def called(self, request: Callable[[], int]) -> Hosted:
+        """The guest calls a Python function: a station whose request is to run it."""
+        station = self.station()
+        station.request = request
+        return self.serve(station, at_once=True)
+
+    def _personality(self, _contract: Contract, call: Call) -> int | Hosted:
+        """Called by the unwinder for `call`'s frame: it catches all exceptions, and lets forced unwinding pass."""
+        actions = call.args[1] & 0xFFFFFFFF
+        if actions & _SEARCH_PHASE:
+            return _HANDLER_FOUND
+        if not actions & _HANDLER_FRAME:
+            return _CONTINUE_UNWIND
+        return self._land(call)
+
+    def _land(self, call: Call) -> Hosted:
+        block = self.caller.catch(self.process.thread_pointer(), call.rsp, call.args[3])
+        if block is None:
+            return _CONTINUE_UNWIND
+        yield Jump(self.caller.page.landing, (block,))
+        return 0
+
+    # -- Python's side ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run to the first station. Raises EmuError."""
+        self.process.begin()
+        self._advance()
+        if self._here is None:
+            raise self._over("before the program's first instruction")
+
+    def call(self, function: int, arguments: Arguments, task: Task | None = None) -> Outcome:
+        """Call a guest function in the innermost station's thread, or in that of `task`; see `run`."""
+        station = self.at(task)
+        return self.run(self.caller.call(station.thread, function, arguments), station)
+
+    def at(self, task: Task | None) -> Station:
+        """Return the innermost station of a thread, or of all."""
+        self.check()
+        if task is None:
+            return self.stations[-1]
+        found = next((s for s in reversed(self.stations) if s.task is task), None) or self.workers.get(task)
+        if found is None:
+            raise ClosedError(f"thread {task.tid} is over, or not one that Python drives")
+        return found
+
+    def run(self, work: Work[T], station: Station | None = None) -> T:
+        """Have `work` done at a station and return its result.
+
+        Raises ProcessEnded, GuestFault if the process ends meanwhile, StateError where the station is busy, DeadlockError when
+        no thread can go on (the station stays busy until what a call in another thread does lets it), EmuError.
+        """
+        self.check()
+        station = station if station is not None else self.stations[-1]
+        if station.busy:
+            raise StateError("the thread is in another call")
+        if _FRAMES_PER_CALL * len(self.stations) > sys.getrecursionlimit():
+            raise RecursionError(
+                f"{len(self.stations)} Python functions are called by the guest, one in another"
+            )
+        station.work, station.done, station.busy = work, False, True
+        if self._here is not station:
+            self.wake(station)
+        self._pump(lambda: station.done and self._here is station)
+        result: T = station.result
+        station.result = None
+        return result
+
+    def take_pending(self) -> BaseException | None:
+        """Return the error of a Python function that the guest called, if one failed, and forget it."""
+        error, self._pending = self._pending, None
+        return error
+
+    def leave(self, station: Station) -> None:
+        """Tell a station that Python wants no more of it."""
+        station.leaving = True
+        self.wake(station)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the main thread can be asked for anything."""
+        return (
+            self.result is None
+            and self._broken is None
+            and len(self.stations) == 1
+            and not self.stations[0].busy
+        )
+
+    def begin(self) -> None:
+        """Make ready to run a program that is never called."""
+        self.process.begin()
+
+    def let_go(self) -> None:
+        """Let the program have its first thread, to `proceed`."""
+        self.check()
+        self.leave(self.stations.pop())
+
+    def proceed(self) -> None:
+        """Run on to the next thing of interest: a halt, a breakpoint, a call of a Python function, the end. Raises EmuError."""
+        if self.result is None:
+            self._advance()
+            if self._here is not None and self._here.request is not None:
+                self._serve_request(self._here)
+                error = self.take_pending()
+                if error is not None:
+                    raise error
+
+    def interrupt(self, action: Callable[[], None]) -> None:
+        """Stop at the instruction that is about to run, do `action`, and go on. For use in hooks."""
+        self._interrupts.append(action)
+        self.process.halt()
+
+    def finish(self) -> Result:
+        """Let the process run to its end."""
+        if self.result is None:
+            self.check()
+            self.leave(self.stations[0])
+            self._pump(lambda: False, to_end=True)
+        assert self.result is not None
+        return self.result
+
+    @property
+    def broken(self) -> bool:
+        """Whether the run was broken off, so that nothing can be asked of the guest any more."""
+        return self._broken is not None
+
+    def check(self) -> None:
+        """Raise ClosedError or StateError if nothing can be asked of the process any more."""
+        if self.result is not None:
+            raise ClosedError(
+                f"{self.process.config.program}: the process has ended with status {self.result.status}"
+            )
+        if self._broken is not None:
+            raise StateError(f"{self.process.config.program}: the run was broken off: {self._broken}")
+        if not self.stations and self.contract is not None:
+            raise StateError(
+                f"{self.process.config.program}: the process is not at a place where it can be called"
+            )
+
+    def wake(self, station: Station) -> None:
+        """Let a station that waits look for work."""
+        process = self.process
+        process.arena.write_u32(station.word, 1)
+        wake(process.kernel, (0, station.word), 1)
+
+    def _advance(self) -> None:
+        """Run the guest on to the next pause or its end."""
+        self._here = None
+        try:
+            self.process.advance()
+        except DeadlockError:
+            raise  # a call of another thread may end it
+        except BaseException as error:
+            self._broken = error
+            raise
+        assert self.process.runner is not None
+        if self.process.runner.ended is not None:
+            self._end()
+        while self._interrupts:
+            try:
+                self._interrupts.pop(0)()
+            except BaseException as error:
+                if self._pending is None:
+                    self._pending = error
+
+    def _pump(self, done: Callable[[], bool], *, to_end: bool = False) -> None:
+        """Run the guest until `done`, serving its calls of Python functions."""
+        while True:
+            self._advance()
+            if self.result is not None:
+                if to_end:
+                    return
+                raise self._over("during a call")
+            station = self._here
+            if station is None:
+                continue
+            if station.request is not None:
+                self._serve_request(station)
+            elif done():
+                return
+
+    def _serve_request(self, station: Station) -> None:
+        """Run the Python function that the guest has called, and send its result."""
+        request, station.request = station.request, None
+        assert request is not None
+        self.stations.append(station)
+        try:
+            station.value = request()
+        except ProcessEnded:
+            raise
+        except BaseException as error:
+            if self.result is not None or self._broken is not None:
+                raise
+            # The guest's frames cannot be skipped: they finish with 0, and the error waits for whoever called the guest.
+            station.value = 0
+            if self._pending is None:
+                self._pending = error
+        self.stations.remove(station)
+        station.at_return, self.at_return = self.at_return, None
+        station.leaving = True
+        if self._here is not station:
+            self.wake(station)
+
+    def _end(self) -> None:
+        process = self.process
+        self.ended: Exit | Killed | None = process.runner.ended if process.runner is not None else None
+        self.result = process.finish()
+
+    def _over(self, when: str) -> EmuError:
+        """Return the error for a process that has ended."""
+        assert self.result is not None
+        result, name = self.result, self.process.config.program
+        if result.signal:
+            runner = self.process.runner
+            here = runner is not None and getattr(runner.ended, "task", None) is runner.task
+            frames = self.process.backtrace() if here else []
+            return GuestFault(result.report.removeprefix("emu: "), result.status, result.signal, frames)
+        return ProcessEnded(f"{name}: the guest ended with status {result.status} {when}", result.status)

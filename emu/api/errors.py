@@ -1,0 +1,84 @@
+"""What can go wrong for a user of the Python face. Each error names the object that it is about.
+
+`Error` is the base of all; it is also the base of what the loader and the kernel personality report.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.core.errors import EmuError as Error
+from emu.core.errors import UnsupportedError
+from emu.process.deadlock import DeadlockError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.process.backtrace import FrameInfo
+
+__all__ = [
+    "ArgumentError", "ClosedError", "DeadlockError", "Error", "GuestException", "GuestFault", "MemoryAccessError",
+    "NotAFunctionError", "OpenError", "ProcessEnded", "StateError", "SymbolNotFoundError", "UnsupportedError",
+]  # fmt: skip
+
+
+class ArgumentError(Error, TypeError):
+    """An argument is not what its type allows."""
+
+
+class OpenError(Error, OSError):
+    """dlopen or dlclose failed; the text is dlerror's."""
+
+
+class SymbolNotFoundError(Error, AttributeError):
+    """An object has no such symbol."""
+
+
+class NotAFunctionError(Error, TypeError):
+    """A call to a symbol that is data."""
+
+
+class MemoryAccessError(Error):
+    """An access to guest memory that is not mapped. `address` is the first byte that is not."""
+
+    def __init__(self, text: str, address: int) -> None:
+        super().__init__(text)
+        self.address = address
+
+
+class StateError(Error):
+    """The process, or a thread, cannot do that where it is now."""
+
+
+class ClosedError(StateError):
+    """The use of a library that is closed, or of a process or thread that is over."""
+
+
+class ProcessEnded(ClosedError):
+    """The guest has ended its process, for instance by exit() in a function that was called. `status` is its exit status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class GuestFault(ProcessEnded):
+    """A signal killed the guest. `signal` is its number, `backtrace` has the frames of the thread, the innermost first.
+
+    `backtrace` is empty where the signal came from outside.
+    """
+
+    def __init__(self, text: str, status: int, signal: int, backtrace: Sequence[FrameInfo]) -> None:
+        super().__init__(text, status)
+        self.signal, self.backtrace = signal, tuple(backtrace)
+
+
+class GuestException(Error):
+    """An exception of the guest that nothing in the guest caught. The process stays usable.
+
+    `type_name` is the demangled C++ type ("" for an exception of another language), `what` what a `std::exception` says of itself, else None.
+    """
+
+    def __init__(self, type_name: str, what: str | None) -> None:
+        super().__init__((type_name or "foreign exception") + (f": {what}" if what is not None else ""))
+        self.type_name, self.what = type_name, what

@@ -1,0 +1,216 @@
+"""A loaded object in Python: its functions as attributes, as ctypes has them, and its data."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from emu.api.errors import ClosedError, SymbolNotFoundError
+from emu.api.function import Function, not_a_function
+from emu.core.effects import CallGuest, Effect
+from emu.elf import constants as c
+from emu.elf.demangle import demangle
+from emu.rtld.dependency import RETURN_NEWEST
+from emu.rtld.lookup import lookup_symbol
+from emu.rtld.scope import Scope
+from emu.rtld.version import Version
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from emu.api.process import Process
+    from emu.rtld.link_map import LinkMap
+
+_C = TypeVar("_C", bound="ctypes._SimpleCData[Any] | ctypes.Structure | ctypes.Union | ctypes.Array[Any]")
+_KINDS = {
+    c.STT_NOTYPE: "untyped",
+    c.STT_OBJECT: "data",
+    c.STT_FUNC: "function",
+    c.STT_TLS: "thread-local data",
+    c.STT_GNU_IFUNC: "function",
+}
+
+
+class Symbol(NamedTuple):
+    """A definition: who has it, and where. `kind` is function, data, thread-local data or untyped; `address` is a function's, or the data's
+    (for thread-local data the offset in the object's block); `size` in bytes.
+    """
+
+    name: str
+    kind: str
+    address: int
+    size: int
+    object: str
+    ifunc: bool = False
+
+    @property
+    def demangled(self) -> str:
+        """The name as people read it."""
+        return demangle(self.name)
+
+
+class Library:
+    """An object that `Process.dlopen` has opened. Attributes are its functions, found as dlsym would: in it, then in what it needs.
+
+    `lib.name` is the same Function each time, so that its types can be set; `lib["name"]` is a new one each time, and also takes a C++ name
+    as people write it. An object that is closed refuses calls even where the loader keeps it.
+
+    >>> import emu
+    >>> with emu.Process() as p:
+    ...     with p.dlopen("libc.so.6") as libc:
+    ...         libc.atoi(b"42")
+    42
+    """
+
+    def __init__(self, process: Process, handle: int, path: str) -> None:
+        self._process, self._handle, self._path = process, handle, path
+        self._closed = False
+
+    @property
+    def path(self) -> str:
+        """The name that the object was opened by."""
+        return self._path
+
+    @property
+    def handle(self) -> int:
+        """What dlopen returned: the address of the guest's link map."""
+        return self._handle
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
+    def link_map(self) -> LinkMap:
+        """The loader's link map. Raises ClosedError when the object is gone."""
+        map_ = self._process.rtld.by_address.get(self._handle)
+        if map_ is None:
+            raise ClosedError(f"{self._path} is unloaded")
+        return map_
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the object is still there: closed or not, something may keep it."""
+        return self._handle in self._process.rtld.by_address
+
+    def symbol(self, name: str, version: str | None = None) -> Symbol:
+        """Return a definition by its mangled or demangled name. Raises SymbolNotFoundError, ClosedError."""
+        if self._closed:
+            raise ClosedError(f"{name}: {self._path} is closed")
+        map_ = self.link_map
+        return find(
+            self._process, name, version, map_.local_scope if map_.searchlist else Scope([map_]), map_
+        )
+
+    def __getitem__(self, name: str) -> Function:
+        return self._process.function(self.symbol(name), self)
+
+    def __getattr__(self, name: str) -> Function:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        function = self[name]
+        self.__dict__[name] = function
+        return function
+
+    def in_dll(self, type_: type[_C], name: str) -> _C:
+        """Return a data symbol as a ctypes object that is the guest's memory. Thread-local data are those of the thread that calls would run in."""
+        symbol = self.symbol(name)
+        address = self._process.data_address(symbol)
+        return self._process.memory.view(type_, address)
+
+    def close(self) -> int:
+        """Call dlclose; return how many direct opens are left, or 0 when the object is gone. Raises OpenError, ClosedError."""
+        if self._closed:
+            raise ClosedError(f"{self._path} is closed already")
+        self._process.dlclose(self._handle)
+        self._closed = True
+        map_ = self._process.rtld.by_address.get(self._handle)
+        return map_.direct_opencount if map_ is not None else 0
+
+    def __enter__(self) -> Library:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if not self._closed and not self._process.ended:
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "" if not self._closed else ", closed" if self.loaded else ", unloaded"
+        at = f" at {self.link_map.addr:#x}" if self.loaded else ""
+        return f"<emu.Library {self._path}{at}{state}>"
+
+
+def find(process: Process, name: str, version: str | None, scope: Scope, origin: LinkMap) -> Symbol:
+    """Return the definition of a name in a scope; a name that is not a symbol's own is tried as a demangled one."""
+    wanted = Version(version.encode(), _hash(version), True, b"") if version is not None else None
+    raw = name.encode("utf-8", "surrogateescape")
+    found = lookup_symbol(
+        process.rtld, raw, origin, 0, [scope], wanted, 0, flags=RETURN_NEWEST if wanted is None else 0
+    )
+    if found is None and not name.startswith("_Z"):
+        mangled = _mangled(name, scope)
+        if mangled is not None:
+            raw = mangled
+            found = lookup_symbol(
+                process.rtld, raw, origin, 0, [scope], wanted, 0, flags=RETURN_NEWEST if wanted is None else 0
+            )
+    if found is None:
+        where = " or what it needs" if len(scope.maps) > 1 else ""
+        at = f"@{version}" if version is not None else ""
+        raise SymbolNotFoundError(f"{origin.display_name}: no symbol {name}{at} in it{where}")
+    map_, index = found
+    _, info, _, shndx, value, size = map_.symtab.fields(index)
+    kind = info & 15
+    address = value if shndx == c.SHN_ABS or kind == c.STT_TLS else map_.addr + value
+    return Symbol(
+        raw.decode("utf-8", "surrogateescape"),
+        _KINDS.get(kind, "untyped"),
+        address,
+        size,
+        map_.display_name,
+        kind == c.STT_GNU_IFUNC,
+    )
+
+
+def _hash(name: str) -> int:
+    from emu.elf.hash import sysv_hash
+
+    return sysv_hash(name.encode())
+
+
+def _mangled(name: str, scope: Scope) -> bytes | None:
+    """Return the first symbol of the scope whose demangled form is `name`; the parameters may be left out where that is clear."""
+    exact, loose = name.replace(" ", ""), set()
+    for map_ in scope.maps:
+        for raw in defined(map_):
+            plain = demangle(raw.decode("utf-8", "surrogateescape")) if raw.startswith(b"_Z") else ""
+            squeezed = plain.replace(" ", "")
+            if squeezed == exact:
+                return raw
+            if squeezed.partition("(")[0] == exact and "(" in squeezed:
+                loose.add(raw)
+    if len(loose) > 1:
+        names = ", ".join(sorted(demangle(raw.decode(errors="replace")) for raw in loose))
+        raise SymbolNotFoundError(f"{name} is not clear: {names}")
+    return next(iter(loose), None)
+
+
+def defined(map_: LinkMap) -> Iterator[bytes]:
+    """Yield the names that an object defines for others."""
+    for index in range(1, map_.symtab.count):
+        if map_.symtab.fields(index)[3] != c.SHN_UNDEF:
+            yield map_.symtab.symbol_name(index)
+
+
+def callable_symbol(process: Process, symbol: Symbol) -> int:
+    """Return where the function is entered. Raises NotAFunctionError for data."""
+    if symbol.kind in ("data", "thread-local data"):
+        raise not_a_function(symbol.name, symbol.object, symbol.kind)
+    if symbol.ifunc:
+        return process.engine.run(_resolve(symbol.address))
+    return symbol.address
+
+
+def _resolve(address: int) -> Generator[Effect, int, int]:
+    return (yield CallGuest(address))

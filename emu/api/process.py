@@ -1,0 +1,446 @@
+"""One guest process in the hands of Python."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from emu.api.convert import Prototype
+from emu.api.engine import Engine
+from emu.api.errors import ClosedError, Error, OpenError, StateError
+from emu.api.events import Event, Events, kinds_of
+from emu.api.function import Calls, Function
+from emu.api.hooks import Hooks
+from emu.api.library import Library, Symbol, callable_symbol, find
+from emu.api.memory import Memory
+from emu.api.reasons import Reasons, reasons
+from emu.api.thread import Thread
+from emu.api.views import LinkMaps, Scopes, ThreadInfo, Threads, Tls
+from emu.core.effects import CallGuest, Effect, Hosted, Jump
+from emu.core.events import CATEGORIES, CATEGORY_OF, EventBus, Record
+from emu.glibc.host_program import build_host_program
+from emu.kernel.policy import Policy, Random, RoundRobin
+from emu.process import Process as Inner
+from emu.process import RunConfig
+from emu.rtld.scope import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from emu.analysis.answer import Answer
+    from emu.api.hooks import Breakpoint, Interposition
+    from emu.glibc.call import Call
+    from emu.glibc.contract import Contract
+    from emu.rtld.link_map import LinkMap
+    from emu.rtld.rtld import Rtld
+
+RTLD_LAZY, RTLD_NOW, RTLD_NOLOAD, RTLD_DEEPBIND, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NODELETE = (
+    1,
+    2,
+    4,
+    8,
+    0x100,
+    0,
+    0x1000,
+)
+"""dlopen's flags."""
+
+
+class Process:
+    """A process of the guest: `program` with `args` (after its name), or without one an empty program that hosts libraries.
+
+    A new process stands before its program's first instruction, libraries being linked and initialised; from there guest functions can be
+    called, and `run` lets the program run. Leaving the `with` block ends a hosting process as a return from `main` does: destructors and exit
+    handlers run.
+
+    `env` is the guest's environment (None: ours), `trace` the categories of events to keep, or "all"; `schedule` is "round-robin", "random" (by
+    `seed`) or a policy. `stdin`, `stdout` and `stderr` are files or descriptors of the host (None: ours). `tls_dtors`, `unload_rule`,
+    `max_memory` and `writable` are as in `RunConfig`.
+
+    >>> import emu
+    >>> with emu.Process() as p:
+    ...     libc = p.dlopen("libc.so.6")
+    ...     libc.strlen(b"hello")
+    5
+    """
+
+    def __init__(
+        self,
+        program: str | os.PathLike[str] | None = None,
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        *,
+        sysroot: str = "/",
+        cwd: str | None = None,
+        trace: Sequence[str] | Literal["all"] = (),
+        seed: int = 0,
+        schedule: Literal["round-robin", "random"] | Policy = "round-robin",
+        tls_dtors: Literal["model", "guest"] = "model",
+        unload_rule: Literal["dtor-count", "nodelete-flag"] = "dtor-count",
+        stdin: int | BinaryIO | None = None,
+        stdout: int | BinaryIO | None = None,
+        stderr: int | BinaryIO | None = None,
+        writable: Sequence[str] = (),
+        max_memory: int | None = None,
+    ) -> None:
+        host = build_host_program() if program is None else None
+        if isinstance(schedule, str):
+            schedule = Random(seed) if schedule == "random" else RoundRobin()
+        config = RunConfig(
+            program=os.fspath(program) if program is not None else "emu-host",
+            args=tuple(args),
+            env=dict(os.environ if env is None else env),
+            cwd=cwd if cwd is not None else os.getcwd() if sysroot == "/" else "/",
+            sysroot=sysroot,
+            seed=seed,
+            writable=tuple(writable),
+            max_memory=max_memory,
+            tls_dtors=tls_dtors,
+            unload_rule=unload_rule,
+            image=host.image if host is not None else None,
+            policy=schedule,
+            stdio=(_descriptor(stdin, 0), _descriptor(stdout, 1), _descriptor(stderr, 2)),
+        )
+        self._bus = EventBus()
+        self._records: list[Record] = []
+        self._traced = CATEGORIES if trace == "all" else tuple(trace)
+        try:
+            self._bus.subscribe(self._seen, self._traced)
+        except ValueError as error:
+            raise Error(str(error)) from None
+        self.inner = Inner(config, self._bus)
+        """The composition root underneath."""
+        self.memory = Memory(self.inner, self._describe)
+        self.engine = Engine(self.inner)
+        self.calls = Calls(self.engine, self.memory)
+        self._hosting = host is not None
+        self._running = False
+        self._cursor = 0
+        self.watch: Callable[[Record], None] | None = None
+        """Told of each event that is traced."""
+        self.inner.load()
+        if self.inner.rtld is not None:
+            self.inner.rtld.describe_caller = self._caller
+        self._hooks = Hooks(self)
+        if self.inner.contract is not None:
+            self._enter(host.main if host is not None else None)
+
+    def _enter(self, main: int | None) -> None:
+        """Link and initialise, up to where Python takes over."""
+        engine, contract, loaded = self.engine, self.engine.contract, self.inner.loaded
+        assert loaded is not None
+        engine.plant()
+        station = engine.station()
+        engine.stations.append(station)
+        if main is not None:
+            engine.host_at(loaded.program.bias + main, station)
+        else:
+
+            def start(_contract: Contract, _call: Call) -> Hosted:
+                yield from contract.link()
+                yield from contract.initialise()
+                yield from engine.serve(station, at_once=True)
+                yield Jump(contract.rtld.namespaces[0].maps[0].entry, (0, 0, contract.fini_stub))
+                return 0
+
+            contract.traps[contract.start_stub] = start
+        engine.start()
+
+    def _seen(self, record: Record) -> None:
+        self._records.append(record)
+        if self.watch is not None:
+            self.watch(record)
+
+    # -- running ---------------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Run the program to its end and return its exit status (128 + N if signal N killed it: see `report`)."""
+        self._leave()
+        while self.engine.result is None:
+            self.engine.proceed()
+        return self.engine.result.status
+
+    def step(self, until: str = "event") -> Event | str | None:
+        """Run the program until something happens and return that, None when the process ends first.
+
+        `until` is "event" (one of those traced), a category or kind of events that is traced, or "trap": the next system call or
+        hosted function, whose name is returned.
+        """
+        wanted = None
+        if until not in ("event", "trap"):
+            wanted = kinds_of(until)
+            self._must_trace(wanted, until)
+        elif until == "event" and not self._traced:
+            raise Error("step until an event: none are traced, see Process(trace=...)")
+        if not self._running:
+            self._cursor = len(self._records)
+        self._leave()
+        traps: list[str] = []
+        end = self._hooks.on_trap(traps.append) if until == "trap" else self._hooks.on_event(wanted)
+        try:
+            while True:
+                if traps:
+                    return traps[0]
+                while until != "trap" and self._cursor < len(self._records):
+                    self._cursor += 1
+                    record = self._records[self._cursor - 1]
+                    if wanted is None or type(record.event) in wanted:
+                        return Event(record)
+                if self.ended:
+                    return None
+                self.engine.proceed()
+        finally:
+            end()
+
+    def _leave(self) -> None:
+        """Let the program have its first thread."""
+        if self._hosting:
+            raise StateError(
+                "the empty program has nothing to run: call functions, and leave the with block to end it"
+            )
+        if not self._running:
+            self._running = True
+            if self.engine.stations:
+                self.engine.let_go()
+            else:
+                self.engine.begin()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is over."""
+        return self.engine.result is not None
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, None before the end."""
+        return self.engine.result.status if self.engine.result is not None else None
+
+    @property
+    def report(self) -> str:
+        """What is to be said of how the process ended: where a signal killed it; empty otherwise."""
+        return self.engine.result.report if self.engine.result is not None else ""
+
+    def close(self) -> None:
+        """End a hosting process as a return from `main` does; a program that is not over is dropped where it is."""
+        if self._hosting and not self.ended and self.engine.usable:
+            self.engine.finish()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        self.close()
+
+    def _caller(self, address: int) -> str:
+        """Name the place of a call of the guest: for one that Python makes, the line of Python."""
+        stubs = self.engine.contract.stubs
+        if not stubs.start <= address < stubs.end:
+            return self.inner.symbols.call_site(address)
+        frame = sys._getframe()
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "emu":
+            frame = frame.f_back
+        return f"Python ({frame.f_code.co_filename}:{frame.f_lineno})"
+
+    # -- libraries and symbols ----------------------------------------------------------------------------------------------
+
+    def dlopen(self, path: str | os.PathLike[str], flags: int = RTLD_NOW) -> Library:
+        """Open an object by the guest's dlopen. Raises OpenError with dlerror's text."""
+        name = os.fspath(path)
+        handle = self._guest(b"dlopen", name, flags)
+        if not handle:
+            raise OpenError(self._dlerror())
+        return Library(self, handle, name)
+
+    def dlclose(self, handle: int) -> None:
+        """Close a handle by the guest's dlclose. Raises OpenError."""
+        if self._guest(b"dlclose", handle) & 0xFFFFFFFF:
+            raise OpenError(self._dlerror())
+
+    def _dlerror(self) -> str:
+        message = self._guest(b"dlerror")
+        return os.fsdecode(self.memory.cstring(message)) if message else "dlerror has nothing to say"
+
+    def _guest(self, name: bytes, *args: int | str) -> int:
+        """Call one of libc's functions and return rax; raises what a Python function that it called has raised."""
+        self.engine.check()
+        texts = [self.memory.new(os.fsencode(arg)) for arg in args if isinstance(arg, str)]
+        waiting = iter(texts)
+        words = tuple(next(waiting) if isinstance(arg, str) else arg for arg in args)
+        rax = self.engine.run(_call(self.engine.contract.guest_function(name), words))
+        for text in texts:
+            self.memory.free(text)
+        error = self.engine.take_pending()
+        if error is not None:
+            raise error
+        return rax
+
+    @property
+    def rtld(self) -> Rtld:
+        """The dynamic linker's state. Raises StateError for a static program."""
+        if self.inner.rtld is None:
+            raise StateError(f"{self.inner.config.program}: a static program has no dynamic linker")
+        return self.inner.rtld
+
+    @property
+    def link_maps(self) -> LinkMaps:
+        """What is loaded, in all namespaces."""
+        return LinkMaps([m for namespace in self.rtld.namespaces for m in namespace.maps], self.rtld)
+
+    @property
+    def namespaces(self) -> list[LinkMaps]:
+        """What is loaded, by namespace."""
+        return [LinkMaps(namespace.maps, self.rtld) for namespace in self.rtld.namespaces]
+
+    def scopes(self, library: Library | str) -> Scopes:
+        """Return the scopes in which the references of an object are looked up, in order."""
+        map_ = self._map(library)
+        return Scopes([tuple(m.display_name for m in scope.maps) for scope in map_.scopes])
+
+    def lookup(self, name: str, version: str | None = None, scope: Library | str | None = None) -> Symbol:
+        """Return what a name (mangled or not) means in the global scope, or in that of `scope` (an object) alone. Raises SymbolNotFoundError."""
+        if scope is not None:
+            map_ = self._map(scope)
+            return find(self, name, version, map_.local_scope if map_.searchlist else Scope([map_]), map_)
+        main = self.rtld.namespaces[0].main
+        assert main is not None
+        return find(self, name, version, main.local_scope, main)
+
+    def function(self, name: str | Symbol, library: Library | None = None) -> Function:
+        """Return the function of a name in the global scope, or of a symbol. Raises SymbolNotFoundError, NotAFunctionError."""
+        symbol = self.lookup(name) if isinstance(name, str) else name
+        return Function(self.calls, symbol.name, callable_symbol(self, symbol), library)
+
+    def function_at(self, address: int, prototype: Prototype | None = None) -> Function:
+        """Return the function at an address."""
+        return Function(self.calls, f"function at {address:#x}", address, None, prototype)
+
+    def data_address(self, symbol: Symbol) -> int:
+        """Return where the data of a symbol are; thread-local data are those of the thread in which calls would run."""
+        if symbol.kind != "thread-local data":
+            return symbol.address
+        map_ = self._map(symbol.object)
+        return self.rtld.tls.block(self.engine.at(None).thread, map_.tls_modid) + symbol.address
+
+    def _map(self, library: Library | str) -> LinkMap:
+        if isinstance(library, Library):
+            return library.link_map
+        map_ = self.link_maps.find(library)
+        if map_ is None:
+            raise ClosedError(f"{library} is not loaded")
+        return map_
+
+    def _describe(self, address: int) -> str:
+        if self.inner.space.find(address) is not None:
+            return self.inner.symbols.area_name(address)
+        return self.inner.symbols.departed(address) or "not mapped"
+
+    # -- threads and TLS ------------------------------------------------------------------------------------------------------
+
+    def thread(self, name: str | None = None) -> Thread:
+        """Make a thread that Python drives."""
+        return Thread(self, name)
+
+    @property
+    def threads(self) -> Threads:
+        """The threads of the guest, the main thread first."""
+        tasks = self.inner.kernel.tasks.values()
+        return Threads(
+            [ThreadInfo(t.tid, t.name, t.block.what if t.block is not None else "") for t in tasks]
+        )
+
+    def tls(self, thread: Thread | ThreadInfo | int | None = None) -> Tls:
+        """Return the thread-local storage of a thread (a thread id will do; None: the main thread)."""
+        tid = (
+            thread.tid
+            if isinstance(thread, (Thread, ThreadInfo))
+            else self.threads[0].tid
+            if thread is None
+            else thread
+        )
+        contract = self.engine.contract
+        at = contract.layout.offset("pthread", "tid")
+        for pointer in contract.mirror.threads():
+            if self.inner.arena.read_u32(pointer + at) == tid:
+                return Tls(self.inner, self.rtld, pointer)
+        raise ClosedError(f"no thread {tid}")
+
+    # -- events and answers ----------------------------------------------------------------------------------------------------
+
+    def events(self, kind: str | None = None) -> Events:
+        """Return what has happened so far, all or those of a category (`dtors`) or kind (`dtor_run`). Raises Error for what is not traced."""
+        if kind is None:
+            return Events(list(self._records))
+        self._must_trace(kinds_of(kind), kind)
+        return Events(self._records).of(kind)
+
+    def live(self, kind: str) -> Iterator[Event]:
+        """Run the program and yield events as they happen."""
+        while True:
+            event = self.step(kind)
+            if not isinstance(event, Event):
+                return
+            yield event
+
+    def _must_trace(self, types: frozenset[type[Any]], kind: str) -> None:
+        missing = {CATEGORY_OF[type_] for type_ in types}.difference(self._traced)
+        if missing:
+            raise Error(
+                f"events {kind!r} are not traced: say Process(trace=[{', '.join(map(repr, sorted(missing)))}])"
+            )
+
+    def why_loaded(self, library: Library | str) -> Reasons:
+        """Return what keeps an object loaded: the reasons, with who, where and since when as far as it was traced (`dl`, `dtors`)."""
+        name = library.path if isinstance(library, Library) else library
+        map_ = (
+            self.rtld.by_address.get(library.handle)
+            if isinstance(library, Library)
+            else self.link_maps.find(library)
+        )
+        return reasons(self.inner, self.rtld, name, map_, self._records)
+
+    def explain(self, symbol: str, *, from_object: str | None = None, version: str | None = None) -> Answer:
+        """Return why a symbol binds where it does (see `emu explain`)."""
+        from emu.analysis.explain import explain
+        from emu.core.events import Binding
+
+        bindings = [r.event for r in self._records if isinstance(r.event, Binding)]
+        return explain(
+            self.inner, self.rtld, symbol, from_object=from_object, version=version, bindings=bindings
+        )
+
+    # -- hooks ------------------------------------------------------------------------------------------------------------------
+
+    def interpose(
+        self, where: str | Function | int, handler: Callable[..., Any], prototype: Prototype | None = None
+    ) -> Interposition:
+        """Let `handler` answer every call of a guest function, from whoever it comes; other code runs as fast as before.
+
+        `prototype` has the types; without one the handler gets as many unsigned 64-bit words as it takes, and returns one. The result's `original` is the
+        function itself, for the handler to call.
+
+        >>> import ctypes, emu
+        >>> with emu.Process() as p:
+        ...     libc = p.dlopen("libc.so.6")
+        ...     with p.interpose("abs", lambda x: doubled.original(x) * 2) as doubled:
+        ...         libc.abs(-4)
+        8
+        """
+        return self._hooks.interpose(where, handler, prototype)
+
+    def breakpoint(self, where: str | Function | int, handler: Callable[[Breakpoint], object]) -> Breakpoint:
+        """Call `handler` whenever the instruction at `where` is about to run. It may read and change registers and memory, not call the guest."""
+        return self._hooks.breakpoint(where, handler)
+
+    def __repr__(self) -> str:
+        state = f"ended with status {self.status}" if self.ended else "running" if self._running else "ready"
+        return f"<emu.Process {self.inner.config.program}, {state}>"
+
+
+def _descriptor(file: int | BinaryIO | None, default: int) -> int:
+    return default if file is None else file if isinstance(file, int) else file.fileno()
+
+
+def _call(function: int, words: tuple[int, ...]) -> Generator[Effect, int, int]:
+    return (yield CallGuest(function, words))
