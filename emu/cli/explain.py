@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from emu.cli import options
-from emu.core.errors import EXIT_FINDINGS, LinkError
+from emu.core.errors import EXIT_FINDINGS, EmuError, LinkError
 from emu.core.events import Binding, EventBus, InitStarted, Record
 from emu.process import Process, RunConfig
 
@@ -60,8 +60,10 @@ def command(
     at_exit: bool,
     as_json: bool,
 ) -> int:
-    """Tell why SYMBOL binds where it does in PROGRAM: each scope and object that was searched, what won and by which rule, what came too late,
-    every relocation slot, and what would change it.
+    """Tell why SYMBOL binds where it does in PROGRAM.
+
+    The answer has each scope and object that was searched and why it was passed over, what won and by which rules,
+    what came too late, every relocation slot, and what would change it.
 
     SYMBOL may be mangled or not, without its parameters if that is clear, and with @VERSION. Without -- only the linking at start-up
     is done. With -- ARGUMENTS PROGRAM runs, and the answer follows its output: as things are when OBJECT has been opened and its
@@ -116,7 +118,7 @@ class _Asking:
     ) -> None:
         self.symbol, self.from_object, self.version, self.early = symbol, from_object, version, early
         self.bindings: list[Binding] = []
-        self.early_answer: Answer | None = None
+        self.early_answer: Answer | EmuError | None = None
         bus = EventBus()
         bus.subscribe(self._binding, ("bindings",))
         if early:
@@ -148,6 +150,8 @@ class _Asking:
             failure = result.report
         except LinkError as error:
             ended, failure = "at the end", str(error)
+        if isinstance(self.early_answer, EmuError):
+            raise self.early_answer
         return self.early_answer or self._ask(ended, failure)
 
     def _ask(self, moment: str, failure: str) -> Answer:
@@ -179,7 +183,10 @@ class _Asking:
             there = find_objects(self.process.rtld, self.from_object)
         except NotFoundError:
             return
-        if all(map_.relocated for map_ in there):
-            self.early_answer = self._ask(
-                f"when {os.path.basename(self.from_object)} was there, before its constructors", ""
-            )
+        if not all(map_.relocated for map_ in there):
+            return
+        moment = f"when {os.path.basename(self.from_object)} was there, before its constructors"
+        try:
+            self.early_answer = self._ask(moment, "")
+        except NotFoundError as error:
+            self.early_answer = error  # the program goes on first

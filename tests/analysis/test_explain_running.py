@@ -97,6 +97,13 @@ def test_a_gone_object_is_answered_for_while_it_is_there() -> None:
     assert "libp.so" in answer["moment"]
 
 
+def test_the_program_goes_on_when_there_is_no_answer() -> None:
+    done = run_explain("unload-gone", "./main", "no_such_symbol", "--from", "libp.so", "--")
+    assert done.returncode == 1
+    assert "no loaded object has a dynamic symbol no_such_symbol" in done.stderr
+    assert done.stdout.endswith("dladdr: 0\n")
+
+
 def test_the_guest_keeps_its_output() -> None:
     done = run_explain("weak-and-strong", "./main", "which", "--")
     assert done.stdout.startswith("1 10\nwhich\n")
