@@ -16,7 +16,7 @@ from emu.analysis.check_order import Order
 from emu.analysis.check_symbols import Symbols
 from emu.analysis.check_unload import Unloading
 from emu.core import dl_events as dl
-from emu.core.errors import EmuError
+from emu.core.errors import EmuError, LinkError
 from emu.core.events import DtorDone, DtorRegistered, DtorRun, Fault, FiniStarted, InitStarted, ThreadExited
 from emu.machine.watch import MemoryWatch
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from emu.analysis.check_data import Finding
     from emu.core.events import EventBus, Record
-    from emu.process import Process
+    from emu.process import Process, Result
 
 
 def chosen_rules(only: Iterable[str], without: Iterable[str]) -> frozenset[str]:
@@ -72,7 +72,26 @@ class Checker:
         bus.subscribe(self._event, ("dl", "init", "fini", "dtors", "threads", "faults"))
 
     def run(self) -> Report:
-        """Load and run the program, and report. Raises EmuError as the run does, unless something was found before."""
+        """Load and run the program, and report. Raises EmuError for a program that cannot be loaded at all.
+
+        What ends the linking or the run in ld.so's or emu's words ends up in the report.
+        """
+        try:
+            result = self._run()
+            status, ended = result.status, result.report
+        except LinkError as error:
+            status, ended = error.exit_code, str(error)
+        except EmuError as error:
+            if self.process.runner is None:
+                raise
+            status, ended = error.exit_code, f"emu: {error}"
+        process = self.process
+        if process.runner is not None and process.rtld is not None:
+            self._dtors.finish(process.runner.task.tid)
+            self._unloading.finish()
+        return Report(process.config.program, status, ended, tuple(self.findings()), 0)
+
+    def _run(self) -> Result:
         process = self.process
         process.load()
         if process.contract is not None:
@@ -83,19 +102,7 @@ class Checker:
                 self._linked()
 
             process.contract.on_linked = linked
-        status, ended = 0, ""
-        try:
-            result = process.run()
-            status, ended = result.status, result.report
-        except EmuError as error:
-            if not self._notes.drafts:
-                raise
-            status, ended = error.exit_code, f"emu: {error}"
-        if process.rtld is not None:
-            assert process.runner is not None
-            self._dtors.finish(process.runner.task.tid)
-            self._unloading.finish()
-        return Report(process.config.program, status, ended, tuple(self.findings()), 0)
+        return process.run()
 
     def findings(self) -> list[Finding]:
         """Return what was found so far."""

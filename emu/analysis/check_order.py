@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from emu.analysis.check_notes import Notes, Place, base
 from emu.core.events import FiniStarted, InitStarted
 from emu.elf import constants as c
-from emu.elf.constants import PF_W, PT_LOAD
+from emu.elf.constants import PF_W, PT_LOAD, STB_WEAK
 from emu.machine import regs
 from emu.machine.watch import MemoryWatch, watch_code
 
@@ -114,6 +114,8 @@ class Order:
         caller = rtld.find_map(process.arena.read_u64(process.cpu.get(regs.RSP)))
         if "+0x" in function or caller is None or caller is done:
             return  # not the entry of a function, or not from outside
+        if _is_weak(done, address - done.addr):
+            return  # an inline function that many objects have: which copy runs says nothing of whose objects are used
         self._tell(
             done,
             caller,
@@ -145,6 +147,11 @@ class Order:
         self._notes.report(
             "finalised-use", message, self._notes.here(), related, [done.display_name, user.display_name], key=(done.serial,)
         )  # fmt: skip
+
+
+def _is_weak(map_: LinkMap, vaddr: int) -> bool:
+    """Whether a function that an object exports is weak (C++'s vague linkage)."""
+    return any(s.value == vaddr and s.defined and s.bind == STB_WEAK for s in map_.symtab.symbols())
 
 
 def _components(maps: list[LinkMap]) -> list[list[LinkMap]]:

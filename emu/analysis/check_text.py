@@ -23,7 +23,8 @@ def render(report: Report) -> str:
     """Return the findings and a summary line."""
     texts = [_finding(finding) + "\n" for finding in report.findings]
     if report.ended:
-        texts.append(report.ended.partition("\n")[0] + "\n")
+        told = report.ended.splitlines()
+        texts.append("\n".join(line for line in told if not line.startswith("    #")) + "\n")
     return "".join(f"{text}\n" if text.count("\n") > 1 else text for text in texts) + _summary(report) + "\n"
 
 
