@@ -71,6 +71,14 @@ class Station:
         self.done = self.leaving = self.busy = False
 
 
+class _JumpedOut(BaseException):
+    """The guest has left a Python function that it called by a jump (longjmp) to below it, and `station`'s call is done."""
+
+    def __init__(self, station: Station) -> None:
+        super().__init__("the guest jumped out of a Python function")
+        self.station = station
+
+
 class Engine:
     """The stations of one process. `result` tells how the process ended, None before that."""
 
@@ -223,7 +231,12 @@ class Engine:
         station.work, station.done, station.busy = work, False, True
         if self._here is not station:
             self.wake(station)
-        self._pump(lambda: station.done and self._here is station)
+        try:
+            self._pump(station)
+        except DeadlockError:
+            if station.task is None or station.task.tid in self.process.kernel.tasks:
+                raise
+            raise ClosedError(f"thread {station.task.tid} ended in the call") from None
         result: T = station.result
         station.result = None
         return result
@@ -277,7 +290,7 @@ class Engine:
         if self.result is None:
             self.check()
             self.leave(self.stations[0])
-            self._pump(lambda: False, to_end=True)
+            self._pump(None)
         assert self.result is not None
         return self.result
 
@@ -325,21 +338,28 @@ class Engine:
                 if self._pending is None:
                     self._pending = error
 
-    def _pump(self, done: Callable[[], bool], *, to_end: bool = False) -> None:
-        """Run the guest until `done`, serving its calls of Python functions."""
+    def _pump(self, target: Station | None) -> None:
+        """Run the guest until the work of `target` is done (None: to its end), serving its calls of Python functions."""
         while True:
             self._advance()
             if self.result is not None:
-                if to_end:
+                if target is None:
                     return
                 raise self._over("during a call")
             station = self._here
             if station is None:
                 continue
             if station.request is not None:
-                self._serve_request(station)
-            elif done():
+                try:
+                    self._serve_request(station)
+                except _JumpedOut as jump:
+                    if jump.station is not target:
+                        raise
+                    return
+            elif station is target:
                 return
+            elif target is not None and station.task is target.task and station.task is not None:
+                raise _JumpedOut(station)
 
     def _serve_request(self, station: Station) -> None:
         """Run the Python function that the guest has called, and send its result."""
@@ -349,6 +369,9 @@ class Engine:
         try:
             station.value = request()
         except ProcessEnded:
+            raise
+        except _JumpedOut:
+            self.stations.remove(station)
             raise
         except BaseException as error:
             if self.result is not None or self._broken is not None:
