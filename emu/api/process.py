@@ -235,8 +235,10 @@ class Process:
 
     def _caller(self, address: int) -> str:
         """Name the place of a call of the guest: for one that Python makes, the line of Python."""
-        stubs = self.engine.contract.stubs
-        if not stubs.start <= address < stubs.end:
+        stubs, ld_so = self.engine.contract.stubs, self.engine.contract.rtld.ld_so
+        # The linker takes a call from a stub for one from ld.so, at its very start.
+        from_ld_so = ld_so is not None and address == ld_so.map_start
+        if not from_ld_so and not stubs.start <= address < stubs.end:
             return self.inner.symbols.call_site(address)
         frame = sys._getframe()
         while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "emu":

@@ -72,8 +72,7 @@ def lookup_symbol(
     """
     if watch is None:
         rtld.lookups += 1
-    if rtld.dynamic_weak:
-        flags |= DYNAMIC_WEAK
+        flags |= DYNAMIC_WEAK if rtld.dynamic_weak else 0
     found = find_symbol(
         rtld,
         name,

@@ -31,7 +31,8 @@ def _linked() -> tuple[Process, Rtld, list[Binding]]:
     bindings: list[Binding] = []
 
     def keep(record: Record) -> None:
-        bindings.append(record.event)
+        if record.event.slot:  # what ld.so looks up for itself goes into no slot
+            bindings.append(record.event)
 
     bus = EventBus()
     bus.subscribe(keep, ("bindings",))
