@@ -19,8 +19,18 @@ _UNIONS = (Union, UnionType)
 
 def as_json(answer: Any) -> dict[str, Any]:
     """Return a dataclass as what `json.dumps` takes, its fields in order; an `Address` becomes text such as 0x1130."""
-    hints = get_type_hints(type(answer))
-    return {f.name: _value(getattr(answer, f.name), hints[f.name]) for f in fields(answer)}
+    return {name: _value(getattr(answer, name), hint) for name, hint in _fields(type(answer))}
+
+
+def _fields(kind: type[Any]) -> list[tuple[str, Any]]:
+    """Return the names of a dataclass's fields with their types: asked for once, since that is slow."""
+    if kind not in _known:
+        hints = get_type_hints(kind)
+        _known[kind] = [(f.name, hints[f.name]) for f in fields(kind)]
+    return _known[kind]
+
+
+_known: dict[type[Any], list[tuple[str, Any]]] = {}
 
 
 def _value(value: Any, hint: Any) -> Any:

@@ -15,7 +15,7 @@ from emu.analysis.history import is_user
 from emu.analysis.reasons import holders
 from emu.analysis.why_data import Remedy
 from emu.elf.demangle import demangle
-from emu.rtld.close import held_by
+from emu.rtld.close import held_by, root_kinds
 from emu.rtld.link_map import LT_LOADED
 
 if TYPE_CHECKING:
@@ -51,12 +51,15 @@ def remedies(reasons: Reasons, map_: LinkMap, found: tuple[Reason, ...]) -> tupl
     if map_.type != LT_LOADED:
         return tuple(_of_reason(found[0], main))
     above = holders(reasons.rtld, map_)
-    roots: dict[LinkMap, set[Remedy]] = {}
-    for root, _ in reasons.roots(map_):
-        own = [
-            reason for reason in found if (reason.object, reason.namespace) == (root.display_name, root.ns)
-        ]
-        roots[root] = {remedy for reason in own for remedy in _of_reason(reason, main)}
+    by_object: dict[tuple[str, int], set[Remedy]] = {}
+    for reason in found:
+        mine = by_object.setdefault((reason.object, reason.namespace), set())
+        mine.update(_of_reason(reason, main))
+    roots = {
+        root: by_object.get((root.display_name, root.ns), set())
+        for root in above
+        if root_kinds(reasons.rtld, root)
+    }
     edges = {
         (holder, held): Remedy(
             "bind-elsewhere", holder.display_name, _bind(holder, held, symbols), 0, symbols

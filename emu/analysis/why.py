@@ -41,21 +41,20 @@ def why_loaded(process: Process, library: str, history: History | None = None) -
 
 
 def only(answer: WhyAnswer, which: str | None) -> WhyAnswer:
-    """Return the answer with its `last` moments, `all` of them, or (None) without those of other objects that change nothing."""
+    """Return the answer with its `last` moments, `all` of them, or (None) without those of other objects that bring no new reason."""
     if which == "all":
         return answer
     generations = []
     for life in answer.generations:
         moments = list(life.moments[-1:])
         if which is None:
-            moments = [
-                moment
-                for number, moment in enumerate(life.moments)
-                if moment.kind != "other-dlclose"
-                or moment.outcome == "went"
-                or not number
-                or moment.reasons != life.moments[number - 1].reasons
-            ]
+            moments = []
+            known: frozenset[Reason] = frozenset()
+            for moment in life.moments:
+                reasons = frozenset(moment.reasons)
+                if moment.kind != "other-dlclose" or moment.outcome == "went" or not reasons <= known:
+                    moments.append(moment)
+                known = reasons
         generations.append(replace(life, moments=tuple(moments)))
     return replace(answer, generations=tuple(generations))
 

@@ -42,7 +42,7 @@ def _print_schema(ctx: click.Context, _param: click.Parameter, asked: bool) -> N
 @click.option("--last", "which", flag_value="last", help="Only the last moment of each generation.")
 @click.option(
     "--all", "which", flag_value="all",
-    help="Every moment; without it, a dlclose of another object that changes nothing is left out.",
+    help="Every moment; without it, a dlclose of another object that neither takes it along nor brings a new reason is left out.",
 )  # fmt: skip
 @click.argument("program")
 @click.argument("library")

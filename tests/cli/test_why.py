@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from emu.analysis.why import why_loaded
+from emu.core.events import EventBus
+from emu.process import Process, RunConfig
 from tests import support
 from tests.cli.why_expected import EXPECTED, LIBRARIES
 from tools import fixtures
@@ -71,3 +74,85 @@ def test_reasons_and_changes(run_id: str) -> None:
     code, told = answer(run_id)
     assert summary(told) == EXPECTED[run_id]
     assert code == int(told["stayed"])
+
+
+@pytest.mark.parametrize("run_id", ["why-threads:main-too", "why-rust-cdylib:boxed", "why-hot-reload:worker"])
+def test_the_guests_own_destructors_give_the_same_answer(run_id: str) -> None:
+    _, told = answer(run_id, "--tls-dtors", "guest")
+    assert summary(told) == EXPECTED[run_id]
+
+
+def test_the_rule_of_2_18() -> None:
+    code, told = answer("why-threads:waits", "--unload-rule", "nodelete-flag")
+    what = "stayed [libplugin.so open-count 1, libplugin.so nodelete-destructors 2] -> [end-thread 1001]"
+    assert summary(told) == [f"1 dlclose libplugin.so:nodelete {what}", f"1 program-end : {what}"]
+    assert code == 1
+
+
+def test_a_pending_destructor_is_told_with_its_thread_and_line() -> None:
+    _, told = answer("why-threads:waits")
+    noisy, buffer = told["generations"][0]["moments"][0]["reasons"][0]["destructors"]
+    assert noisy["type"] == "(anonymous namespace)::Noisy"
+    assert buffer["type"] == "(anonymous namespace)::Buffer"
+    assert noisy["registered"]["place"].endswith("plugin.cc:12")
+    functions = [frame["function"] for frame in noisy["registered"]["backtrace"]]
+    assert functions.index("touch") < functions.index("worker(void*)")
+    thread = noisy["thread"]
+    assert (thread["thread"], thread["name"], thread["state"]) == (1001, "first", "waiting")
+    assert thread["what"].startswith("on a futex") and thread["place"].endswith("main.cc:19")
+
+
+def test_a_binding_is_told_with_its_slot_and_call() -> None:
+    _, told = answer("why-bindings:lazily")
+    (link,) = told["generations"][0]["moments"][0]["reasons"][0]["chain"]
+    (bound,) = link["bindings"]
+    assert (bound["symbol"], bound["relocation"]) == ("from_provider", "R_X86_64_JUMP_SLOT")
+    assert int(bound["slot"], 16) > 0
+    functions = [frame["function"] for frame in bound["bound"]["backtrace"]]
+    assert functions.index("through_plt") < functions.index("main")
+
+
+@pytest.mark.parametrize("run_id", TEXTS)
+def test_text(run_id: str) -> None:
+    text = why(run_id).stderr.decode()
+    told = _TIME.sub("T s", _HEX.sub("0xADDRESS", text))
+    assert told == (GOLDEN / f"{run_id.replace(':', '.')}.txt").read_text()
+
+
+def test_the_program_is_not_disturbed_and_the_answer_goes_to_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "why.json"
+    done = why("why-threads:main", "--json", "-o", str(file), "--last")
+    plain = support.run_emu(next(run for run in support.all_runs() if run.id == "why-threads:main"))
+    assert (done.stdout, done.stderr) == (plain.stdout, b"")
+    (moment,) = json.loads(file.read_text())["generations"][0]["moments"]
+    assert moment["kind"] == "program-end"
+
+
+def test_json_keeps_to_the_schema(tmp_path: Path) -> None:
+    schema = support.emu("why", "--schema", cwd=tmp_path)
+    assert schema.exit == 0
+    _, told = answer("why-bindings:two-users")
+    jsonschema.validate(told, json.loads(schema.stdout))
+
+
+def test_a_library_that_was_never_there() -> None:
+    done = why("why-calls:closed", library="libz.so")
+    assert done.exit == 1
+    assert b"no object libz.so was ever loaded; nearest: " in done.stderr and b"liba.so" in done.stderr
+
+
+def test_wrong_command_lines(tmp_path: Path) -> None:
+    assert support.emu("why", "./main", cwd=tmp_path).exit == 2
+    assert support.emu("why", "./main", "liba.so", "argument", cwd=tmp_path).exit == 2
+    options = ("--unload-rule", "nodelete-flag", "--tls-dtors", "guest")
+    assert support.emu("why", *options, "./main", "liba.so", cwd=tmp_path).exit == 2
+
+
+def test_asked_from_python_without_having_watched() -> None:
+    folder = fixtures.build("why-bindings")
+    config = RunConfig(program="./main", args=("global:p", "open:u", "close:p"), cwd=str(folder))
+    process = Process(config, EventBus())
+    process.run()
+    (reason,) = why_loaded(process, "libp.so")
+    assert (reason.code, reason.object, reason.since) == ("open-count", "./libu.so", None)
+    assert [link.kind for link in reason.chain] == ["bound"]

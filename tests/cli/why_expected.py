@@ -8,6 +8,7 @@ LIBRARIES = {
     "why-bindings:lazily": "libp.so",
     "why-bindings:unbound": "libp.so",
     "why-bindings:two-users": "libp.so",
+    "why-bindings:one-binding-for-all": "libp.so",
     "why-bindings:users-gone": "libp.so",
     "why-bindings:start-up": "libp.so",
     "why-bindings:start-up-unbound": "libp.so",
@@ -63,6 +64,10 @@ EXPECTED = {
         "1 dlclose libp.so:collect stayed [libu.so open-count 1 bound libp.so, libv.so open-count 1 bound libp.so] -> [close libu.so, close libv.so]",
         "1 other-dlclose libu.so:collect stayed [libv.so open-count 1 bound libp.so] -> [close libv.so]",
         "1 program-end : stayed [libv.so open-count 1 bound libp.so] -> [close libv.so]",
+    ],
+    "why-bindings:one-binding-for-all": [
+        "1 dlclose libp.so:collect stayed [libu.so open-count 1 bound libp.so, libx.so open-count 1 needed libu.so bound libp.so, liby.so open-count 1 needed libu.so bound libp.so] -> [bind-elsewhere libu.so]",
+        "1 program-end : stayed [libu.so open-count 1 bound libp.so, libx.so open-count 1 needed libu.so bound libp.so, liby.so open-count 1 needed libu.so bound libp.so] -> [bind-elsewhere libu.so]",
     ],
     "why-bindings:users-gone": [
         "1 dlclose libp.so:collect stayed [libu.so open-count 1 bound libp.so] -> [close libu.so]",
