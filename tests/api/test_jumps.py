@@ -70,8 +70,13 @@ def test_a_thread_that_ends_itself_in_a_call(lib: emu.Library) -> None:
 def test_python_functions_in_other_threads_handlers_and_at_exit(lib: emu.Library) -> None:
     assert lib.in_thread(_function(lambda n: n * 3)) == 15
     seen: list[int] = []
-    assert lib.in_handler(_function(lambda n: seen.append(n) or 0)) == 9
-    ends = _function(lambda n: seen.append(n) or 0)
+
+    def note(n: int) -> int:
+        seen.append(n)
+        return 0
+
+    ends = _function(note)
+    assert lib.in_handler(ends) == 9
     lib.at_exit(ends)
     lib._process.close()
     assert seen == [10, 3]
