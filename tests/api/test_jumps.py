@@ -71,12 +71,12 @@ def test_python_functions_in_other_threads_handlers_and_at_exit(lib: emu.Library
     assert lib.in_thread(_function(lambda n: n * 3)) == 15
     seen: list[int] = []
 
-    def note(number: int) -> int:
-        seen.append(number)
+    def note(n: int) -> int:
+        seen.append(n)
         return 0
 
-    assert lib.in_handler(_function(note)) == 9
     ends = _function(note)
+    assert lib.in_handler(ends) == 9
     lib.at_exit(ends)
     lib._process.close()
     assert seen == [10, 3]
