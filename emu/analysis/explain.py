@@ -25,7 +25,7 @@ from emu.rtld.dependency import RETURN_NEWEST
 from emu.rtld.link_map import LT_EXECUTABLE, LT_LOADED, LinkMap
 from emu.rtld.lookup import CLASS_COPY, CLASS_PLT, Found
 from emu.rtld.relocate import type_class
-from emu.rtld.runtime import reference_version
+from emu.rtld.runtime import reference_version, scopes_of
 from emu.rtld.version import Version
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def explain(
 def question_of(facts: Facts, map_: LinkMap, index: int, type_class: int) -> Question:
     """Return the look-up for a reference by symbol `index` of an object, as `emu.rtld.runtime.resolve` asks it."""
     version = reference_version(map_, index)
-    return Question(map_, index, map_.scopes, version, type_class, look_up_flags(facts))
+    return Question(map_, index, scopes_of(facts.rtld, map_), version, type_class, look_up_flags(facts))
 
 
 class _Explainer:

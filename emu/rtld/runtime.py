@@ -20,6 +20,7 @@ from emu.rtld.lookup import CLASS_PLT, Found, lookup_symbol
 if TYPE_CHECKING:
     from emu.rtld.link_map import LinkMap
     from emu.rtld.rtld import Rtld
+    from emu.rtld.scope import Scope
     from emu.rtld.version import Version
 
 _OCCASION = "symbol lookup error"
@@ -50,16 +51,19 @@ def resolve(rtld: Rtld, map_: LinkMap, symbol: int, type_class: int, flags: int 
     return _bind(rtld, map_, symbol, type_class, flags)
 
 
+def scopes_of(rtld: Rtld, map_: LinkMap) -> list[Scope]:
+    """Return the scopes that the references of `map_` are looked up in: ld.so has none of its own, the program's serve."""
+    main = rtld.namespaces[0].main
+    return map_.scopes if map_ is not rtld.ld_so or main is None else main.scopes
+
+
 def _bind(rtld: Rtld, map_: LinkMap, symbol: int, type_class: int, flags: int) -> Found | None:
     """Look a symbol of `map_` up in its scopes."""
     st_name, info, _, _, _, _ = map_.symtab.fields(symbol)
     name = map_.symtab.strings.at(st_name)
     version = reference_version(map_, symbol)
     flags |= ADD_DEPENDENCY
-    main = rtld.namespaces[0].main
-    # ld.so has no scopes of its own; the program's serve.
-    scopes = map_.scopes if map_ is not rtld.ld_so or main is None else main.scopes
-    found = lookup_symbol(rtld, name, map_, symbol, scopes, version, type_class, flags=flags)
+    found = lookup_symbol(rtld, name, map_, symbol, scopes_of(rtld, map_), version, type_class, flags=flags)
     if found is None and info >> 4 != c.STB_WEAK and not rtld.accept_undefined:
         error = undefined(rtld, map_, name, version)
         if rtld.receive is None:
