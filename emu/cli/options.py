@@ -98,8 +98,8 @@ def trace_options(function: Command) -> Command:
         click.option("--force", is_flag=True, help="Let --trace-output overwrite a file that is no trace."),
         click.option(
             "--trace-format",
-            type=click.Choice(["text", "jsonl"]),
-            help="Text for people (default) or JSON Lines.",
+            type=click.Choice(["text", "jsonl", "chrome"]),
+            help="Text for people (default), JSON Lines, or Chrome trace-event JSON for Perfetto (tracks of threads and of objects).",
         ),
         click.option(
             "--trace-output", metavar="FILE", help="Where the trace goes; standard error otherwise."
@@ -234,11 +234,25 @@ class Tracing(NamedTuple):
         if not self.categories:
             yield
             return
-        writer = self._writer(bus)
+        flush = self._chrome(bus) if self.form == "chrome" else self._writer(bus).flush
         try:
             yield
         finally:
-            writer.flush()
+            flush()
+
+    def _chrome(self, bus: EventBus) -> Callable[[], None]:
+        """Subscribe a Chrome trace and return what ends it."""
+        from emu.cli.last_words import flush_before_death
+        from emu.trace import chrome, jsonl, text
+        from emu.trace.output import TraceWriter, open_output
+
+        beginnings = (text.BEGINNING, jsonl.BEGINNING, chrome.BEGINNING)
+        where = self.path or "standard error"
+        descriptor = 2 if self.path is None else open_output(self.path, beginnings, force=self.force)
+        trace = chrome.ChromeTrace(TraceWriter(descriptor, where, text.render, buffered=True), self.categories)
+        flush_before_death(trace.close)
+        bus.subscribe(trace, {*self.categories, *chrome.TRACKS})
+        return trace.close
 
     def _writer(self, bus: EventBus) -> TraceWriter:
         from emu.trace import text
@@ -248,9 +262,9 @@ class Tracing(NamedTuple):
         render = text.render
         beginnings: tuple[str, ...] = (text.BEGINNING,)
         if form == "jsonl" or path is not None:
-            from emu.trace import jsonl
+            from emu.trace import chrome, jsonl
 
-            beginnings = (text.BEGINNING, jsonl.BEGINNING)
+            beginnings = (text.BEGINNING, jsonl.BEGINNING, chrome.BEGINNING)
             render = jsonl.render if form == "jsonl" else text.render
         if path is None:
             if form == "text" and os.isatty(2) and wants_colour():

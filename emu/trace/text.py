@@ -156,8 +156,8 @@ RENDERERS: dict[type[Any], Callable[[Any], str]] = {
 }
 
 
-def _printable(line: str) -> str:
-    """Keep a line one line, and a terminal as it is, whatever names the guest's files and symbols have."""
+def printable(line: str) -> str:
+    """Return a line as it may be shown: keep a line one line, and a terminal as it is, whatever names the guest's files and symbols have."""
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
@@ -167,7 +167,7 @@ def render(record: ev.Record) -> str:
     """Return the record's line, without the newline."""
     event = record.event
     seconds, rest = divmod(record.time, 1_000_000_000)
-    said = _printable(RENDERERS[type(event)](event))
+    said = printable(RENDERERS[type(event)](event))
     return f"{record.sequence:>6} {seconds}.{rest:09d} {record.task:>5} {CATEGORY_OF[type(event)]:<8} {said}"
 
 
