@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, NewType, get_args, get_origin, get_type_hints
+from typing import Any, NewType, Union, get_args, get_origin, get_type_hints
 
 Address = NewType("Address", int)
 """A guest address, link-time address or offset: hexadecimal text in JSON."""
@@ -33,7 +33,7 @@ _known: dict[type[Any], list[tuple[str, Any]]] = {}
 def _value(value: Any, hint: Any) -> Any:
     if value is None:
         return None
-    if get_origin(hint) is UnionType:
+    if get_origin(hint) in (Union, UnionType):
         (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
     if hint is Address:
         return f"{'-' if value < 0 else ''}{abs(value):#x}"
@@ -73,7 +73,7 @@ def _schema_of(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         return {"type": simple[hint]}
     if hint is Address:
         return {"$ref": "#/$defs/address"}
-    if get_origin(hint) is UnionType:
+    if get_origin(hint) in (Union, UnionType):
         return {"anyOf": [_schema_of(kind, definitions) for kind in get_args(hint)]}
     if get_origin(hint) is tuple:
         return {"type": "array", "items": _schema_of(get_args(hint)[0], definitions)}

@@ -27,7 +27,7 @@ _HEX = re.compile(r"0x[0-9a-f]{6,}")
 _TIME = re.compile(r"\d+\.\d{9} s")
 
 
-def why(run_id: str, *options: str, library: str = "") -> support.Outcome:
+def why(run_id: str, *options: str, library: str = "") -> fixtures.Outcome:
     """What `emu why` says of a run of a fixture, which is built for it."""
     (run,) = (run for run in support.all_runs() if run.id == run_id)
     folder = fixtures.build(run.fixture)
@@ -110,7 +110,7 @@ def test_a_binding_is_told_with_its_slot_and_call() -> None:
     assert (bound["symbol"], bound["relocation"]) == ("from_provider", "R_X86_64_JUMP_SLOT")
     assert int(bound["slot"], 16) > 0
     functions = [frame["function"] for frame in bound["bound"]["backtrace"]]
-    assert functions.index("through_plt") < functions.index("main")
+    assert functions.index("step") < functions.index("main")  # the call itself is a jump: GCC made it one
 
 
 @pytest.mark.parametrize("run_id", TEXTS)
