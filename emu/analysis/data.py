@@ -14,9 +14,6 @@ Address = NewType("Address", int)
 """A guest address, link-time address or offset: hexadecimal text in JSON."""
 
 
-_UNIONS = (Union, UnionType)
-
-
 def as_json(answer: Any) -> dict[str, Any]:
     """Return a dataclass as what `json.dumps` takes, its fields in order; an `Address` becomes text such as 0x1130."""
     return {name: _value(getattr(answer, name), hint) for name, hint in _fields(type(answer))}
@@ -36,7 +33,7 @@ _known: dict[type[Any], list[tuple[str, Any]]] = {}
 def _value(value: Any, hint: Any) -> Any:
     if value is None:
         return None
-    if get_origin(hint) in _UNIONS:
+    if get_origin(hint) in (Union, UnionType):
         (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
     if hint is Address:
         return f"{'-' if value < 0 else ''}{abs(value):#x}"
@@ -76,7 +73,7 @@ def _schema_of(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         return {"type": simple[hint]}
     if hint is Address:
         return {"$ref": "#/$defs/address"}
-    if get_origin(hint) in _UNIONS:
+    if get_origin(hint) in (Union, UnionType):
         return {"anyOf": [_schema_of(kind, definitions) for kind in get_args(hint)]}
     if get_origin(hint) is tuple:
         return {"type": "array", "items": _schema_of(get_args(hint)[0], definitions)}
