@@ -16,7 +16,7 @@ EXIT_SIGINT = 128 + 2
 EXIT_SIGPIPE = 128 + 13
 
 COMMANDS = {
-    "run": "run", "call": "call", "ldd": "ldd", "explain": "explain", "why": "why", "maps": "maps", "trace-schema": "trace_schema",
+    "run": "run", "call": "call", "ldd": "ldd", "explain": "explain", "why": "why", "report": "report", "maps": "maps", "trace-schema": "trace_schema",
 }  # fmt: skip
 """Each sub-command and its module in this package, in the order of `emu --help`."""
 
@@ -50,6 +50,7 @@ def group() -> None:
       emu ldd ./hello                    what it loads, for whom, and by which rule
       emu explain ./hello printf         why a symbol binds where it does
       emu why ./host libplugin.so        why dlclose leaves it loaded
+      emu report ./host -o report.html   the whole run as a page to look at
       emu maps /bin/ls                   its memory after start-up
     """
 
