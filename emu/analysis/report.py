@@ -175,6 +175,8 @@ class Report:
 
     def _binding(self, record: Record) -> None:
         pair = record.event.origin, record.event.target
+        if not pair[1]:  # a weak reference without a definition is bound to nothing
+            return
         self._bindings[pair] = self._bindings.get(pair, 0) + 1
 
     # -- calls ------------------------------------------------------------------------------------------------------------
