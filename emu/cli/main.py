@@ -16,7 +16,8 @@ EXIT_SIGINT = 128 + 2
 EXIT_SIGPIPE = 128 + 13
 
 COMMANDS = {
-    "run": "run", "call": "call", "ldd": "ldd", "explain": "explain", "why": "why", "check": "check", "maps": "maps", "trace-schema": "trace_schema",
+    "run": "run", "call": "call", "ldd": "ldd", "explain": "explain", "why": "why",
+    "check": "check", "report": "report", "maps": "maps", "trace-schema": "trace_schema",
 }  # fmt: skip
 """Each sub-command and its module in this package, in the order of `emu --help`."""
 
@@ -51,6 +52,7 @@ def group() -> None:
       emu explain ./hello printf         why a symbol binds where it does
       emu why ./host libplugin.so        why dlclose leaves it loaded
       emu check ./host                   destructors that never run, code used after dlclose, and more
+      emu report ./host -o report.html   the whole run as a page to look at
       emu maps /bin/ls                   its memory after start-up
     """
 

@@ -249,7 +249,9 @@ class Tracing(NamedTuple):
         beginnings = (text.BEGINNING, jsonl.BEGINNING, chrome.BEGINNING)
         where = self.path or "standard error"
         descriptor = 2 if self.path is None else open_output(self.path, beginnings, force=self.force)
-        trace = chrome.ChromeTrace(TraceWriter(descriptor, where, text.render, buffered=True), self.categories)
+        trace = chrome.ChromeTrace(
+            TraceWriter(descriptor, where, text.render, buffered=True), self.categories
+        )
         flush_before_death(trace.close)
         bus.subscribe(trace, {*self.categories, *chrome.TRACKS})
         return trace.close

@@ -172,6 +172,8 @@ class TlsGeneration(NamedTuple):
 
 DL_EVENTS = (
     OpenRequested, Opened, OpenFailed, ObjectNeeded, NamespaceCreated, CloseRequested, Kept, Unloading, Unloaded,
-    GlobalScopeAdded, ScopeSettled, ScopeRemoved, NodeleteSet, NodeleteActivated, NodeleteCleared, RelocationDependency,
+    GlobalScopeAdded, NodeleteSet, NodeleteActivated, NodeleteCleared, RelocationDependency,
     TlsGeneration,
 )  # fmt: skip
+SCOPE_EVENTS = (ScopeSettled, ScopeRemoved)
+"""Category `scopes`: long, and seldom asked for."""

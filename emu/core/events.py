@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from emu.core.dl_events import DL_EVENTS
+from emu.core.dl_events import DL_EVENTS, SCOPE_EVENTS
 from emu.core.ldso_events import LDSO_EVENTS, ObjectSearched, PreinitStarted, SymbolBound
 
 CATEGORIES = (
     "libs", "dl", "bindings", "reloc", "init", "fini", "tls", "dtors", "syscalls", "faults", "threads", "sched",
 )  # fmt: skip
-ON_REQUEST = ("ldso", "lookups", "symbols")
+ON_REQUEST = ("scopes", "ldso", "lookups", "symbols")
 """Categories that "all" leaves out, since they are many or too small to read: those of LD_DEBUG."""
 
 
@@ -288,6 +288,7 @@ _BY_CATEGORY: dict[str, tuple[type[Any], ...]] = {
         ThreadJoined,
     ),
     "sched": (Switch,),
+    "scopes": SCOPE_EVENTS,
     "ldso": LDSO_EVENTS,
     "lookups": (SymbolBound,),
     "symbols": (ObjectSearched,),
@@ -318,6 +319,7 @@ class EventBus:
     faults: bool
     threads: bool
     sched: bool
+    scopes: bool
     ldso: bool
     lookups: bool
     symbols: bool

@@ -219,7 +219,7 @@ def _repair(rtld: Rtld, map_: LinkMap, kept: dict[LinkMap, Parent | None]) -> No
             rtld.mirror.searchlist(map_)
             scopes.append(map_.local_scope)
         removed = True
-        if rtld.bus.dl and scope.owner is not None:
+        if rtld.bus.scopes and scope.owner is not None:
             rtld.bus.emit(ScopeRemoved(map_.display_name, map_.ns, scope.owner.display_name))
     if removed:
         map_.scopes = scopes

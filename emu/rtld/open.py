@@ -242,7 +242,7 @@ def _settle_tls(rtld: Rtld, new: LinkMap) -> None:
 
 def _show_scopes(rtld: Rtld, map_: LinkMap, first: int) -> None:
     list_scopes(rtld, map_, first)
-    if rtld.bus.dl:
+    if rtld.bus.scopes:
         for number, scope in enumerate(map_.scopes[first:], first):
             members = tuple(m.name or rtld.program for m in scope.maps)
             rtld.bus.emit(ScopeSettled(map_.display_name, map_.ns, number, members))

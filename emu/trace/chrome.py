@@ -213,7 +213,9 @@ class ChromeTrace:
     def _constructor(self, record: Record) -> None:
         self._next(record, "constructor")
         event: ev.Initializer = record.event
-        self._begin("constructor", record, f"constructor {event.function or event.kind} of {_short(event.name)}")
+        self._begin(
+            "constructor", record, f"constructor {event.function or event.kind} of {_short(event.name)}"
+        )
 
     def _finalizer(self, record: Record) -> None:
         self._next(record, "finalizer")
@@ -253,17 +255,18 @@ class ChromeTrace:
 
     def _load(self, record: Record) -> None:
         event: ev.LibraryLoad = record.event
-        if record.event.name and "libs" in self._shown:
+        name = event.name or event.path or "(unnamed)"
+        if "libs" in self._shown:
             self._instant(record)
-        life = self._life(event.name, event.namespace)
+        life = self._life(name, event.namespace)
         if life is None:
-            life = self._lives[event.namespace, event.name] = _Life(len(self._lives) + 1, event.name)
+            life = self._lives[event.namespace, name] = _Life(len(self._lives) + 1, name)
             place = f" in namespace {event.namespace}" if event.namespace else ""
-            self._metadata("thread_name", OBJECTS, life.tid, _short(event.name) + place)
+            self._metadata("thread_name", OBJECTS, life.tid, _short(name) + place)
         while life.depth:
             self._end_life(life, "mapped again")
         life.closed, life.kept, life.depth = -1, "", 1
-        self._add("B", OBJECTS, life.tid, **_said(record, f"{_short(event.name)} mapped"))
+        self._add("B", OBJECTS, life.tid, **_said(record, f"{_short(name)} mapped"))
 
     def _end_life(self, life: _Life, why: str) -> None:
         life.depth -= 1

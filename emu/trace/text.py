@@ -20,7 +20,7 @@ BEGINNING = "# emu trace: number, seconds of virtual time, task, category, event
 
 _COLOURS = {
     "libs": 36, "bindings": 34, "reloc": 34, "init": 32, "fini": 32, "tls": 35, "dtors": 33, "syscalls": 37, "faults": 31, "threads": 33, "sched": 90, "dl": 36,
-    "ldso": 36, "lookups": 34, "symbols": 34,
+    "scopes": 36, "ldso": 36, "lookups": 34, "symbols": 34,
 }  # fmt: skip
 """The SGR foreground colour of each category (ECMA-48)."""
 

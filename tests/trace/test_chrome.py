@@ -80,7 +80,11 @@ def _trace(fixture: str, tmp_path: Path, *options: str) -> list[dict[str, Any]]:
 def test_a_deferred_object_is_marked_from_its_dlclose_to_its_unmap(tmp_path: Path) -> None:
     events = _trace("unload-rules:count", tmp_path, "--trace", "dl")
     (deferred,) = _named(events, "deferred: kept by tls-dtors", "B")
-    life = [event for event in events if event["pid"] == OBJECTS and event["tid"] == deferred["tid"] and event["ph"] in "BE"]
+    life = [
+        event
+        for event in events
+        if event["pid"] == OBJECTS and event["tid"] == deferred["tid"] and event["ph"] in "BE"
+    ]
     assert [event["ph"] for event in life] == ["B", "B", "E", "E"]
     assert life[1]["cat"] == "deferred" and life[2]["args"] == {"end": "unmapped"}
     closes = [event for event in events if event.get("name", "").startswith("dlclose")]
@@ -97,14 +101,20 @@ def test_a_dlopen_holds_the_constructors_that_it_runs(tmp_path: Path) -> None:
     inside = [
         event
         for event in _named(events, "constructor", "X")
-        if any(o["ts"] < event["ts"] and event["ts"] + event["dur"] <= o["ts"] + o["dur"] + 1e-6 for o in opens)
+        if any(
+            o["ts"] < event["ts"] and event["ts"] + event["dur"] <= o["ts"] + o["dur"] + 1e-6 for o in opens
+        )
     ]
     assert inside
 
 
 def test_threads_have_tracks_with_their_names(tmp_path: Path) -> None:
     events = _trace("thread-tls-dtors", tmp_path, "--trace", "threads")
-    names = [event for event in events if event["ph"] == "M" and event["pid"] == THREADS and event["name"] == "thread_name"]
+    names = [
+        event
+        for event in events
+        if event["ph"] == "M" and event["pid"] == THREADS and event["name"] == "thread_name"
+    ]
     assert names[0]["args"]["name"] == "main thread"
     assert len({event["tid"] for event in names}) > 1
     assert len(_named(events, "thread ", "B")) == len(names) - 1
