@@ -20,7 +20,9 @@ _LINE = re.compile(
 _RUNS = [
     run
     for run in support.all_runs()
-    if run.exit == 0 and ":" not in run.id and not run.fixture.startswith("static")
+    if run.exit == 0
+    and ":" not in run.id
+    and not run.fixture.startswith(("static", "thread-", "why-", "check-", "unload-", "backtrace-", "bench-"))
 ]
 Binding = tuple[str, str, str, str]
 
