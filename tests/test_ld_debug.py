@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from tools.fixtures import Outcome, Run
 
+_STARTS_THREADS = r"\bpthread_create\b|\bthrd_create\b|\bstd::(j?thread|async)\b"
+
 pytestmark = pytest.mark.usefixtures("built_fixtures")
 
 DIFFERENT = {
@@ -96,9 +98,16 @@ def _run(run_id: str) -> Run:
     return run
 
 
+def _starts_threads(run: Run) -> bool:
+    sources = (fixtures.SOURCES / run.fixture).glob("*.c*")
+    return run.fixture.startswith("thread-") or any(
+        re.search(_STARTS_THREADS, path.read_text("utf-8")) for path in sources
+    )
+
+
 @pytest.mark.parametrize("run", _ordinary_runs(), ids=lambda run: run.id)
 def test_every_line_is_ld_sos(run: Run) -> None:
-    if run.fixture.startswith("thread-"):
+    if _starts_threads(run):
         # Natively nobody decides which thread binds first: nothing is left to first calls, and lines may be in another order.
         _compare(run, {"LD_DEBUG": "all,statistics", "LD_BIND_NOW": "1"}, in_order=False)
     else:
