@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 _MOST = 1 << 20
 
 
-class Table(Generic[T]):
+class Table(ABC, Generic[T]):
     """A list that shows itself as a table; `head` names the columns, `row` returns the cells of one entry."""
 
     head: tuple[str, ...] = ()
@@ -29,9 +30,9 @@ class Table(Generic[T]):
     def __init__(self, items: Sequence[T]) -> None:
         self._items = list(items)
 
+    @abstractmethod
     def row(self, item: T) -> tuple[str, ...]:
         """Return the cells of an entry."""
-        raise NotImplementedError
 
     def __iter__(self) -> Iterator[T]:
         return iter(self._items)

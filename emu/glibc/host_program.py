@@ -15,6 +15,7 @@ from emu.core.effects import CallGuest, Effect
 from emu.elf import constants as c
 from emu.elf.builder import ElfBuilder
 from emu.elf.eh_frame import Frame
+from emu.glibc.call_code import CALL_BY_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -42,17 +43,8 @@ _MAIN = b"\x0f\x05\xc3"  # syscall: a trap; ret
 _CALL = (
     b"\x55\x48\x89\xe5\x53\x48\x83\xec\x08"  # push %rbp; mov %rsp, %rbp; push %rbx; sub $8, %rsp
     b"\x48\x89\xfb"  # mov %rdi, %rbx: the block
-    b"\x48\x8b\x4b\x08"  # mov 8(%rbx), %rcx: words for the stack
-    b"\x48\x8d\x41\x01\x48\x83\xe0\xfe\x48\xc1\xe0\x03\x48\x29\xc4"  # room for them, aligned to 16 bytes
-    b"\x48\x8b\x73\x10\x48\x89\xe7\xf3\x48\xa5"  # mov 16(%rbx), %rsi; mov %rsp, %rdi; rep movsq
-    b"\xf2\x0f\x10\x43\x18\xf2\x0f\x10\x4b\x20\xf2\x0f\x10\x53\x28\xf2\x0f\x10\x5b\x30"  # movsd 24..48(%rbx), %xmm0..3
-    b"\xf2\x0f\x10\x63\x38\xf2\x0f\x10\x6b\x40\xf2\x0f\x10\x73\x48\xf2\x0f\x10\x7b\x50"  # movsd 56..80(%rbx), %xmm4..7
-    b"\x48\x8b\x7b\x58\x48\x8b\x73\x60\x48\x8b\x53\x68"  # mov 88..104(%rbx), %rdi, %rsi, %rdx
-    b"\x48\x8b\x4b\x70\x4c\x8b\x43\x78\x4c\x8b\x8b\x80\x00\x00\x00"  # mov 112..128(%rbx), %rcx, %r8, %r9
-    b"\xb8\x08\x00\x00\x00"  # mov $8, %eax: vector registers used, for a variadic function
-    b"\xff\x13"  # call *(%rbx)
-    b"\x48\x89\x83\x88\x00\x00\x00\xf2\x0f\x11\x83\x90\x00\x00\x00"  # mov %rax, 136(%rbx); movsd %xmm0, 144(%rbx)
-    b"\x48\x8d\x65\xf8\x5b\x5d\xc3"  # lea -8(%rbp), %rsp; pop %rbx; pop %rbp; ret
+    + CALL_BY_BLOCK
+    + b"\x48\x8d\x65\xf8\x5b\x5d\xc3"  # lea -8(%rbp), %rsp; pop %rbx; pop %rbp; ret
 )
 _CALL_FRAME = bytes((0x41, 0x0E, 16, 0x86, 2, 0x43, 0x0D, 6, 0x41, 0x83, 3))
 """After push %rbp the CFA is rsp + 16 and rbp saved there; after the mov it is rbp + 16; then rbx is saved below."""
