@@ -13,7 +13,16 @@ _PROGRAMS = sorted((Path(__file__).parent / "programs").glob("*.c"))
 
 def _run(command: list[str], folder: Path) -> tuple[int, str]:
     folder.mkdir()
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, errors="replace")
+    # A session of its own: one whose leader is outside the process-id namespace (a container) has the id 0.
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        errors="replace",
+        start_new_session=True,
+    )
     return done.returncode, done.stdout
 
 
