@@ -204,7 +204,11 @@ class Kernel:
         """Go on with a task's system call whose wait is over."""
         call = task.call
         assert call is not None
-        return self._advance(task, call)
+        for file in task.held:
+            self.fds.release(file)
+        result = self._advance(task, call)
+        task.resumed = False
+        return result
 
     def _advance(self, task: Task, call: PendingCall) -> Result | Blocked:
         result: Result
@@ -215,10 +219,14 @@ class Kernel:
         except (OSError, MemoryFault) as error:
             result = self._failed(task, call.entry, error)
         else:
-            task.call = call
+            task.call, task.again = call, block.again
+            task.held = tuple(file for file, _ in block.files)
+            for file in task.held:
+                file.references += 1
             self.scheduler.block(task, block)
             return BLOCKED
-        task.call = None
+        task.call = task.again = None
+        task.held = ()
         if call.texts is not None:
             self.bus.emit(formats.event(self, call.entry, call.arguments, call.texts, result))
         return result

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emu.kernel.openfile import OpenFile
     from emu.kernel.signals import SignalInfo
-    from emu.kernel.waiting import Block, PendingCall
+    from emu.kernel.waiting import Block, BlockingCall, PendingCall
     from emu.machine.cpu import Context
 
 WOKEN, TIMED_OUT, SIGNALLED = range(3)
@@ -28,12 +31,14 @@ class Task:
     `saved_mask` is what a handler's frame restores after rt_sigsuspend, ppoll and pselect6, None outside of
     them. `pending` are signals sent to this thread, oldest first; `signalled` tells that it is to look for one
     to handle. `call` is a system call in progress; while it waits, `block` says for what, and afterwards
-    `woken` why that is over. `context` holds the registers while another task runs.
+    `woken` why that is over; `held` are the files that stay open for it, even if their numbers are closed, `again` begins the call anew where
+    it waits, and `resumed` tells that this was done and the wait is over. `context` holds the registers while another task runs.
     """
 
     __slots__ = (
         "tid", "name", "mask", "awaited", "saved_mask", "pending", "signalled", "altstack", "robust_list",
-        "clear_child_tid", "rseq", "interrupted", "restart_always", "call", "block", "woken", "context",
+        "clear_child_tid", "rseq", "interrupted", "restart_always", "call", "block", "woken", "held", "again", "resumed",
+        "context",
     )  # fmt: skip
 
     def __init__(self, tid: int, name: str = "") -> None:
@@ -52,4 +57,7 @@ class Task:
         self.call: PendingCall | None = None
         self.block: Block | None = None
         self.woken = WOKEN
+        self.held: tuple[OpenFile, ...] = ()
+        self.again: Callable[[], BlockingCall] | None = None
+        self.resumed = False
         self.context: Context | None = None

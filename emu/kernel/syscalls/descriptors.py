@@ -16,7 +16,7 @@ from emu.kernel.openfile import RegularFile
 from emu.kernel.pipe import EventFile, PipeEnd, TimerFile, make_pipe
 from emu.kernel.syscalls.stat import base_of
 from emu.kernel.table import syscall
-from emu.kernel.waiting import Block, wait
+from emu.kernel.waiting import Block, resumable, wait
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
@@ -288,6 +288,7 @@ def _sys_memfd_create(k: Kernel, t: Task, name: int, flags: int) -> int:
 
 
 @syscall(73, "flock", "fd", "int")
+@resumable
 def _sys_flock(k: Kernel, t: Task, fd: int, operation: int) -> Waiting:
     file = k.file(fd)
     kind = operation & ~_LOCK_NB

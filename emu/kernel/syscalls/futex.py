@@ -26,7 +26,7 @@ from emu.kernel.inodes import fail
 from emu.kernel.signals import Interrupted
 from emu.kernel.syscalls.time import clock_base, read_timespec
 from emu.kernel.table import syscall
-from emu.kernel.waiting import Block, wait
+from emu.kernel.waiting import Block, resumable, wait
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
@@ -128,10 +128,14 @@ def _wait(
         raise fail(errno.EAGAIN)
     waiter = Waiter(t, key, address, bitset)
     k.futexes.add(waiter)
+    return _asleep(k, t, waiter, Block(f"on a futex at {address:#x}", deadline, futex=address))
+
+
+@resumable
+def _asleep(k: Kernel, t: Task, waiter: Waiter, block: Block) -> Waiting:
     try:
-        block = Block(f"on a futex at {address:#x}", deadline, futex=address)
         # With a timeout Linux goes on with what is left of it, which no handler may come between.
-        if not (yield from wait(k, t, block, restart=deadline is None)):
+        if not (yield from wait(k, t, block, restart=block.deadline is None)):
             raise fail(errno.ETIMEDOUT)
     finally:
         k.futexes.remove(waiter)
@@ -207,12 +211,14 @@ def _try_lock_pi(k: Kernel, t: Task, key: Key, address: int) -> int:
     return 0
 
 
-def _lock_pi(k: Kernel, t: Task, key: Key, address: int, deadline: int | None) -> Waiting:
+def _lock_pi(k: Kernel, t: Task, key: Key, address: int, deadline: int | None) -> int | Waiting:
     if _acquire(k, t, key, address):
         return 0
     _check_chain(k, t, address)
     store(k, address, load(k, address) | FUTEX_WAITERS)
-    return (yield from _await_handover(k, t, Waiter(t, key, address, pi=True), deadline))
+    waiter = Waiter(t, key, address, pi=True)
+    k.futexes.add(waiter)
+    return _await_handover(k, t, waiter, deadline)
 
 
 def _check_chain(k: Kernel, t: Task, address: int) -> None:
@@ -226,8 +232,8 @@ def _check_chain(k: Kernel, t: Task, address: int) -> None:
         address = owner.block.futex
 
 
+@resumable
 def _await_handover(k: Kernel, t: Task, waiter: Waiter, deadline: int | None) -> Waiting:
-    k.futexes.add(waiter)
     try:
         block = Block(f"for a lock at {waiter.address:#x}", deadline, futex=waiter.address, lock=True)
         if not (yield from wait(k, t, block)):
@@ -269,10 +275,13 @@ def _wait_requeue_pi(
     waiter = Waiter(t, key, address)
     waiter.target = other
     k.futexes.add(waiter)
+    what = f"on a futex at {address:#x}, then for the lock at {second:#x}"
+    return _await_requeued(k, t, waiter, Block(what, deadline, futex=address))
+
+
+@resumable
+def _await_requeued(k: Kernel, t: Task, waiter: Waiter, block: Block) -> Waiting:
     try:
-        block = Block(
-            f"on a futex at {address:#x}, then for the lock at {second:#x}", deadline, futex=address
-        )
         if not (yield from wait(k, t, block)):
             raise fail(errno.ETIMEDOUT)
     except Interrupted:

@@ -16,7 +16,7 @@ from emu.kernel.inodes import fail
 from emu.kernel.openfile import RegularFile, SeekableFile
 from emu.kernel.signals import SignalInfo
 from emu.kernel.table import syscall
-from emu.kernel.waiting import wait_for_file
+from emu.kernel.waiting import resumable, wait_for_file
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
@@ -71,7 +71,7 @@ def _write(k: Kernel, t: Task, file: OpenFile, data: bytes, offset: int | None) 
                     if done:
                         return done
                     raise
-            yield from wait_for_file(k, t, file, abi.POLLOUT, "to write to")
+            yield from wait_for_file(k, t, file, abi.POLLOUT, "to write to", begun=done > 0)
     except BrokenPipeError:
         k.signals.send(SignalInfo(abi.SIGPIPE, abi.SI_USER, abi.PID, k.config.uid), t)
         if done:
@@ -120,12 +120,18 @@ def _write_from(k: Kernel, t: Task, file: OpenFile, address: int, size: int, off
 
 @syscall(0, "read", "fd", "out", "size")
 def _sys_read(k: Kernel, t: Task, fd: int, address: int, size: int) -> Waiting:
-    return _read_to(k, t, _readable(k, fd), address, _checked(size), None)
+    file, size = _readable(k, fd), _checked(size)
+    return (_read_once if size <= _PIECE else _read_to)(k, t, file, address, size, None)
+
+
+_read_once, _write_once = resumable(_read_to), resumable(_write_from)
+"""Of at most a piece, so that nothing is done before the first wait."""
 
 
 @syscall(1, "write", "fd", "in", "size")
 def _sys_write(k: Kernel, t: Task, fd: int, address: int, size: int) -> Waiting:
-    return _write_from(k, t, _writable(k, fd), address, _checked(size), None)
+    file, size = _writable(k, fd), _checked(size)
+    return (_write_once if size <= _PIECE else _write_from)(k, t, file, address, size, None)
 
 
 def _checked(size: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
@@ -15,7 +16,7 @@ from emu.kernel.signals import Interrupted
 from emu.kernel.syscalls.signal import read_mask
 from emu.kernel.syscalls.time import pack_timespec, read_timespec
 from emu.kernel.table import syscall
-from emu.kernel.waiting import Block, wait
+from emu.kernel.waiting import Block, resumable, wait
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
@@ -35,48 +36,57 @@ Watched = list[tuple[OpenFile, int]]
 """Files and the POLL* events of interest."""
 
 
-def _wait_until(
-    k: Kernel,
-    t: Task,
-    check: Callable[[], int],
-    watched: Watched,
-    deadline: int | None,
-    what: str,
-    restart: bool,
-) -> Waiting:
-    """Return what `check` gives as soon as it is not 0, 0 after `deadline` (virtual time; None: never)."""
-    found = 0
+class _Search:
+    """A search for what is ready: `check` counts it, `found` is that count. What was found is kept: with EPOLLET it is told only once."""
 
-    def ready() -> bool:
-        """Check, and keep what was found: with EPOLLET it is told only once."""
-        nonlocal found
+    __slots__ = ("check", "found", "watched")
+
+    def __init__(self, check: Callable[[], int], watched: Watched) -> None:
+        self.check, self.watched = check, watched
+        self.found = 0
+
+    def ready(self) -> bool:
+        """Check, for the scheduler."""
         try:
-            found = check()
+            self.found = self.check()
         except OSError:
             return True  # the task meets the error itself
-        return bool(found)
+        return bool(self.found)
 
+
+def _wait_until(
+    k: Kernel, t: Task, search: _Search, deadline: int | None, what: str, restart: bool
+) -> Waiting:
+    """Return what the search gives as soon as it is not 0, 0 after `deadline` (virtual time; None: never)."""
+    watched = search.watched
     while True:
-        found = found or check()
-        if found or deadline is not None and deadline <= k.clock.now:
-            return found
-        block = Block(what, deadline, ready if watched else None, tuple(watched), for_signal=not watched)
-        yield from wait(k, t, block, restart=restart)
+        search.found = search.found or search.check()
+        if search.found or deadline is not None and deadline <= k.clock.now:
+            return search.found
+        ready = search.ready if watched else None
+        yield from wait(
+            k, t, Block(what, deadline, ready, tuple(watched), for_signal=not watched), restart=restart
+        )
 
 
-def _with_mask(k: Kernel, t: Task, mask: int, size: int, call: Waiting) -> Waiting:
+def _with_mask(k: Kernel, t: Task, mask: int, size: int, call: Callable[[], Waiting]) -> Waiting:
     """Run `call` under the signal mask at `mask` (0: as it is); a handler that ends it runs under that
     mask too.
     """
     if not mask:
-        return (yield from call)
+        return call()
     if size != 8:
         raise fail(errno.EINVAL)
     new, old = read_mask(k, mask), t.mask
     k.signals.set_mask(t, new)
+    return _masked(k, t, old, call)
+
+
+@resumable
+def _masked(k: Kernel, t: Task, old: int, call: Callable[[], Waiting]) -> Waiting:
     restore = True
     try:
-        return (yield from call)
+        return (yield from call())
     except Interrupted:
         restore = False  # the handler runs under the new mask; its return restores the old one
         t.saved_mask = old
@@ -91,7 +101,9 @@ def _deadline(k: Kernel, nanoseconds: int | None) -> int | None:
     return None if nanoseconds is None else k.clock.now + nanoseconds
 
 
-def _poll(k: Kernel, t: Task, address: int, count: int, deadline: int | None, restart: bool) -> Waiting:
+def _poll(
+    k: Kernel, t: Task, address: int, count: int, deadline: int | None, restart: bool
+) -> Callable[[], Waiting]:
     if count > k.fds.limit:
         raise fail(errno.EINVAL)
     entries = list(struct.iter_unpack("<ihH", k.arena.copy_in(address, 8 * count)))
@@ -106,7 +118,22 @@ def _poll(k: Kernel, t: Task, address: int, count: int, deadline: int | None, re
             results[index] = abi.POLLNVAL if file is None else file.poll() & (events & 0xFFFF | _ALWAYS)
         return sum(1 for value in results if value)
 
-    found = yield from _wait_until(k, t, check, watched, deadline, "in poll", restart)
+    search = _Search(check, watched)
+    return partial(_answer_poll, k, t, search, entries, results, address, deadline, restart)
+
+
+@resumable
+def _answer_poll(
+    k: Kernel,
+    t: Task,
+    search: _Search,
+    entries: list[tuple[int, ...]],
+    results: list[int],
+    address: int,
+    deadline: int | None,
+    restart: bool,
+) -> Waiting:
+    found = yield from _wait_until(k, t, search, deadline, "in poll", restart)
     packed = b"".join(
         struct.pack("<ihH", fd, events, value)
         for (fd, events, _), value in zip(entries, results, strict=True)
@@ -117,20 +144,22 @@ def _poll(k: Kernel, t: Task, address: int, count: int, deadline: int | None, re
 
 @syscall(7, "poll", "ptr", "uint", "int")
 def _sys_poll(k: Kernel, t: Task, address: int, count: int, timeout: int) -> Waiting:
-    return _poll(k, t, address, count, _deadline(k, None if timeout < 0 else timeout * _MS), restart=True)
+    return _poll(k, t, address, count, _deadline(k, None if timeout < 0 else timeout * _MS), restart=True)()
 
 
 @syscall(271, "ppoll", "ptr", "uint", "ptr", "ptr", "size")
 def _sys_ppoll(k: Kernel, t: Task, address: int, count: int, timeout: int, mask: int, size: int) -> Waiting:
     deadline = _deadline(k, read_timespec(k, timeout) if timeout else None)
-    result = yield from _with_mask(k, t, mask, size, _poll(k, t, address, count, deadline, restart=False))
-    _store_left(k, timeout, deadline)
-    return result
+    call = _poll(k, t, address, count, deadline, restart=False)
+    return _with_mask(k, t, mask, size, partial(_then_store_left, k, call, timeout, deadline))
 
 
-def _store_left(k: Kernel, address: int, deadline: int | None) -> None:
+@resumable
+def _then_store_left(k: Kernel, call: Callable[[], Waiting], address: int, deadline: int | None) -> Waiting:
+    result = yield from call()
     if address and deadline is not None:
         k.arena.copy_out(address, pack_timespec(max(deadline - k.clock.now, 0)))
+    return result
 
 
 def _read_set(k: Kernel, address: int, count: int) -> set[int]:
@@ -141,13 +170,15 @@ def _read_set(k: Kernel, address: int, count: int) -> set[int]:
     return {fd for fd in range(count) if bits >> fd & 1}
 
 
-def _select(k: Kernel, t: Task, count: int, addresses: tuple[int, int, int], deadline: int | None) -> Waiting:
+def _select(
+    k: Kernel, t: Task, count: int, addresses: tuple[int, int, int], deadline: int | None
+) -> Callable[[], Waiting]:
     if count < 0:
         raise fail(errno.EINVAL)
     count = min(count, k.fds.limit)
     wanted = [_read_set(k, address, count) for address in addresses]
     masks = (_IN_SET, _OUT_SET, _EXCEPT_SET)
-    watched = []
+    watched: Watched = []
     for fds, mask in zip(wanted, masks, strict=True):
         watched += [(k.file(fd), mask) for fd in fds]
     found: list[set[int]] = []
@@ -158,7 +189,20 @@ def _select(k: Kernel, t: Task, count: int, addresses: tuple[int, int, int], dea
         ]
         return sum(map(len, found))
 
-    total = yield from _wait_until(k, t, check, watched, deadline, "in select", restart=False)
+    return partial(_answer_select, k, t, _Search(check, watched), found, addresses, count, deadline)
+
+
+@resumable
+def _answer_select(
+    k: Kernel,
+    t: Task,
+    search: _Search,
+    found: list[set[int]],
+    addresses: tuple[int, int, int],
+    count: int,
+    deadline: int | None,
+) -> Waiting:
+    total = yield from _wait_until(k, t, search, deadline, "in select", restart=False)
     for address, ready in zip(addresses, found, strict=True):
         if address:
             bits = sum(1 << fd for fd in ready)
@@ -176,7 +220,16 @@ def _sys_select(
         if seconds < 0 or microseconds < 0:
             raise fail(errno.EINVAL)
         deadline = k.clock.now + min(seconds * abi.NSEC_PER_SEC + microseconds * 1000, 1 << 62)
-    result = yield from _select(k, t, count, (readers, writers, exceptions), deadline)
+    return _then_store_timeval(
+        k, _select(k, t, count, (readers, writers, exceptions), deadline), timeout, deadline
+    )
+
+
+@resumable
+def _then_store_timeval(
+    k: Kernel, call: Callable[[], Waiting], timeout: int, deadline: int | None
+) -> Waiting:
+    result = yield from call()
     if deadline is not None:
         seconds, rest = divmod(max(deadline - k.clock.now, 0), abi.NSEC_PER_SEC)
         k.arena.copy_out(timeout, struct.pack("<qq", seconds, rest // 1000))
@@ -190,9 +243,8 @@ def _sys_pselect6(
     deadline = _deadline(k, read_timespec(k, timeout) if timeout else None)
     address, size = struct.unpack("<QQ", k.arena.copy_in(mask, 16)) if mask else (0, 0)
     sets = (readers, writers, exceptions)
-    result = yield from _with_mask(k, t, address, size, _select(k, t, count, sets, deadline))
-    _store_left(k, timeout, deadline)
-    return result
+    call = _select(k, t, count, sets, deadline)
+    return _with_mask(k, t, address, size, partial(_then_store_left, k, call, timeout, deadline))
 
 
 # -- epoll ---------------------------------------------------------------------------------------------------
@@ -250,7 +302,9 @@ def _reaches(start: EpollFile, wanted: EpollFile) -> bool:
     return start is wanted or any(_reaches(f, wanted) for f, _ in start.watched() if isinstance(f, EpollFile))
 
 
-def _epoll_wait(k: Kernel, t: Task, epfd: int, address: int, count: int, deadline: int | None) -> Waiting:
+def _epoll_wait(
+    k: Kernel, t: Task, epfd: int, address: int, count: int, deadline: int | None
+) -> Callable[[], Waiting]:
     if not 0 < count <= _FD_SETSIZE_LIMIT:
         raise fail(errno.EINVAL)
     epoll = _epoll(k, epfd)
@@ -261,14 +315,26 @@ def _epoll_wait(k: Kernel, t: Task, epfd: int, address: int, count: int, deadlin
         return len(found)
 
     watched: Watched = [(epoll, abi.POLLIN)]  # what it watches may change during the wait
-    yield from _wait_until(k, t, check, watched, deadline, "in epoll_wait", restart=False)
+    return partial(_answer_epoll, k, t, _Search(check, watched), found, address, deadline)
+
+
+@resumable
+def _answer_epoll(
+    k: Kernel,
+    t: Task,
+    search: _Search,
+    found: list[tuple[int, Interest]],
+    address: int,
+    deadline: int | None,
+) -> Waiting:
+    yield from _wait_until(k, t, search, deadline, "in epoll_wait", restart=False)
     k.arena.copy_out(address, b"".join(struct.pack("<IQ", ready, interest.data) for ready, interest in found))
     return len(found)
 
 
 @syscall(232, "epoll_wait", "fd", "ptr", "int", "int")
 def _sys_epoll_wait(k: Kernel, t: Task, epfd: int, address: int, count: int, timeout: int) -> Waiting:
-    return _epoll_wait(k, t, epfd, address, count, _deadline(k, None if timeout < 0 else timeout * _MS))
+    return _epoll_wait(k, t, epfd, address, count, _deadline(k, None if timeout < 0 else timeout * _MS))()
 
 
 @syscall(281, "epoll_pwait", "fd", "ptr", "int", "int", "ptr", "size")

@@ -17,7 +17,7 @@ from emu.kernel.signals import Action, Interrupted, SignalInfo, bit, clean_mask
 from emu.kernel.syscalls.time import read_timespec
 from emu.kernel.table import syscall
 from emu.kernel.task import AltStack
-from emu.kernel.waiting import Block, wait
+from emu.kernel.waiting import Block, resumable, wait
 from emu.machine import regs
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def _sys_rt_sigpending(k: Kernel, t: Task, address: int, size: int) -> int:
 
 
 @syscall(34, "pause")
+@resumable
 def _sys_pause(k: Kernel, t: Task) -> Waiting:
     hope = bool(_FROM_HOST & ~t.mask)
     yield from wait(k, t, Block("for a signal (pause)", for_signal=hope), restart=False)
@@ -100,6 +101,11 @@ def _sys_rt_sigsuspend(k: Kernel, t: Task, address: int, size: int) -> Waiting:
     mask = read_mask(k, address)
     t.saved_mask = t.mask
     k.signals.set_mask(t, mask)
+    return _suspend(k, t)
+
+
+@resumable
+def _suspend(k: Kernel, t: Task) -> Waiting:
     # The mask comes back when the signals are dealt with.
     hope = bool(_FROM_HOST & ~t.mask)
     yield from wait(k, t, Block("for a signal (sigsuspend)", for_signal=hope), restart=False)
@@ -107,28 +113,38 @@ def _sys_rt_sigsuspend(k: Kernel, t: Task, address: int, size: int) -> Waiting:
 
 
 @syscall(128, "rt_sigtimedwait", "ptr", "ptr", "ptr", "size")
-def _sys_rt_sigtimedwait(k: Kernel, t: Task, wanted: int, info: int, timeout: int, size: int) -> Waiting:
+def _sys_rt_sigtimedwait(
+    k: Kernel, t: Task, wanted: int, info: int, timeout: int, size: int
+) -> int | Waiting:
     _check_set_size(size)
     mask = clean_mask(read_mask(k, wanted))
     deadline = k.clock.now + read_timespec(k, timeout) if timeout else None
     found = k.signals.take(t, mask)
-    if found is None:
-        old = t.mask
-        t.mask &= ~mask  # so that their arrival ends the wait
-        t.awaited = mask & old
-        try:
-            hope = deadline is None and bool(mask & _FROM_HOST)
-            block = Block("for a signal (sigwait)", deadline, for_signal=hope)
-            yield from wait(k, t, block, restart=False)
-        except Interrupted:
-            found = k.signals.take(t, mask)
-            if found is None:
-                raise
-        finally:
-            t.awaited = 0
-            k.signals.set_mask(t, old)
-    if found is None:
-        raise fail(errno.EAGAIN)
+    if found is not None:
+        return _tell_signal(k, found, info)
+    old = t.mask
+    t.mask &= ~mask  # so that their arrival ends the wait
+    t.awaited = mask & old
+    return _await_signal(k, t, mask, old, deadline, info)
+
+
+@resumable
+def _await_signal(k: Kernel, t: Task, mask: int, old: int, deadline: int | None, info: int) -> Waiting:
+    try:
+        hope = deadline is None and bool(mask & _FROM_HOST)
+        yield from wait(k, t, Block("for a signal (sigwait)", deadline, for_signal=hope), restart=False)
+    except Interrupted:
+        found = k.signals.take(t, mask)
+        if found is None:
+            raise
+        return _tell_signal(k, found, info)
+    finally:
+        t.awaited = 0
+        k.signals.set_mask(t, old)
+    raise fail(errno.EAGAIN)
+
+
+def _tell_signal(k: Kernel, found: SignalInfo, info: int) -> int:
     if info:
         k.arena.copy_out(info, sigframe.pack_siginfo(found))
     return found.signo

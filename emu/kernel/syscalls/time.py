@@ -15,7 +15,7 @@ from emu.kernel.pipe import TimerFile
 from emu.kernel.signals import Interrupted
 from emu.kernel.table import syscall
 from emu.kernel.timers import Timer
-from emu.kernel.waiting import Block, wait
+from emu.kernel.waiting import Block, resumable, wait
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
@@ -117,6 +117,7 @@ def _sys_times(k: Kernel, t: Task, address: int) -> int:
     return k.clock.monotonic // _TICK_NS
 
 
+@resumable
 def _sleep(k: Kernel, t: Task, deadline: int, remaining: int) -> Waiting:
     try:
         yield from wait(k, t, Block("in a sleep", deadline), restart=False)
