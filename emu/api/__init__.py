@@ -35,12 +35,13 @@ from emu.api.process import (
     Process,
 )
 from emu.api.reasons import Reason, Reasons
+from emu.api.snapshot import Snapshot
 from emu.api.thread import Thread
 
 __all__ = [
     "ArgumentError", "Breakpoint", "CFUNCTYPE", "Callback", "ClosedError", "DeadlockError", "Error", "Event", "Events",
     "Function", "GuestException", "GuestFault", "Interposition", "Library", "Memory", "MemoryAccessError", "NotAFunctionError",
     "OpenError", "Process", "ProcessEnded", "Prototype", "RTLD_DEEPBIND", "RTLD_GLOBAL", "RTLD_LAZY", "RTLD_LOCAL",
-    "RTLD_NODELETE", "RTLD_NOLOAD", "RTLD_NOW", "Reason", "Reasons", "StateError", "Symbol", "SymbolNotFoundError", "Thread",
+    "RTLD_NODELETE", "RTLD_NOLOAD", "RTLD_NOW", "Reason", "Reasons", "Snapshot", "StateError", "Symbol", "SymbolNotFoundError", "Thread",
     "UnsupportedError",
 ]  # fmt: skip

@@ -10,7 +10,8 @@ again, to any depth.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from emu.api.errors import ClosedError, GuestFault, ProcessEnded, StateError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Work = Generator[Effect, int, T]
+Step = Callable[[], Generator[Effect, int, object]]
 
 CALLBACKS = 1024
 _FRAMES_PER_CALL = 12
@@ -43,17 +45,20 @@ _HANDLER_FOUND, _CONTINUE_UNWIND = 6, 8
 class Station:
     """One place where `task` waits for Python. `word` is its futex; `request` is a Python function that the guest has called.
 
-    `work` is what Python wants done, `result` what came of it once `done`; `value` is what the station returns when it is told to leave.
+    `work` is what Python wants done, `result` what came of it once `done`; `value` is what the station returns when it is told to leave,
+    or `then` is where it jumps to. `hosted` is the hosted function in progress.
     """
 
     __slots__ = (
         "at_return",
         "busy",
         "done",
+        "hosted",
         "leaving",
         "request",
         "result",
         "task",
+        "then",
         "thread",
         "value",
         "word",
@@ -68,6 +73,8 @@ class Station:
         self.request: Callable[[], int] | None = None
         self.at_return: Callable[[], None] | None = None
         self.result: Any = None
+        self.hosted: Hosted | None = None
+        self.then: Jump | None = None
         self.done = self.leaving = self.busy = False
 
 
@@ -81,6 +88,8 @@ class _JumpedOut(BaseException):
 
 class Engine:
     """The stations of one process. `result` tells how the process ended, None before that."""
+
+    HOST_SIDE = frozenset(("_free", "_driving"))
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -96,6 +105,7 @@ class Engine:
         self._interrupts: list[Callable[[], None]] = []
         self._broken: BaseException | None = None
         self._free: list[int] = []
+        self._driving = 0
         self._words: list[int] = []
         self.caller: Caller
 
@@ -116,6 +126,7 @@ class Engine:
         contract = self.contract
         page = contract.plant_call_page(CALLBACKS)
         self._free = list(reversed(page.traps))
+        contract.traps.update(dict.fromkeys(page.traps, self._nobody))
         self.caller = Caller(self.process.arena, contract.rtld.heap, page)
         contract.traps[page.personality] = self._personality
 
@@ -140,19 +151,55 @@ class Engine:
 
     def give_back(self, trap: int) -> None:
         """The guest does not know the function at `trap` any more."""
-        del self.contract.traps[trap]
+        self.contract.traps[trap] = self._nobody
         self._free.append(trap)
+
+    def _nobody(self, _contract: Contract, call: Call) -> Hosted:
+        """Answer the call of a Python function that is not there any more."""
+
+        def request() -> int:
+            raise ClosedError(
+                "the guest called a Python function that is gone: keep the callback as long as the guest may call it"
+            )
+
+        return self.called(request)
 
     # -- the guest's side -------------------------------------------------------------------------------------------------
 
-    def serve(self, station: Station, *, at_once: bool) -> Hosted:
-        """Do what Python wants until it wants no more. `at_once`: Python gets control first."""
+    def serve(self, station: Station, *, at_once: bool, first: Sequence[Step] = ()) -> Hosted:
+        """Do what is to be done `first`, then what Python wants until it wants no more. `at_once`: Python gets control before that."""
+        station.hosted = generator = self._serve(station, at_once, first)
+        return generator
+
+    def reopen(self, hosted: Hosted) -> Callable[[], Hosted] | None:
+        """Tell how a station's hosted function is opened again, None for another function."""
+        for station in (*self.stations, *self.workers.values()):
+            if station.hosted is hosted and not station.busy:
+                return partial(self._open_again, station)
+        return None
+
+    def _open_again(self, station: Station) -> Hosted:
+        def again() -> Hosted:
+            yield PAUSE  # here it stands
+            return (yield from self._attend(station))
+
+        station.hosted = generator = again()
+        next(generator)
+        return generator
+
+    def _serve(self, station: Station, at_once: bool, first: Sequence[Step]) -> Hosted:
+        for step in first:
+            yield from step()
         process = self.process
         assert process.runner is not None
         station.task, station.thread = process.runner.task, process.thread_pointer()
         if at_once:
             self._here = station
             yield PAUSE
+        return (yield from self._attend(station))
+
+    def _attend(self, station: Station) -> Hosted:
+        process = self.process
         while True:
             while station.work is None and not station.leaving:
                 process.arena.write_u32(station.word, 0)
@@ -161,6 +208,8 @@ class Engine:
                 self._words.append(station.word)
                 if station.at_return is not None:
                     station.at_return()
+                if station.then is not None:
+                    yield station.then
                 return station.value
             work, station.work = station.work, None
             station.result = yield from work
@@ -312,6 +361,13 @@ class Engine:
                 f"{self.process.config.program}: the process is not at a place where it can be called"
             )
 
+    def check_idle(self, what: str) -> None:
+        """Raise StateError while the guest runs for somebody: in handlers, and in Python functions that the guest is calling."""
+        if self._driving:
+            raise StateError(
+                f"{what} is not possible in a handler, or in a Python function that the guest is calling"
+            )
+
     def wake(self, station: Station) -> None:
         """Let a station that waits look for work."""
         process = self.process
@@ -321,6 +377,13 @@ class Engine:
     def _advance(self) -> None:
         """Run the guest on to the next pause or its end."""
         self._here = None
+        self._driving += 1
+        try:
+            self._go()
+        finally:
+            self._driving -= 1
+
+    def _go(self) -> None:
         try:
             self.process.advance()
         except DeadlockError:
@@ -366,6 +429,7 @@ class Engine:
         request, station.request = station.request, None
         assert request is not None
         self.stations.append(station)
+        self._driving += 1
         try:
             station.value = request()
         except ProcessEnded:
@@ -380,6 +444,8 @@ class Engine:
             station.value = 0
             if self._pending is None:
                 self._pending = error
+        finally:
+            self._driving -= 1
         self.stations.remove(station)
         station.at_return, self.at_return = self.at_return, None
         station.leaving = True

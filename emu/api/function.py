@@ -92,7 +92,7 @@ class Calls:
         engine = self.engine
         engine.check()
         if function.library is not None and function.library.closed:
-            raise ClosedError(f"{function.name}: {function.library.path} is closed")
+            raise ClosedError(f"{function.name}: {function.library.path} {function.library.refusal}")
         encoder = Encoder(self.memory, self.pointer_to)
         try:
             arguments = encoder.arguments(function.name, args, function.argtypes)
@@ -128,12 +128,8 @@ class Calls:
             # The function, not the callback: that would never die.
             address = self._callbacks[callback] = self.engine.trap()
             self.answer(address, callback.prototype, callback.function)
-            weakref.finalize(callback, self._retire, address)
+            weakref.finalize(callback, self.engine.give_back, address)
         return address
-
-    def _retire(self, address: int) -> None:
-        if self.engine.result is None:
-            self.engine.give_back(address)
 
     def answer(self, trap: int, prototype: Prototype, function: Callable[..., Any]) -> None:
         """Let `function` answer calls of the guest function at `trap`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import inspect
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -110,8 +109,6 @@ class Hooks:
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self._through: Counter[tuple[int, int]] = Counter()
-        self._skip: tuple[int, int] | None = None
 
     def interpose(
         self, where: str | Function | int, handler: Callable[..., Any], prototype: Prototype | None
@@ -129,8 +126,8 @@ class Hooks:
 
         def enter(address: int) -> None:
             key = process.inner.thread_pointer(), address
-            if self._through[key]:
-                self._through[key] -= 1
+            if self._process.place.through[key]:
+                self._process.place.through[key] -= 1
             elif interposition.active:
                 cpu.jump(trap)
 
@@ -139,7 +136,7 @@ class Hooks:
 
     def let_through(self, address: int) -> None:
         """The next entry at `address` of the thread that calls from Python is not interposed."""
-        self._through[self._process.engine.at(None).thread, address] += 1
+        self._process.place.through[self._process.engine.at(None).thread, address] += 1
 
     def breakpoint(self, where: str | Function | int, handler: Callable[[Breakpoint], object]) -> Breakpoint:
         """See `Process.breakpoint`."""
@@ -148,14 +145,14 @@ class Hooks:
         stop = Breakpoint(process, address)
 
         def handle() -> None:
-            self._skip = process.inner.thread_pointer(), address
+            self._process.place.skip = process.inner.thread_pointer(), address
             stop.hits += 1
             handler(stop)
 
         def reach(_address: int) -> None:
             here = process.inner.thread_pointer(), address
-            if self._skip == here:
-                self._skip = None
+            if self._process.place.skip == here:
+                self._process.place.skip = None
             elif stop.active:
                 process.engine.interrupt(handle)
 
@@ -181,11 +178,7 @@ class Hooks:
         def trap() -> None:
             rip, number = cpu.trap[16], cpu.trap[0]
             hosted = contract is not None and rip in contract.traps
-            name = (
-                (inner.symbols.function(rip) or f"hosted function at {rip:#x}")
-                if hosted
-                else syscall_name(number)
-            )
+            name = inner.hosted_name(rip) if hosted else syscall_name(number)
             serve()
             tell(name)
             inner.halt()

@@ -64,7 +64,8 @@ class Library:
 
     def __init__(self, process: Process, handle: int, path: str) -> None:
         self._process, self._handle, self._path = process, handle, path
-        self._closed = False
+        self._refusal = ""
+        process.libraries.add(self)
 
     @property
     def path(self) -> str:
@@ -78,8 +79,17 @@ class Library:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
+        """Whether `close` was called, or the opening is undone."""
+        return bool(self._refusal)
+
+    @property
+    def refusal(self) -> str:
+        """Why the object is not to be used any more, empty as long as it is."""
+        return self._refusal
+
+    @refusal.setter
+    def refusal(self, why: str) -> None:
+        self._refusal = why
 
     @property
     def link_map(self) -> LinkMap:
@@ -96,8 +106,8 @@ class Library:
 
     def symbol(self, name: str, version: str | None = None) -> Symbol:
         """Return a definition by its mangled or demangled name. Raises SymbolNotFoundError, ClosedError."""
-        if self._closed:
-            raise ClosedError(f"{name}: {self._path} is closed")
+        if self._refusal:
+            raise ClosedError(f"{name}: {self._path} {self._refusal}")
         map_ = self.link_map
         return find(
             self._process, name, version, map_.local_scope if map_.searchlist else Scope([map_]), map_
@@ -121,10 +131,10 @@ class Library:
 
     def close(self) -> int:
         """Call dlclose; return how many direct opens are left, or 0 when the object is gone. Raises OpenError, ClosedError."""
-        if self._closed:
-            raise ClosedError(f"{self._path} is closed already")
+        if self._refusal:
+            raise ClosedError(f"{self._path} {self._refusal} already")
         self._process.dlclose(self._handle)
-        self._closed = True
+        self._refusal = "is closed"
         map_ = self._process.rtld.by_address.get(self._handle)
         return map_.direct_opencount if map_ is not None else 0
 
@@ -132,11 +142,11 @@ class Library:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        if not self._closed and not self._process.ended:
+        if not self._refusal and not self._process.ended:
             self.close()
 
     def __repr__(self) -> str:
-        state = "" if not self._closed else ", closed" if self.loaded else ", unloaded"
+        state = "" if not self._refusal else ", closed" if self.loaded else ", unloaded"
         at = f" at {self.link_map.addr:#x}" if self.loaded else ""
         return f"<emu.Library {self._path}{at}{state}>"
 

@@ -31,7 +31,7 @@ class Memory:
 
     def __init__(self, process: Process, name: Callable[[int], str]) -> None:
         self._process, self._name = process, name
-        self._given: set[int] = set()
+        self.given: set[int] = set()
 
     def __repr__(self) -> str:
         return f"<emu.Memory of {self._process.config.program}>"
@@ -85,15 +85,15 @@ class Memory:
         if rtld is None:
             raise ClosedError("a static program has no loader's heap")
         address = rtld.heap.string(content)
-        self._given.add(address)
+        self.given.add(address)
         return address
 
     def free(self, address: int) -> None:
         """Give back what `new` made. Raises MemoryAccessError for any other address."""
         rtld = self._process.rtld
-        if rtld is None or address not in self._given:
+        if rtld is None or address not in self.given:
             raise MemoryAccessError(f"{address:#x} is no memory that Memory.new gave out", address)
-        self._given.remove(address)
+        self.given.remove(address)
         rtld.heap.free(address)
 
     def __iter__(self) -> Iterator[Vma]:

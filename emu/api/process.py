@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from emu.api.convert import Prototype
 from emu.api.engine import Engine
-from emu.api.errors import ClosedError, Error, OpenError, StateError
+from emu.api.errors import ArgumentError, ClosedError, Error, OpenError, StateError
 from emu.api.events import Event, Events, kinds_of
 from emu.api.function import Calls, Function
 from emu.api.hooks import Hooks
 from emu.api.library import Library, Symbol, callable_symbol, find
 from emu.api.memory import Memory
+from emu.api.place import Place
 from emu.api.reasons import Reasons, reasons
+from emu.api.snapshot import Snapshot
 from emu.api.thread import Thread
 from emu.api.views import LinkMaps, Scopes, ThreadInfo, Threads, Tls
 from emu.core.effects import CallGuest, Effect, Hosted, Jump
@@ -104,7 +107,7 @@ class Process:
             stdio=(_descriptor(stdin, 0), _descriptor(stdout, 1), _descriptor(stderr, 2)),
         )
         self._bus = EventBus()
-        self._records: list[Record] = []
+        self.place = Place()
         self._traced = CATEGORIES if trace == "all" else tuple(trace)
         try:
             self._bus.subscribe(self._seen, self._traced)
@@ -116,8 +119,8 @@ class Process:
         self.engine = Engine(self.inner)
         self.calls = Calls(self.engine, self.memory)
         self._hosting = host is not None
-        self._running = False
-        self._cursor = 0
+        self.libraries: weakref.WeakSet[Library] = weakref.WeakSet()
+        self.driven: weakref.WeakSet[Thread] = weakref.WeakSet()
         self.watch: Callable[[Record], None] | None = None
         """Told of each event that is traced."""
         self.inner.load()
@@ -137,19 +140,16 @@ class Process:
         if main is not None:
             engine.host_at(loaded.program.bias + main, station)
         else:
+            station.then = Jump(contract.rtld.namespaces[0].maps[0].entry, (0, 0, contract.fini_stub))
 
             def start(_contract: Contract, _call: Call) -> Hosted:
-                yield from contract.link()
-                yield from contract.initialise()
-                yield from engine.serve(station, at_once=True)
-                yield Jump(contract.rtld.namespaces[0].maps[0].entry, (0, 0, contract.fini_stub))
-                return 0
+                return engine.serve(station, at_once=True, first=(contract.link, contract.initialise))
 
             contract.traps[contract.start_stub] = start
         engine.start()
 
     def _seen(self, record: Record) -> None:
-        self._records.append(record)
+        self.place.records.append(record)
         if self.watch is not None:
             self.watch(record)
 
@@ -174,8 +174,8 @@ class Process:
             self._must_trace(wanted, until)
         elif until == "event" and not self._traced:
             raise Error("step until an event: none are traced, see Process(trace=...)")
-        if not self._running:
-            self._cursor = len(self._records)
+        if not self.place.running:
+            self.place.cursor = len(self.place.records)
         self._leave()
         traps: list[str] = []
         end = self._hooks.on_trap(traps.append) if until == "trap" else self._hooks.on_event(wanted)
@@ -183,9 +183,9 @@ class Process:
             while True:
                 if traps:
                     return traps[0]
-                while until != "trap" and self._cursor < len(self._records):
-                    self._cursor += 1
-                    record = self._records[self._cursor - 1]
+                while until != "trap" and self.place.cursor < len(self.place.records):
+                    self.place.cursor += 1
+                    record = self.place.records[self.place.cursor - 1]
                     if wanted is None or type(record.event) in wanted:
                         return Event(record)
                 if self.ended:
@@ -200,8 +200,8 @@ class Process:
             raise StateError(
                 "the empty program has nothing to run: call functions, and leave the with block to end it"
             )
-        if not self._running:
-            self._running = True
+        if not self.place.running:
+            self.place.running = True
             if self.engine.stations:
                 self.engine.let_go()
             else:
@@ -244,6 +244,27 @@ class Process:
         while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "emu":
             frame = frame.f_back
         return f"Python ({frame.f_code.co_filename}:{frame.f_lineno})"
+
+    # -- snapshots ---------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Note the whole state of the process: memory, registers of all threads, kernel and linker. See `Snapshot`.
+
+        Raises StateError where none can be taken: in a handler or a Python function that the guest is calling, and while a thread is inside the
+        linker (dlopen) or in a system call that is half done; the error names it.
+        """
+        return Snapshot(self)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put the process back into the state of a snapshot of its own, even after its end or a crash. Raises ArgumentError, StateError."""
+        if snapshot.process is not self:
+            raise ArgumentError(f"{snapshot!r} is not of this process")
+        snapshot.restore()
+
+    @property
+    def aside(self) -> list[object]:
+        """What a snapshot leaves alone, being Python's."""
+        return [self, self.calls, self._hooks]
 
     # -- libraries and symbols ----------------------------------------------------------------------------------------------
 
@@ -373,9 +394,9 @@ class Process:
     def events(self, kind: str | None = None) -> Events:
         """Return what has happened so far, all or those of a category (`dtors`) or kind (`dtor_run`). Raises Error for what is not traced."""
         if kind is None:
-            return Events(list(self._records))
+            return Events(list(self.place.records))
         self._must_trace(kinds_of(kind), kind)
-        return Events(self._records).of(kind)
+        return Events(self.place.records).of(kind)
 
     def live(self, kind: str) -> Iterator[Event]:
         """Run the program and yield events as they happen."""
@@ -400,14 +421,14 @@ class Process:
             if isinstance(library, Library)
             else self.link_maps.find(library)
         )
-        return reasons(self.inner, self.rtld, name, map_, self._records)
+        return reasons(self.inner, self.rtld, name, map_, self.place.records)
 
     def explain(self, symbol: str, *, from_object: str | None = None, version: str | None = None) -> Answer:
         """Return why a symbol binds where it does (see `emu explain`)."""
         from emu.analysis.explain import explain
         from emu.core.events import Binding
 
-        bindings = [r.event for r in self._records if isinstance(r.event, Binding)]
+        bindings = [r.event for r in self.place.records if isinstance(r.event, Binding)]
         return explain(
             self.inner, self.rtld, symbol, from_object=from_object, version=version, bindings=bindings
         )
@@ -436,7 +457,9 @@ class Process:
         return self._hooks.breakpoint(where, handler)
 
     def __repr__(self) -> str:
-        state = f"ended with status {self.status}" if self.ended else "running" if self._running else "ready"
+        state = (
+            f"ended with status {self.status}" if self.ended else "running" if self.place.running else "ready"
+        )
         return f"<emu.Process {self.inner.config.program}, {state}>"
 
 

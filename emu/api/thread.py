@@ -32,26 +32,27 @@ class Thread:
     def __init__(self, process: Process, name: str | None) -> None:
         self._process = process
         self._station: Station | None = None
-        self._trap = 0
         self._start(name)
+        process.driven.add(self)
 
     def _start(self, name: str | None) -> None:
         process, engine = self._process, self._process.engine
         station = self._station = engine.station()
-        self._trap = engine.trap()
-        engine.host_at(self._trap, station)
-        self.address = engine.run(self._create())
+        trap = engine.trap()
+        engine.host_at(trap, station)
+        self.address = engine.run(self._create(trap))
         engine.run(_nothing(), station)
+        engine.give_back(trap)  # the thread has passed it
         engine.workers[self.task] = station
         if name is not None:
             text = process.memory.new(name.encode())
             engine.run(self._call_by_name(b"pthread_setname_np", self.address, text), station)
             process.memory.free(text)
 
-    def _create(self) -> Generator[Effect, int, int]:
+    def _create(self, start: int) -> Generator[Effect, int, int]:
         heap, arena = self._process.rtld.heap, self._process.inner.arena
         result = heap.allocate(8)
-        error = yield from self._call_by_name(b"pthread_create", result, 0, self._trap, 0)
+        error = yield from self._call_by_name(b"pthread_create", result, 0, start, 0)
         thread: int = struct.unpack("<Q", arena.read(result, 8))[0]
         heap.free(result)
         if error & 0xFFFFFFFF:
@@ -60,6 +61,15 @@ class Thread:
 
     def _call_by_name(self, name: bytes, *args: int) -> Generator[Effect, int, int]:
         return (yield CallGuest(self._process.engine.contract.guest_function(name), args))
+
+    @property
+    def station(self) -> Station | None:
+        """Where the thread waits for Python, None when it is over."""
+        return self._station
+
+    @station.setter
+    def station(self, station: Station | None) -> None:
+        self._station = station
 
     @property
     def task(self) -> Task:
@@ -93,7 +103,6 @@ class Thread:
         self._station = None
         engine.leave(station)
         engine.run(self._call_by_name(b"pthread_join", self.address, 0))
-        engine.give_back(self._trap)
         error = engine.take_pending()
         if error is not None:
             raise error

@@ -337,6 +337,10 @@ class EventBus:
         """The sequence number of the next event."""
         return self._sequence + 1
 
+    def rewind(self, upcoming: int, task: int) -> None:
+        """Go on with the sequence number `upcoming`, in `task`: what was told since is undone."""
+        self._sequence, self.task = upcoming - 1, task
+
     def subscribe(self, sink: Callable[[Record], None], categories: Iterable[str]) -> None:
         """Send every later event of `categories` to `sink`. Raises ValueError for a category that does not exist."""
         for category in categories:

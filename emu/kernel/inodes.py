@@ -71,6 +71,9 @@ class Volume(Protocol):
     def resized(self, dev: int, ino: int) -> None:
         """A file has another length: its mappings end elsewhere."""
 
+    def holds(self, inode: Regular) -> None:
+        """The bytes of a file are in memory from now on."""
+
     def charge(self, size: int) -> None:
         """Account for `size` more bytes of overlay (negative: fewer).
 
@@ -234,6 +237,8 @@ class Regular(Inode):
     ) -> None:
         super().__init__(volume, host, meta)
         self.data = data
+        if data is not None:
+            volume.holds(self)
         self.seals = 0
         self.gone = False
         self._handle: Handle | None = None
@@ -289,6 +294,7 @@ class Regular(Inode):
         finally:
             self.volume.charge(len(data) - size)
         self.data = data
+        self.volume.holds(self)
         self._handle = None
 
     def _resize(self, size: int) -> bytearray:
@@ -323,6 +329,7 @@ class Regular(Inode):
         if size == 0 and self.data is None:  # O_TRUNC needs no copy of what it drops
             self.meta = Meta(self.stat())
             self.data = bytearray()
+            self.volume.holds(self)
             self._handle = None
             self.volume.keep(self)
         else:

@@ -50,6 +50,8 @@ class FileSystem:
         self._ino = 1 << 32
         self._cache: weakref.WeakValueDictionary[object, Inode] = weakref.WeakValueDictionary()
         self._kept: set[Inode] = set()
+        self.contents: weakref.WeakSet[Regular] = weakref.WeakSet()
+        """The files whose bytes are in memory, and charged for."""
         try:
             host = os.path.realpath(sysroot, strict=True)
         except OSError as error:
@@ -71,6 +73,10 @@ class FileSystem:
         """Return a fresh inode number."""
         self._ino += 1
         return self._ino
+
+    def holds(self, inode: Regular) -> None:
+        """The bytes of a file are in memory from now on."""
+        self.contents.add(inode)
 
     def keep(self, inode: Inode) -> None:
         """Hold an inode that differs from the host until exit."""

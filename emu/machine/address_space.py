@@ -207,6 +207,10 @@ class AddressSpace:
             if area.backing is not None:
                 self._fill(area.part(start, stop), area.backing)
 
+    def clear(self, start: int, stop: int, host_mapped: bool) -> None:
+        """Make anonymous zero pages of a range, whatever lies there; the areas are not changed."""
+        self._zero(start, stop, host_mapped)
+
     def sync(self, address: int, length: int) -> None:
         """Write shared file mappings of the range back to their files (msync)."""
         for area in self.overlapping(address, address + page_up(length)):
@@ -318,9 +322,11 @@ class AddressSpace:
         if index > 0 and self._areas[index - 1].joins(area):
             index -= 1
             area.start, area.offset = self._areas[index].start, self._areas[index].offset
+            area.host_mapped |= self._areas[index].host_mapped
             del self._starts[index], self._areas[index]
         if index < len(self._areas) and area.joins(self._areas[index]):
             area.end = self._areas[index].end
+            area.host_mapped |= self._areas[index].host_mapped
             del self._starts[index], self._areas[index]
         self._starts.insert(index, area.start)
         self._areas.insert(index, area)

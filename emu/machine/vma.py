@@ -47,7 +47,6 @@ class Vma:
             and self.shared == other.shared
             and self.name == other.name
             and self.backing is other.backing
-            and self.host_mapped == other.host_mapped
             and (self.backing is None or self.offset + self.end - self.start == other.offset)
         )
 

@@ -45,6 +45,13 @@ if TYPE_CHECKING:
 
 _PID = 1000
 _DEFAULT_MEMORY = 4 << 30
+_GLIBC_NAMES = {
+    "start": "_dl_start",
+    "fini": "_dl_fini",
+    "resolve": "_dl_runtime_resolve",
+    "operate": "_dl_catch_exception",
+}
+"""What the linker's own stubs stand for."""
 
 
 class Process:
@@ -215,7 +222,7 @@ class Process:
         """
         runner = self.runner
         assert runner is not None
-        self._halted = False
+        halted, self._halted = self._halted, False
         try:
             if runner.paused:
                 runner.go_on()
@@ -224,6 +231,8 @@ class Process:
             elif self._stuck:
                 self._stuck = False
                 runner.run_next()
+            elif halted and runner.ended is None:
+                runner.attend()  # the CPU may have been about to stop for this, too
             while runner.ended is None and not runner.paused and not self._halted:
                 outcome = self.cpu.run(self.cpu.get(regs.RIP))
                 if host is not None and host.timed_out and runner.ended is None:
@@ -313,6 +322,16 @@ class Process:
     def frames(self, gprs: list[int]) -> list[FrameInfo]:
         """Return the frames from registers in the order of `regs.GPRS`."""
         return self._backtraces.of(gprs)
+
+    def hosted_name(self, trap: int) -> str:
+        """Return the name of the hosted function at a trap, the one that it has in glibc."""
+        planted = self.contract.pointer_stubs if self.contract is not None else {}
+        purpose = next((name for name, address in planted.items() if address == trap), "")
+        return (
+            _GLIBC_NAMES.get(purpose, purpose)
+            or self.symbols.function(trap)
+            or f"hosted function at {trap:#x}"
+        )
 
     # -- details ----------------------------------------------------------------------------------------------------
 

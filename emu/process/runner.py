@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.core.effects import CallGuest, Exit, Hosted, Jump, Pause, RegistersSet, SystemCall
+from emu.core.effects import CallGuest, Exit, Jump, Pause, RegistersSet, SystemCall
 from emu.core.errors import ElfError, LoaderError, MemoryFault
 from emu.core.events import Switch
 from emu.glibc.call import Call
@@ -23,13 +23,16 @@ from emu.kernel.policy import SLICE
 from emu.kernel.signals import clean_mask
 from emu.kernel.waiting import Blocked
 from emu.machine import regs
+from emu.process.frame import Frame
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from emu.glibc.contract import Contract
     from emu.kernel.kernel import Kernel
     from emu.kernel.signals import Killed
     from emu.kernel.task import Task
-    from emu.machine.cpu import Context, Cpu
+    from emu.machine.cpu import Cpu
 
 _M64 = (1 << 64) - 1
 _RAX, _RCX, _RDX, _RSI, _RDI, _RSP, _R8, _R9, _R10, _RIP, _RFLAGS = 0, 2, 3, 4, 5, 7, 8, 9, 10, 16, 17
@@ -41,19 +44,6 @@ _CHUNK = 10_000
 _PATIENCE = 16
 """Slices that a last thread without timers runs before counting ends: it costs a new translation of all code."""
 _SIGSEGV, _SEGV_MAPERR = 11, 1
-
-
-class _Frame:
-    """A hosted function in progress. `entry` is its trap, `rsp` the stack pointer there (at the caller's return address)."""
-
-    __slots__ = ("back", "context", "entry", "generator", "preserve", "rsp", "task")
-
-    def __init__(
-        self, generator: Hosted, entry: int, rsp: int, back: int, preserve: bool, task: Task
-    ) -> None:
-        self.generator, self.entry, self.rsp, self.back = generator, entry, rsp, back
-        self.preserve, self.task = preserve, task
-        self.context: Context | None = None
 
 
 class Runner:
@@ -68,9 +58,9 @@ class Runner:
         self.ended: Exit | Killed | None = None
         self._counting = cpu.counter.installed
         self._slice = self._chunk = self._lone_slices = 0
-        self._frames: dict[int, _Frame] = {}
-        self._waiting: dict[Task, tuple[_Frame, int]] = {}
-        self._paused: tuple[_Frame, int] | None = None
+        self._frames: dict[int, Frame] = {}
+        self._waiting: dict[Task, tuple[Frame, int]] = {}
+        self._paused: tuple[Frame, int] | None = None
         self._handlers = contract.traps if contract is not None else {}
         self._returns: set[int] = set()
         if contract is not None:
@@ -98,7 +88,7 @@ class Runner:
                 if isinstance(result, int):
                     self.cpu.set(regs.RAX, result & _M64)
                     return
-                waits = self._advance(_Frame(result, rip, rsp, *self._kind(rip), self.task), None)
+                waits = self._advance(Frame(result, rip, rsp, *self._kind(rip), self.task), None)
             except MemoryFault as fault:
                 self._segfault(fault)
                 return
@@ -137,6 +127,17 @@ class Runner:
     def run_next(self) -> None:
         """Let another task run, after a deadlock that the host has ended; the CPU is stopped. Raises Deadlock."""
         self._run_next("blocked")
+
+    def standing(self) -> Iterator[Frame]:
+        """Yield the hosted functions that have paused, or wait in a system call of their own."""
+        if self._paused is not None:
+            yield self._paused[0]
+        for frame, _ in self._waiting.values():
+            yield frame
+
+    def calling(self) -> Iterator[Frame]:
+        """Yield the hosted functions that wait for a guest function to return, those that were jumped out of included."""
+        yield from self._frames.values()
 
     def hosted_entry(self, rsp: int) -> int | None:
         """Return where the hosted function was entered whose caller's return address lies at `rsp`, if one waits for the guest there."""
@@ -333,7 +334,7 @@ class Runner:
 
     # -- hosted functions -----------------------------------------------------------------------------------------
 
-    def _advance(self, frame: _Frame, value: int | None) -> bool:
+    def _advance(self, frame: Frame, value: int | None) -> bool:
         """Resume a hosted function with the result of its last effect, up to its next call of the guest or its end; true if it
         waits in a system call.
         """
@@ -372,7 +373,7 @@ class Runner:
             self._jump(frame, effect)
             return False
 
-    def _own_call(self, frame: _Frame, effect: SystemCall) -> int | Blocked:
+    def _own_call(self, frame: Frame, effect: SystemCall) -> int | Blocked:
         """Make a hosted function's system call. No signal comes between: a handler could not return into it."""
         task, signals = self.task, self.kernel.signals
         mask = task.mask
@@ -384,14 +385,14 @@ class Runner:
         signals.set_mask(task, mask)
         return result if isinstance(result, int) else 0
 
-    def _leave(self, frame: _Frame, result: int) -> None:
+    def _leave(self, frame: Frame, result: int) -> None:
         if frame.context is not None:
             self.cpu.restore(frame.context)
         values = self._stack.values
         values[0], values[1] = frame.rsp, result & _M64
         self._stack.write()
 
-    def _call(self, frame: _Frame, effect: CallGuest) -> None:
+    def _call(self, frame: Frame, effect: CallGuest) -> None:
         if frame.preserve and frame.context is None:
             frame.context = self.cpu.save()
         slot = (frame.rsp - 8 & -16) - 8  # the callee finds its return address here, aligned as after a call
@@ -409,7 +410,7 @@ class Runner:
         if abandoned is not None:
             abandoned.generator.close()
 
-    def _jump(self, frame: _Frame, effect: Jump) -> None:
+    def _jump(self, frame: Frame, effect: Jump) -> None:
         if frame.context is not None:
             self.cpu.restore(frame.context)
         top = frame.rsp + effect.pop - 8

@@ -1,0 +1,26 @@
+"""Where a process is, as far as Python keeps it: what a snapshot takes along."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emu.core.events import Record
+
+
+class Place:
+    """`records` are the events so far, `cursor` those that `step` has returned; `running` tells that the program has its first thread.
+
+    `skip` is the breakpoint, by thread pointer and address, that was dealt with and lets its instruction pass; `through` counts entries of
+    interposed functions to let pass.
+    """
+
+    __slots__ = ("cursor", "records", "running", "skip", "through")
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.cursor = 0
+        self.running = False
+        self.skip: tuple[int, int] | None = None
+        self.through: Counter[tuple[int, int]] = Counter()

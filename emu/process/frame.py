@@ -1,0 +1,23 @@
+"""A hosted function in progress, as the runner keeps it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emu.core.effects import Hosted
+    from emu.kernel.task import Task
+    from emu.machine.cpu import Context
+
+
+class Frame:
+    """A hosted function in progress. `entry` is its trap, `rsp` the stack pointer there (at the caller's return address)."""
+
+    __slots__ = ("back", "context", "entry", "generator", "preserve", "rsp", "task")
+
+    def __init__(
+        self, generator: Hosted, entry: int, rsp: int, back: int, preserve: bool, task: Task
+    ) -> None:
+        self.generator, self.entry, self.rsp, self.back = generator, entry, rsp, back
+        self.preserve, self.task = preserve, task
+        self.context: Context | None = None
