@@ -86,7 +86,7 @@ class MemorySnapshot:
             if start not in same:
                 space.clear(start, area.end, area.host_mapped)
                 if area.executable:
-                    cpu.flush_code(start, area.end - start)
+                    cpu.range_changes(start, area.end, True)
         with _Pages(arena.host_base) as pages:
             for area, noted in zip(self._mappings, self._pages, strict=True):
                 first = physical(area.start)
@@ -98,7 +98,7 @@ class MemorySnapshot:
                     continue
                 written = list(pages.written(first, first + area.end - area.start))
                 if area.executable and not self._holds(noted, written):
-                    cpu.flush_code(area.start, area.end - area.start)
+                    cpu.range_changes(area.start, area.end, True)
                 for start, end in _without(written, noted):
                     arena.mapping.madvise(mmap.MADV_DONTNEED, start, end - start)
                 for start, data in noted.items():

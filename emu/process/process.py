@@ -232,7 +232,7 @@ class Process:
                 self._stuck = False
                 runner.run_next()
             elif halted and runner.ended is None:
-                runner.attend()  # the CPU may have been about to stop for this, too
+                runner.attend_if_due()  # the CPU may have been about to stop for this, too
             while runner.ended is None and not runner.paused and not self._halted:
                 outcome = self.cpu.run(self.cpu.get(regs.RIP))
                 if host is not None and host.timed_out and runner.ended is None:

@@ -230,6 +230,14 @@ class Runner:
             else:
                 self._refill()
 
+    def attend_if_due(self) -> None:
+        """Do what is due, if anything is: where nothing is, the run goes on as if the CPU had not stopped."""
+        kernel, scheduler = self.kernel, self.kernel.scheduler
+        wanted = kernel.timers.next_expiry < NEVER or len(kernel.tasks) > 1
+        spent = self._counting and self._slice <= 0
+        if spent or kernel.signals.wake or scheduler.due or scheduler.polled or wanted and not self._counting:
+            self.attend()
+
     def _deliver(self) -> None:
         rseq.interrupt(self.kernel, self.task)
         killed = self.kernel.deliver_signals(self.task, self.cpu)
