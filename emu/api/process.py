@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+from emu.api import callers
 from emu.api.convert import Prototype
 from emu.api.engine import Engine
 from emu.api.errors import ArgumentError, ClosedError, Error, OpenError, StateError
@@ -137,8 +137,10 @@ class Process:
         engine.plant()
         station = engine.station()
         engine.stations.append(station)
-        if main is not None:
-            engine.host_at(loaded.program.bias + main, station)
+        trap = loaded.program.bias + main if main is not None else None
+        self.inner.complete_backtraces(callers.Callers(engine, trap).complete)
+        if trap is not None:
+            engine.host_at(trap, station)
         else:
             station.then = Jump(contract.rtld.namespaces[0].maps[0].entry, (0, 0, contract.fini_stub))
 
@@ -240,10 +242,7 @@ class Process:
         from_ld_so = ld_so is not None and address == ld_so.map_start
         if not from_ld_so and not stubs.start <= address < stubs.end:
             return self.inner.symbols.call_site(address)
-        frame = sys._getframe()
-        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "emu":
-            frame = frame.f_back
-        return f"Python ({frame.f_code.co_filename}:{frame.f_lineno})"
+        return callers.place()
 
     # -- snapshots ---------------------------------------------------------------------------------------------------------
 
