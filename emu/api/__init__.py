@@ -3,6 +3,7 @@
 May import everything but `cli`. Nothing below imports it.
 """
 
+from emu.analysis.why_data import Reason
 from emu.api.convert import CFUNCTYPE, Callback, Prototype
 from emu.api.errors import (
     ArgumentError,
@@ -34,7 +35,7 @@ from emu.api.process import (
     RTLD_NOW,
     Process,
 )
-from emu.api.reasons import Reason, Reasons
+from emu.api.reasons import Reasons
 from emu.api.snapshot import Snapshot
 from emu.api.thread import Thread
 

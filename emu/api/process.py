@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+from emu.analysis.history import History
 from emu.api import callers
 from emu.api.convert import Prototype
 from emu.api.engine import Engine
@@ -115,6 +116,7 @@ class Process:
             raise Error(str(error)) from None
         self.inner = Inner(config, self._bus)
         """The composition root underneath."""
+        self._history = History(self.inner, frozenset(self._traced))
         self.memory = Memory(self.inner, self._describe)
         self.engine = Engine(self.inner)
         self.calls = Calls(self.engine, self.memory)
@@ -413,14 +415,13 @@ class Process:
             )
 
     def why_loaded(self, library: Library | str) -> Reasons:
-        """Return what keeps an object loaded: the reasons, with who, where and since when as far as it was traced (`dl`, `dtors`)."""
-        name = library.path if isinstance(library, Library) else library
-        map_ = (
-            self.rtld.by_address.get(library.handle)
-            if isinstance(library, Library)
-            else self.link_maps.find(library)
-        )
-        return reasons(self.inner, self.rtld, name, map_, self.place.records)
+        """Return why an object is loaded, as `emu why` tells it: the reasons with who, where and since when, and what would let it go.
+
+        Who and when come from the trace (`dl` and `dtors`, `bindings` for references): what is not known for want of it is said.
+        """
+        if isinstance(library, Library):
+            return reasons(self.engine, self._history, self._traced, library.path, library.opened)
+        return reasons(self.engine, self._history, self._traced, library)
 
     def explain(self, symbol: str, *, from_object: str | None = None, version: str | None = None) -> Answer:
         """Return why a symbol binds where it does (see `emu explain`)."""

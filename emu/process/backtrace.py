@@ -39,7 +39,8 @@ class FrameInfo(NamedTuple):
 
     `pc` is where the frame goes on; `cfa` the stack pointer of its caller before the call (0: unknown). `object` and `offset` (link-time address)
     say where `pc` lies, `object` being empty where no object is; `[emu]` is the loader's own part in the guest, its functions named as
-    ld.so's that it takes the place of; `[Python]` is Python code that called the guest. `function` is demangled and empty if unknown, `file` and `line` are empty and 0 then. `inlined`: the
+    ld.so's that it takes the place of; `[Python]` is Python code that called the guest.
+    `function` is demangled and empty if unknown, `file` and `line` are empty and 0 then. `inlined`: the
     function has no frame of the machine's; it was inlined into the next. `signal`: a signal handler returns here. `guess`: found without unwind
     information. `note` says what else there is to know: why the list ends early, when an object was unloaded.
     """
