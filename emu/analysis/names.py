@@ -24,6 +24,10 @@ class NotFoundError(EmuError):
     exit_code = EXIT_FINDINGS
 
 
+class GoneError(NotFoundError):
+    """What was asked for was there, and has gone."""
+
+
 def parse(word: str) -> tuple[str, str | None]:
     """Return the name and the version of `name`, `name@VERSION` or `name@@VERSION`, as readelf and nm write them."""
     name, at, version = word.partition("@")
@@ -75,7 +79,7 @@ def find_objects(rtld: Rtld, word: str) -> list[LinkMap]:
         return found
     for gone in reversed(rtld.index.departed):
         if spellings & {gone.name, gone.path, os.path.basename(gone.name), os.path.basename(gone.path)}:
-            raise NotFoundError(gone_text(word, gone))
+            raise GoneError(gone_text(word, gone))
     known = {name for map_ in maps for name in names_of(rtld, map_)}
     raise NotFoundError(missing(f"no object {word} is loaded", word, known))
 

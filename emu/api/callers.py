@@ -41,6 +41,8 @@ class Callers:
         stubs, page = contract.stubs, contract.call_page
         if page.start <= frame.pc < page.end:
             return True
+        if self._main is not None and frame.object == process.config.program:
+            return True  # the empty program itself, at its end: it is we who let it go there
         if frame.pc == stubs.return_start:  # a program that Python calls before it runs
             return bool(self._engine.stations) and self._engine.stations[0].task is not None
         entry = runner.hosted_entry(frame.cfa - 8) if frame.pc == stubs.return_call else None

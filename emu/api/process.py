@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from emu.analysis.history import History
 from emu.api import callers
+from emu.api.checking import Checked, Findings
 from emu.api.convert import Prototype
+from emu.api.dtors import Destroyed, Destructions
 from emu.api.engine import Engine
 from emu.api.errors import ArgumentError, ClosedError, Error, OpenError, StateError
 from emu.api.events import Event, Events, kinds_of
@@ -61,7 +63,7 @@ class Process:
 
     `env` is the guest's environment (None: ours), `trace` the categories of events to keep, or "all"; `schedule` is "round-robin", "random" (by
     `seed`) or a policy. `stdin`, `stdout` and `stderr` are files or descriptors of the host (None: ours). `tls_dtors`, `unload_rule`,
-    `max_memory` and `writable` are as in `RunConfig`.
+    `max_memory` and `writable` are as in `RunConfig`. `check` watches for what `emu check` finds, by all rules or by those named.
 
     >>> import emu
     >>> with emu.Process() as p:
@@ -88,6 +90,7 @@ class Process:
         stderr: int | BinaryIO | None = None,
         writable: Sequence[str] = (),
         max_memory: int | None = None,
+        check: bool | Sequence[str] = False,
     ) -> None:
         host = build_host_program() if program is None else None
         if isinstance(schedule, str):
@@ -117,6 +120,8 @@ class Process:
         self.inner = Inner(config, self._bus)
         """The composition root underneath."""
         self._history = History(self.inner, frozenset(self._traced))
+        self._destroyed = Destructions(self.inner) if "dtors" in self._traced else None
+        self._checked = Checked(self.inner, self._bus, check) if check else None
         self.memory = Memory(self.inner, self._describe)
         self.engine = Engine(self.inner)
         self.calls = Calls(self.engine, self.memory)
@@ -126,6 +131,8 @@ class Process:
         self.watch: Callable[[Record], None] | None = None
         """Told of each event that is traced."""
         self.inner.load()
+        if self._checked is not None:
+            self._checked.checker.loaded()
         if self.inner.rtld is not None:
             self.inner.rtld.describe_caller = self._caller
         self._hooks = Hooks(self)
@@ -422,6 +429,20 @@ class Process:
         if isinstance(library, Library):
             return reasons(self.engine, self._history, self._traced, library.path, library.opened)
         return reasons(self.engine, self._history, self._traced, library)
+
+    @property
+    def destroyed(self) -> Destroyed:
+        """The thread_local objects whose destructors have run, or begun to run, in their order. Raises Error if `dtors` is not traced."""
+        if self._destroyed is None:
+            self._must_trace(kinds_of("dtors"), "dtors")
+        assert self._destroyed is not None
+        return Destroyed(self._destroyed.objects)
+
+    def findings(self) -> Findings:
+        """Return what `emu check` finds, so far or, once the process is over, altogether. Raises Error without Process(check=True)."""
+        if self._checked is None:
+            raise Error("the process is not checked: say Process(check=True)")
+        return self._checked.findings(self.status, self.report)
 
     def explain(self, symbol: str, *, from_object: str | None = None, version: str | None = None) -> Answer:
         """Return why a symbol binds where it does (see `emu explain`)."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emu.analysis import why
-from emu.analysis.names import NotFoundError, find_objects, gone_text
+from emu.analysis.names import GoneError, NotFoundError, find_objects, gone_text
 from emu.analysis.reasons import Reasons as Asked
 from emu.analysis.reasons import is_kept
 from emu.analysis.why_text import details, headline, moment_lines
@@ -28,19 +28,21 @@ _DTORS = ("tls-destructors", "nodelete-destructors")
 class Reasons(Table["Reason"]):
     """The reasons why an object is loaded, as a sequence (`reasons` is the tuple); empty where it is not.
 
-    `loaded`: it is there. `kept`: a dlclose that collects now would leave it there; an object that nothing holds any more stays until the next such
-    dlclose, and has the one reason `never-collected`. `remedies` is the shortest list of changes that would let it go, `unknown` what is not known since
-    its category of events is not traced, in words. Where several namespaces have the object, all are told of. `repr` is the whole answer.
+    `loaded`: it is there; `gone`: it was. `kept`: a dlclose that collects now would leave it there; an object that nothing holds any more stays
+    until the next such dlclose, and has the one reason `never-collected`. `remedies` is the shortest list of changes that would let it go,
+    `unknown` what is not known since its category of events is not traced, in words. Where several namespaces have the object, all are
+    told of. `repr` is the whole answer.
     """
 
     head = ("reason", "who, where, since when")
 
     def __init__(
-        self, name: str, lives: Sequence[Generation], *, kept: bool, absent: str = "", unknown: Sequence[str] = ()
+        self, name: str, lives: Sequence[Generation], *, kept: bool, absent: str = "", gone: bool = False,
+        unknown: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.reasons = tuple(reason for life in lives for reason in life.moments[0].reasons)
         super().__init__(self.reasons)
-        self.name, self.kept, self.unknown = name, kept, tuple(unknown)
+        self.name, self.kept, self.gone, self.unknown = name, kept, gone, tuple(unknown)
         self._lives, self._absent = lives, absent
 
     @property
@@ -115,12 +117,12 @@ def reasons(
             else []
         )
     except NotFoundError as error:
-        return Reasons(name, (), kept=False, absent=str(error))
+        return Reasons(name, (), kept=False, absent=str(error), gone=isinstance(error, GoneError))
     if map_ is not None and not maps:
         was = map_.map_start, map_.display_name
         gone = next((d for d in reversed(rtld.index.departed) if (d.start, d.name) == was), None)
         absent = gone_text(name, gone) if gone is not None else f"{name} has gone"
-        return Reasons(name, (), kept=False, absent=absent)
+        return Reasons(name, (), kept=False, absent=absent, gone=True)
     lives = why.now(asked, name, maps).generations
     found = [reason for life in lives for reason in life.moments[0].reasons]
     kept = any(is_kept(rtld, one) for one in maps)
