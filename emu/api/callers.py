@@ -59,8 +59,8 @@ def python_frames() -> list[FrameInfo]:
 
 def place() -> str:
     """Return the line of Python that called us."""
-    frame = python_frames()[0]
-    return f"Python ({frame.file}:{frame.line})"
+    frames = python_frames()
+    return f"Python ({frames[0].file}:{frames[0].line})" if frames else "Python"
 
 
 def _users() -> Iterator[FrameType]:

@@ -122,6 +122,7 @@ class Process:
         self._history = History(self.inner, frozenset(self._traced))
         self._destroyed = Destructions(self.inner) if "dtors" in self._traced else None
         self._checked = Checked(self.inner, self._bus, check) if check else None
+        self.place.observers = self._history, self._destroyed, self._checked
         self.memory = Memory(self.inner, self._describe)
         self.engine = Engine(self.inner)
         self.calls = Calls(self.engine, self.memory)

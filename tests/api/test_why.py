@@ -113,3 +113,28 @@ def test_a_fault_ends_at_the_line_of_python(p: emu.Process, lib: emu.Library) ->
     assert p.status == 139
     (reason,) = p.why_loaded(lib)
     assert reason.kind == "open-count"
+
+
+def test_a_snapshot_takes_the_history_along(built_fixtures: object) -> None:
+    folder = str(fixtures.CACHE / "testing-codec")
+    with emu.Process(cwd=folder, env=fixtures.BASE_ENV, trace=["dl", "dtors"], check=True) as p:
+        lib = p.dlopen("./libcodec.so")
+        lib.decode(b"x")
+        before, told = p.snapshot(), repr(p.why_loaded(lib))
+        with p.thread() as t:
+            t.call(lib.decode, b"x")
+        lib.close()
+        assert len(p.destroyed) == 2
+        assert [reason.kind for reason in p.why_loaded(lib)] == ["tls-destructors"]
+        p.restore(before)
+        assert len(p.destroyed) == 0
+        assert repr(p.why_loaded(lib)) == told
+        with p.thread() as t:
+            t.call(lib.decode, b"x")
+        lib.close()
+        assert len(p.destroyed) == 2
+        p.close()
+        assert [finding.rule for finding in p.findings()] == ["dlclose-no-effect"]
+        p.restore(before)
+        assert lib.loaded and not p.ended
+        assert len(p.findings()) == 0
