@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 import shutil
@@ -12,7 +13,8 @@ from collections.abc import Callable
 
 import pytest
 
-from emu.testing import plugin
+import emu
+from emu.testing import plugin, settings
 from tools import fixtures
 
 pytest_plugins = ["pytester"]
@@ -169,7 +171,7 @@ def test_each_schedule_has_fixtures_of_its_own(run: Runner, pytester: pytest.Pyt
 
 def test_what_is_left_open_is_closed_and_a_crash_ends_cleanly(run: Runner, pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
-        import ctypes, pytest, emu
+        import ctypes, pytest, emu, emu.testing
         left = []
         def test_leaves_things(emu_process, emu_library):
             first, second = emu_library("./libcodec.so"), emu_library("libm.so.6")
@@ -191,12 +193,25 @@ def test_what_is_left_open_is_closed_and_a_crash_ends_cleanly(run: Runner, pytes
         @pytest.mark.emu(check=["no-such-rule"])
         def test_wrong_rule(emu_process):
             pass
+        @pytest.mark.emu(unload_rule="nodelete-flag", seed=5, env={"A": "b"}, trace=["libs"], schedule="random:3", check=False)
+        def test_arguments(emu_process):
+            config = emu_process.inner.config
+            assert (config.unload_rule, config.seed, config.env) == ("nodelete-flag", 5, {"A": "b"})
+            assert [len(emu_process.events(kind)) > 0 for kind in ("libs", "dtors")] == [True, False]
+            with pytest.raises(emu.Error, match="check=True"):
+                emu_process.findings()
+        @pytest.mark.emu(tls_dtors="guest")
+        def test_the_guests_own_destructors(emu_process, emu_library):
+            codec = emu_library("./libcodec.so")
+            with emu_process.thread() as thread:
+                thread.call(codec.decode, b"x")
+            emu.testing.assert_dtor_order(emu_process, ["cache", "history"])
         def test_program(emu_program):
             process = emu_program("/bin/echo", "hello")
             assert process.run() == 0
     """)
     result = run("-rA")
-    result.assert_outcomes(passed=4, failed=2, errors=1)
+    result.assert_outcomes(passed=6, failed=2, errors=1)
     told = _errors(result)
     assert "GuestFault: emu-host: killed by SIGSEGV: jump to 0x8" in told
     assert "OpenError: ./libnone.so: cannot open shared object file: No such file or directory" in told
@@ -269,6 +284,11 @@ def test_pytest_finds_the_plugin_by_its_entry_point() -> None:
     project = tomllib.loads((fixtures.ROOT / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["pytest11"] == {"emu": plugin.__name__}
     assert not any(word.startswith("pytest") for word in project["dependencies"])
+
+
+def test_the_marker_takes_what_a_process_takes() -> None:
+    options = set(inspect.signature(emu.Process).parameters)
+    assert set(settings.PROCESS) == options - {"program", "args", "schedule"}
 
 
 def test_neither_loads_what_it_does_not_need() -> None:
