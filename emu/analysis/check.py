@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from emu.analysis.check_data import Finding
     from emu.core.events import EventBus, Record
-    from emu.process import Process, Result
+    from emu.process import Process
 
 
 def chosen_rules(only: Iterable[str], without: Iterable[str]) -> frozenset[str]:
@@ -77,7 +77,9 @@ class Checker:
         What ends the linking or the run in ld.so's or emu's words ends up in the report.
         """
         try:
-            result = self._run()
+            self.process.load()
+            self.loaded()
+            result = self.process.run()
             status, ended = result.status, result.report
         except LinkError as error:
             status, ended = error.exit_code, str(error)
@@ -85,24 +87,27 @@ class Checker:
             if self.process.runner is None:
                 raise
             status, ended = error.exit_code, f"emu: {error}"
-        process = self.process
-        if process.runner is not None and process.rtld is not None:
-            self._dtors.finish(process.runner.task.tid)
-            self._unloading.finish()
-        return Report(process.config.program, status, ended, tuple(self.findings()), 0)
+        return self.report(status, ended)
 
-    def _run(self) -> Result:
-        process = self.process
-        process.load()
-        if process.contract is not None:
-            before = process.contract.on_linked
+    def loaded(self) -> None:
+        """The process is loaded, and about to be linked."""
+        contract = self.process.contract
+        if contract is not None:
+            before = contract.on_linked
 
             def linked() -> None:
                 before()
                 self._linked()
 
-            process.contract.on_linked = linked
-        return process.run()
+            contract.on_linked = linked
+
+    def report(self, status: int, ended: str) -> Report:
+        """Return the report about the process, which has ended with `status` and, if a signal or we ended it, with the words `ended`."""
+        process = self.process
+        if process.runner is not None and process.rtld is not None:
+            self._dtors.finish(process.runner.task.tid)
+            self._unloading.finish()
+        return Report(process.config.program, status, ended, tuple(self.findings()), 0)
 
     def findings(self) -> list[Finding]:
         """Return what was found so far."""

@@ -108,7 +108,7 @@ class Order:
         process = self._notes.process
         rtld = process.rtld
         assert rtld is not None
-        if done.serial in self._told or rtld.find_map(address) is not done:
+        if self._is_idle(done) or rtld.find_map(address) is not done:
             return
         function = process.symbols.describe(address)
         caller = rtld.find_map(process.arena.read_u64(process.cpu.get(regs.RSP)))
@@ -129,7 +129,7 @@ class Order:
         user = rtld.find_map(process.cpu.get(regs.RIP))
         libcs = [namespace.libc_map for namespace in rtld.namespaces]
         if (
-            done.serial in self._told
+            self._is_idle(done)
             or rtld.find_map(address) is not done
             or user in (None, done, rtld.ld_so, *libcs)
         ):
@@ -140,6 +140,10 @@ class Order:
         self._tell(
             done, user, f"{user.display_name} {verb} {what}, data of an object whose destructors have run"
         )
+
+    def _is_idle(self, done: LinkMap) -> bool:
+        """Whether a hook for an object has nothing to tell: that was done, or a snapshot has been restored in which it is not finalised."""
+        return done.serial in self._told or done.serial not in self._finalised_at
 
     def _tell(self, done: LinkMap, user: LinkMap, message: str) -> None:
         self._told.add(done.serial)

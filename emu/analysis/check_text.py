@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import base
+from emu.process.backtrace import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +56,8 @@ def _name(frame: CheckFrame) -> str:
 def _frame(frame: CheckFrame) -> str:
     source = f" ({base(frame.file)}:{frame.line})" if frame.file else ""
     where = f"{base(frame.object)}+{frame.offset:#x}" if frame.object else f"{frame.offset:#x}"
+    if frame.object == PYTHON:
+        where = "Python"
     note = f" - {frame.note}" if frame.note else ""
     return f"    at {frame.function or '??'}{source} [{where}]{note}"
 

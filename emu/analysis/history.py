@@ -63,11 +63,15 @@ class Release(NamedTuple):
     text: str
 
 
-class History:
-    """Watches one process from before its `load` on. `objects` is told of (record, map) for what others want to follow."""
+CATEGORIES = frozenset(("libs", "dl", "bindings", "dtors", "threads"))
+"""The categories of events that a history is made of."""
 
-    def __init__(self, process: Process) -> None:
-        self.process = process
+
+class History:
+    """Watches one process from before its `load` on. `watched` are the categories that it knows of: what only others tell stays unknown."""
+
+    def __init__(self, process: Process, watched: frozenset[str] = CATEGORIES) -> None:
+        self.process, self.watched = process, watched & CATEGORIES
         self.opens: dict[LinkMap, list[Open]] = {}
         self.loads: dict[LinkMap, Stamp] = {}
         self.marked: dict[LinkMap, list[tuple[dl.NodeleteSet, Stamp]]] = {}
@@ -76,7 +80,6 @@ class History:
         self.bindings: dict[tuple[LinkMap, LinkMap], list[Bound]] = {}
         self.releases: dict[LinkMap, Release] = {}
         self.threads: dict[int, str] = {process.task.tid: process.task.name}
-        self._opened_names: set[str] = set()
         self._last_owner: dict[int, LinkMap] = {}
         self._handlers: dict[type[Any], Callable[[Record], None]] = {
             ev.LibraryLoad: self._load,
@@ -92,7 +95,7 @@ class History:
             dl.NodeleteCleared: self._cleared,
             dl.RelocationDependency: self._dependency,
         }
-        process.bus.subscribe(self._take, ("libs", "dl", "bindings", "dtors", "threads"))
+        process.bus.subscribe(self._take, sorted(self.watched))
 
     def _take(self, record: Record) -> None:
         handler = self._handlers.get(type(record.event))
@@ -110,13 +113,13 @@ class History:
         """Return a stamp from its parts."""
         user = user_frame(frames)
         place, function = (where(user), user.function) if user is not None else ("", "")
-        return Stamp(
-            sequence, time, thread, self.thread_name(thread), place, function, tuple(call_frames(frames))
-        )
+        name = self.threads[thread] = self.thread_name(thread)
+        return Stamp(sequence, time, thread, name, place, function, tuple(call_frames(frames)))
 
     def thread_name(self, thread: int) -> str:
-        """Return the name of a thread, be it there or gone."""
-        return self.threads.get(thread, "")
+        """Return the name of a thread, be it there or gone; empty where nothing was seen of it."""
+        task = self.process.kernel.tasks.get(thread)
+        return task.name if task is not None else self.threads.get(thread, "")
 
     def find(self, name: str, namespace: int) -> LinkMap | None:
         """Return the object that an event names, the youngest if there are several of that name."""
@@ -150,8 +153,6 @@ class History:
         for map_ in rtld.namespaces[event.namespace].maps:
             if map_.map_start == event.start and map_.addr == event.base and map_.real is map_:
                 self.loads[map_] = self.stamp(record)
-                if rtld.started:
-                    self._opened_names.add(map_.display_name)
 
     def _opened(self, record: Record) -> None:
         event: dl.Opened = record.event
@@ -205,14 +206,14 @@ class History:
 
     def _binding(self, record: Record) -> None:
         event: ev.Binding = record.event
-        if event.target not in self._opened_names or event.target == event.origin:
-            return
         rtld = self.process.rtld
         assert rtld is not None
-        target = rtld.find_map(event.address)
-        origin = rtld.find_map(event.slot) if event.slot else None
-        if target is None:
+        if not rtld.started or event.target == event.origin:
             return
+        target = rtld.find_map(event.address)
+        if target is None or target.type != LT_LOADED:
+            return
+        origin = rtld.find_map(event.slot) if event.slot else None
         if origin is None:  # dlsym: it keeps something only where the linker has said so
             for (by, to), bound in self.bindings.items():
                 last = bound[-1]

@@ -11,6 +11,7 @@ from emu.elf.demangle import demangle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from emu.rtld.address_index import Departed
     from emu.rtld.link_map import LinkMap
     from emu.rtld.rtld import Rtld
 
@@ -21,6 +22,10 @@ class NotFoundError(EmuError):
     """Nothing of that name, or several things: the message says which there are."""
 
     exit_code = EXIT_FINDINGS
+
+
+class GoneError(NotFoundError):
+    """What was asked for was there, and has gone."""
 
 
 def parse(word: str) -> tuple[str, str | None]:
@@ -74,11 +79,14 @@ def find_objects(rtld: Rtld, word: str) -> list[LinkMap]:
         return found
     for gone in reversed(rtld.index.departed):
         if spellings & {gone.name, gone.path, os.path.basename(gone.name), os.path.basename(gone.path)}:
-            raise NotFoundError(
-                f"{word} has gone: it was unloaded after {gone.time / 1e9:.6f} s by {gone.by}"
-            )
+            raise GoneError(gone_text(word, gone))
     known = {name for map_ in maps for name in names_of(rtld, map_)}
     raise NotFoundError(missing(f"no object {word} is loaded", word, known))
+
+
+def gone_text(word: str, gone: Departed) -> str:
+    """Return when and by whom an object was unloaded."""
+    return f"{word} has gone: it was unloaded after {gone.time / 1e9:.6f} s by {gone.by}"
 
 
 def names_of(rtld: Rtld, map_: LinkMap) -> Iterator[str]:

@@ -32,9 +32,9 @@ _FLAG_RULE = "nodelete-flag"
 
 
 class Reasons:
-    """The reasons of one process at one moment. `history` is None where nothing was watched: there is then no who, where and when."""
+    """The reasons of one process at one moment. What `history` has not watched leaves out who, where and when."""
 
-    def __init__(self, process: Process, rtld: Rtld, history: History | None) -> None:
+    def __init__(self, process: Process, rtld: Rtld, history: History) -> None:
         self.process, self.rtld, self.history = process, rtld, history
         self._threads: dict[int, ThreadState] = {}
 
@@ -72,9 +72,8 @@ class Reasons:
 
     def bound(self, holder: LinkMap, held: LinkMap) -> Iterator[BoundSymbol]:
         """Yield the bindings of one object to another that it does not need; the first one made the dependency."""
-        if self.history is not None:
-            for one in self.history.bindings.get((holder, held), ()):
-                yield _bound_symbol(holder, one)
+        for one in self.history.bindings.get((holder, held), ()):
+            yield _bound_symbol(holder, one)
 
     # -- the roots' own reasons -------------------------------------------------------------------------------------------
 
@@ -104,15 +103,14 @@ class Reasons:
         )
 
     def _opens(self, root: LinkMap, count: int, chain: tuple[Link, ...]) -> Reason:
-        known = self.history.opens.get(root, []) if self.history is not None else []
-        opens = tuple(OpenCall(one.flags, one.opened, one.closed) for one in known)
+        opens = tuple(OpenCall(one.flags, one.opened, one.closed) for one in self.history.opens.get(root, []))
         text = f"is open: {_times(count, 'dlopen')} without dlclose"
         idle = sum(1 for one in opens if one.closed is not None)
         if idle:
             text = f"is open: its count is {count}, since dlclose of a NODELETE object does not count"
             if count > idle:
                 text += f"; {_times(count - idle, 'dlopen')} without dlclose"
-        if self.history is not None and count > len(opens):
+        if "dl" in self.history.watched and count > len(opens):
             text += f"; {_times(count - len(opens), 'dlopen')} still in progress"
         since = opens[0].opened if opens else None
         return self._reason("open-count", root, text, chain, count=count, since=since, opens=opens)
@@ -120,7 +118,7 @@ class Reasons:
     def _destructors(self, root: LinkMap, count: int, chain: tuple[Link, ...]) -> Reason:
         pending = tuple(self.pending(root))
         text = f"has {count} pending thread_local destructor{'s' if count > 1 else ''}"
-        if self.history is not None and count > len(pending):
+        if "dtors" in self.history.watched and count > len(pending):
             text += f", {count - len(pending)} of them registered with the libc of another namespace"
         since = pending[0].registered if pending else None
         return self._reason(
@@ -138,13 +136,13 @@ class Reasons:
 
     def _causes(self, root: LinkMap, chain: tuple[Link, ...]) -> Iterator[Reason]:
         history = self.history
-        void, void_unique = history.void.get(root, (0, frozenset())) if history is not None else (0, ())
-        marked = history.marked.get(root, []) if history is not None else []
+        void, void_unique = history.void.get(root, (0, frozenset()))
+        marked = history.marked.get(root, [])
         if root.dynamic.flags_1 & c.DF_1_NODELETE and not void:
             text = "is marked NODELETE in its file (DF_1_NODELETE)"
-            since = history.loads.get(root) if history is not None else None
+            since: Stamp | None = history.loads.get(root)
             yield self._reason("nodelete-file", root, text, chain, since=since)
-        opens = history.opens.get(root, []) if history is not None else []
+        opens = history.opens.get(root, [])
         flagged = [one for one in opens if "NODELETE" in one.flags.split("|") and one.opened.sequence > void]
         if flagged:
             calls = tuple(OpenCall(one.flags, one.opened, one.closed) for one in flagged)
@@ -180,8 +178,6 @@ class Reasons:
             )
 
     def _references(self, root: LinkMap, chain: tuple[Link, ...], void: int) -> Iterator[Reason]:
-        if self.history is None:
-            return
         for (origin, target), bound in self.history.bindings.items():
             if target is not root or origin.type == LT_LOADED:
                 continue
@@ -197,21 +193,21 @@ class Reasons:
     def _left_over(self, map_: LinkMap) -> Reason:
         """Nothing keeps it: only no collection has come by since."""
         since, text = None, "is kept by nothing any more, but no dlclose has collected since"
-        if self.history is not None:
-            releases = self.history.releases
-            found = [(releases[m], m) for m in holders(self.rtld, map_) if m in releases]
-            if found:
-                release, who = max(found, key=lambda pair: pair[0].stamp.sequence)
-                since = release.stamp
-                what = release.text if who is map_ else f"of {who.display_name}: {release.text}"
-                text += f": {what}"
+        releases = self.history.releases
+        found = [(releases[m], m) for m in holders(self.rtld, map_) if m in releases]
+        if found:
+            release, who = max(found, key=lambda pair: pair[0].stamp.sequence)
+            since = release.stamp
+            what = release.text if who is map_ else f"of {who.display_name}: {release.text}"
+            text += f": {what}"
         return self._reason("never-collected", map_, text, (), count=0, since=since)
 
     # -- destructors and threads ------------------------------------------------------------------------------------------
 
     def pending(self, map_: LinkMap) -> Iterator[PendingDestructor]:
         """Yield the pending destructors of an object, thread by thread, in the order of their registration."""
-        if self.history is None:
+        if "dtors" not in self.history.watched:
+            yield from self._listed(map_)
             return
         for thread, registrations in self.history.pending.items():
             for one in registrations:
@@ -221,18 +217,34 @@ class Reasons:
                         self.thread(thread), one.stamp,
                     )  # fmt: skip
 
+    def _listed(self, map_: LinkMap) -> Iterator[PendingDestructor]:
+        """Yield what the threads' own lists have, where nobody watched."""
+        process, contract = self.process, self.process.contract
+        if contract is None or contract.atexit is None:
+            return
+        tid = contract.layout.offset("pthread", "tid")
+        for pointer in contract.mirror.threads():
+            thread = self.thread(process.arena.read_u32(pointer + tid))
+            for one in reversed(list(contract.atexit.pending(pointer))):
+                if self.rtld.by_address.get(one.owner) is map_:
+                    function = process.symbols.describe(one.function)
+                    yield PendingDestructor(
+                        type_of(function), function, process.symbols.source(one.function), Address(one.object), False,
+                        thread, None,
+                    )  # fmt: skip
+
     def thread(self, number: int) -> ThreadState:
         """Return what a thread does now."""
         if number not in self._threads:
-            self._threads[number] = self._ask_thread(number)
+            self._threads[number] = self.ask_thread(number)
         return self._threads[number]
 
-    def _ask_thread(self, number: int) -> ThreadState:
+    def ask_thread(self, number: int) -> ThreadState:
+        """Find out what a thread does now."""
         process = self.process
         task = process.kernel.tasks.get(number)
         if task is None:
-            name = self.history.thread_name(number) if self.history is not None else ""
-            return ThreadState(number, name, "ended", "", "", ())
+            return ThreadState(number, self.history.thread_name(number), "ended", "", "", ())
         running = task is process.kernel.scheduler.current
         state = "running" if running else "waiting" if task.block is not None else "ready"
         frames = [] if running else process.backtrace(task)  # the running one is where the question comes up

@@ -178,7 +178,7 @@ def _call(stamp: Stamp) -> str:
 
 
 def _called(one: PendingDestructor) -> str:
-    place = one.registered.place
+    place = one.registered.place if one.registered is not None else ""
     return (one.type or f"what {one.function} destroys") + (f" ({place})" if place else "")
 
 

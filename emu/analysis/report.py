@@ -155,10 +155,9 @@ class Report:
             since = f" (since event {reason.since.sequence}, {reason.since.place})" if reason.since else ""
             reasons.append(f"{reason.object} {reason.text}{since}")
             reasons += [f"{link.holder} keeps {link.held}: {link.kind}" for link in reason.chain]
-            reasons += [
-                f"{one.function} in thread {one.thread.thread}, registered by event {one.registered.sequence}"
-                for one in reason.destructors
-            ]
+            for one in reason.destructors:
+                by = f", registered by event {one.registered.sequence}" if one.registered is not None else ""
+                reasons.append(f"{one.function} in thread {one.thread.thread}{by}")
         return {"reasons": reasons, "remedies": [one.text for one in remedies(asked, map_, found)]}
 
     def _look_at(self, map_: LinkMap) -> None:

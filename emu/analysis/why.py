@@ -19,7 +19,7 @@ from emu.core import dl_events as dl
 from emu.core import events as ev
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from emu.analysis.why_data import Stamp
     from emu.core.events import Record
@@ -35,9 +35,26 @@ def why_loaded(process: Process, library: str, history: History | None = None) -
     rtld = process.rtld
     if rtld is None:
         raise NotFoundError(f"{process.config.program} is statically linked: nothing is loaded")
-    asked = Reasons(process, rtld, history)
+    asked = Reasons(process, rtld, history or History(process, frozenset()))
     found = [map_ for map_ in find_objects(rtld, library) if is_kept(rtld, map_)]
     return [reason for map_ in found for reason in asked.of(map_)]
+
+
+def now(asked: Reasons, library: str, maps: Iterable[LinkMap]) -> WhyAnswer:
+    """Return the answer about objects of a process that goes on: one moment each, the present one."""
+    process, history = asked.process, asked.history
+    stamp = history.stamp_of(process.bus.upcoming, process.bus.now(), process.bus.task, [])
+    lives = []
+    for number, map_ in enumerate(maps, 1):
+        reasons = asked.of(map_)
+        moment = Moment("now", "", "", stamp, "stayed", reasons, remedies(asked, map_, reasons))
+        loaded = history.loads.get(map_)
+        lives.append(
+            Generation(
+                number, map_.display_name, map_.ns, map_.path, Address(map_.addr), loaded, None, (moment,)
+            )
+        )
+    return WhyAnswer(process.config.program, library, "it goes on", bool(lives), tuple(lives))
 
 
 def only(answer: WhyAnswer, which: str | None) -> WhyAnswer:

@@ -62,6 +62,7 @@ class PendingDestructor:
     """A thread_local object whose destructor has not run (or, if `running`, has not returned).
 
     `type` is the object's, from the name of `function`, empty if that is no destructor; `source` the line of the function.
+    `registered` is null where that was not watched.
     """
 
     type: str
@@ -70,7 +71,7 @@ class PendingDestructor:
     address: Address
     running: bool
     thread: ThreadState
-    registered: Stamp
+    registered: Stamp | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,14 @@ class Reason:
     destructors: tuple[PendingDestructor, ...]
     bindings: tuple[BoundSymbol, ...]
 
+    @property
+    def kind(self) -> str:
+        """The code, by the name that the Python face has for such things."""
+        return self.code
+
+    def __str__(self) -> str:
+        return f"{self.object} {self.text}"
+
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
@@ -134,7 +143,7 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A moment that matters. `kind`: dlclose (of the library), other-dlclose (a collection), or program-end.
+    """A moment that matters. `kind`: dlclose (of the library), other-dlclose (a collection), program-end, or now (of a process that goes on).
 
     `closed` is the object that dlclose was called for; `close_outcome` what it came to (`emu.core.dl_events.CloseRequested`). `outcome`: went or stayed.
     """

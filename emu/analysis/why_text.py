@@ -80,34 +80,45 @@ class _Renderer:
         if before is not None and moment.reasons and moment.reasons == before.reasons:
             yield "    for the same reasons"
             return
-        for reason in moment.reasons:
-            yield from self._reason(reason, name)
-        if moment.remedies:
-            together = " (all of these)" if len(moment.remedies) > 1 else ""
-            yield f"    to let it go{together}:"
-            yield from (f"      * {remedy.text}" for remedy in moment.remedies)
+        yield from moment_lines(moment, name)
 
-    def _reason(self, reason: Reason, name: str) -> Iterator[str]:
-        subject = "it" if not reason.chain and reason.object == name else reason.object
-        yield f"    - {subject} {reason.text}"
-        for link in reason.chain:
-            yield from _link(link)
-        match reason.code:
-            case "open-count" | "nodelete-open":
-                for number, one in enumerate(reason.opens):
-                    yield f"      opened {_when(one.opened)} ({one.flags})"
-                    yield from _stack(one.opened.backtrace, shown=number < _LISTED)
-                    if one.closed is not None:
-                        yield f"      closed in vain {_when(one.closed)}"
-            case "tls-destructors" | "nodelete-destructors":
-                for number, pending in enumerate(reason.destructors):
-                    yield from _destructor(pending, shown=number < _LISTED)
-            case "nodelete-unique" | "nodelete-reference":
-                yield from _bindings(reason.bindings)
-            case _:
-                if reason.since is not None and reason.since.backtrace:
-                    yield f"      since {_when(reason.since).removeprefix('at ')}"
-                    yield from _stack(reason.since.backtrace)
+
+def moment_lines(moment: Moment, name: str) -> Iterator[str]:
+    """Yield the reasons of a moment and what would let the library `name` go."""
+    for reason in moment.reasons:
+        yield f"    - {headline(reason, name)}"
+        yield from details(reason)
+    if moment.remedies:
+        together = " (all of these)" if len(moment.remedies) > 1 else ""
+        yield f"    to let it go{together}:"
+        yield from (f"      * {remedy.text}" for remedy in moment.remedies)
+
+
+def headline(reason: Reason, name: str) -> str:
+    """Return a reason in a line, the library `name` being "it"."""
+    return f"{'it' if not reason.chain and reason.object == name else reason.object} {reason.text}"
+
+
+def details(reason: Reason) -> Iterator[str]:
+    """Yield what is known of a reason: by which way, who, where, since when."""
+    for link in reason.chain:
+        yield from _link(link)
+    match reason.code:
+        case "open-count" | "nodelete-open":
+            for number, one in enumerate(reason.opens):
+                yield f"      opened {_when(one.opened)} ({one.flags})"
+                yield from _stack(one.opened.backtrace, shown=number < _LISTED)
+                if one.closed is not None:
+                    yield f"      closed in vain {_when(one.closed)}"
+        case "tls-destructors" | "nodelete-destructors":
+            for number, pending in enumerate(reason.destructors):
+                yield from _destructor(pending, shown=number < _LISTED)
+        case "nodelete-unique" | "nodelete-reference":
+            yield from _bindings(reason.bindings)
+        case _:
+            if reason.since is not None and reason.since.backtrace:
+                yield f"      since {_when(reason.since).removeprefix('at ')}"
+                yield from _stack(reason.since.backtrace)
 
 
 def _link(link: Link) -> Iterator[str]:
@@ -142,6 +153,8 @@ def _destructor(one: PendingDestructor, *, shown: bool) -> Iterator[str]:
     at = f" at {thread.place}" if thread.place and thread.state == "waiting" else ""
     running = "; its destructor is running" if one.running else ""
     yield f"      {what} at {one.address:#x} of thread {thread.thread} ({thread.name}), which {state}{at}{running}"
+    if one.registered is None:
+        return
     yield f"        registered {_when(one.registered)}"
     if shown:
         yield from _stack(one.registered.backtrace)

@@ -3,7 +3,10 @@
 May import everything but `cli`. Nothing below imports it.
 """
 
+from emu.analysis.why_data import Reason
+from emu.api.checking import Findings
 from emu.api.convert import CFUNCTYPE, Callback, Prototype
+from emu.api.dtors import Destroyed, DestroyedObject
 from emu.api.errors import (
     ArgumentError,
     ClosedError,
@@ -34,14 +37,14 @@ from emu.api.process import (
     RTLD_NOW,
     Process,
 )
-from emu.api.reasons import Reason, Reasons
+from emu.api.reasons import Reasons
 from emu.api.snapshot import Snapshot
 from emu.api.thread import Thread
 
 __all__ = [
-    "ArgumentError", "Breakpoint", "CFUNCTYPE", "Callback", "ClosedError", "DeadlockError", "Error", "Event", "Events",
-    "Function", "GuestException", "GuestFault", "Interposition", "Library", "Memory", "MemoryAccessError", "NotAFunctionError",
-    "OpenError", "Process", "ProcessEnded", "Prototype", "RTLD_DEEPBIND", "RTLD_GLOBAL", "RTLD_LAZY", "RTLD_LOCAL",
-    "RTLD_NODELETE", "RTLD_NOLOAD", "RTLD_NOW", "Reason", "Reasons", "Snapshot", "StateError", "Symbol", "SymbolNotFoundError", "Thread",
-    "UnsupportedError",
+    "ArgumentError", "Breakpoint", "CFUNCTYPE", "Callback", "ClosedError", "DeadlockError", "Destroyed", "DestroyedObject",
+    "Error", "Event", "Events", "Findings", "Function", "GuestException", "GuestFault", "Interposition", "Library", "Memory",
+    "MemoryAccessError", "NotAFunctionError", "OpenError", "Process", "ProcessEnded", "Prototype", "RTLD_DEEPBIND",
+    "RTLD_GLOBAL", "RTLD_LAZY", "RTLD_LOCAL", "RTLD_NODELETE", "RTLD_NOLOAD", "RTLD_NOW", "Reason", "Reasons", "Snapshot",
+    "StateError", "Symbol", "SymbolNotFoundError", "Thread", "UnsupportedError",
 ]  # fmt: skip

@@ -64,8 +64,14 @@ class Library:
 
     def __init__(self, process: Process, handle: int, path: str) -> None:
         self._process, self._handle, self._path = process, handle, path
+        self._map = process.rtld.by_address.get(handle)
         self._refusal = ""
         process.libraries.add(self)
+
+    @property
+    def process(self) -> Process:
+        """The process that the object is in."""
+        return self._process
 
     @property
     def path(self) -> str:
@@ -76,6 +82,11 @@ class Library:
     def handle(self) -> int:
         """What dlopen returned: the address of the guest's link map."""
         return self._handle
+
+    @property
+    def opened(self) -> LinkMap | None:
+        """The link map that dlopen made, also when it is gone."""
+        return self._map
 
     @property
     def closed(self) -> bool:
@@ -94,15 +105,15 @@ class Library:
     @property
     def link_map(self) -> LinkMap:
         """The loader's link map. Raises ClosedError when the object is gone."""
-        map_ = self._process.rtld.by_address.get(self._handle)
-        if map_ is None:
+        if self._map is None or not self.loaded:
             raise ClosedError(f"{self._path} is unloaded")
-        return map_
+        return self._map
 
     @property
     def loaded(self) -> bool:
         """Whether the object is still there: closed or not, something may keep it."""
-        return self._handle in self._process.rtld.by_address
+        # Another object may have got the handle since.
+        return self._map is not None and self._process.rtld.by_address.get(self._handle) is self._map
 
     def symbol(self, name: str, version: str | None = None) -> Symbol:
         """Return a definition by its mangled or demangled name. Raises SymbolNotFoundError, ClosedError."""
@@ -135,8 +146,7 @@ class Library:
             raise ClosedError(f"{self._path} {self._refusal} already")
         self._process.dlclose(self._handle)
         self._refusal = "is closed"
-        map_ = self._process.rtld.by_address.get(self._handle)
-        return map_.direct_opencount if map_ is not None else 0
+        return self.link_map.direct_opencount if self.loaded else 0
 
     def __enter__(self) -> Library:
         return self

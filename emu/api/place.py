@@ -13,14 +13,15 @@ class Place:
     """`records` are the events so far, `cursor` those that `step` has returned; `running` tells that the program has its first thread.
 
     `skip` is the breakpoint, by thread pointer and address, that was dealt with and lets its instruction pass; `through` counts entries of
-    interposed functions to let pass.
+    interposed functions to let pass. `observers` are those who keep what they have seen of the process.
     """
 
-    __slots__ = ("cursor", "records", "running", "skip", "through")
+    __slots__ = ("cursor", "observers", "records", "running", "skip", "through")
 
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.cursor = 0
+        self.observers: tuple[object, ...] = ()
         self.running = False
         self.skip: tuple[int, int] | None = None
         self.through: Counter[tuple[int, int]] = Counter()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+from emu.analysis.history import History
+from emu.api import callers
+from emu.api.checking import Checked, Findings
 from emu.api.convert import Prototype
+from emu.api.dtors import Destroyed, Destructions
 from emu.api.engine import Engine
 from emu.api.errors import ArgumentError, ClosedError, Error, OpenError, StateError
 from emu.api.events import Event, Events, kinds_of
@@ -60,7 +63,7 @@ class Process:
 
     `env` is the guest's environment (None: ours), `trace` the categories of events to keep, or "all"; `schedule` is "round-robin", "random" (by
     `seed`) or a policy. `stdin`, `stdout` and `stderr` are files or descriptors of the host (None: ours). `tls_dtors`, `unload_rule`,
-    `max_memory` and `writable` are as in `RunConfig`.
+    `max_memory` and `writable` are as in `RunConfig`. `check` watches for what `emu check` finds, by all rules or by those named.
 
     >>> import emu
     >>> with emu.Process() as p:
@@ -87,6 +90,7 @@ class Process:
         stderr: int | BinaryIO | None = None,
         writable: Sequence[str] = (),
         max_memory: int | None = None,
+        check: bool | Sequence[str] = False,
     ) -> None:
         host = build_host_program() if program is None else None
         if isinstance(schedule, str):
@@ -115,6 +119,10 @@ class Process:
             raise Error(str(error)) from None
         self.inner = Inner(config, self._bus)
         """The composition root underneath."""
+        self._history = History(self.inner, frozenset(self._traced))
+        self._destroyed = Destructions(self.inner) if "dtors" in self._traced else None
+        self._checked = Checked(self.inner, self._bus, check) if check else None
+        self.place.observers = self._history, self._destroyed, self._checked
         self.memory = Memory(self.inner, self._describe)
         self.engine = Engine(self.inner)
         self.calls = Calls(self.engine, self.memory)
@@ -124,6 +132,8 @@ class Process:
         self.watch: Callable[[Record], None] | None = None
         """Told of each event that is traced."""
         self.inner.load()
+        if self._checked is not None:
+            self._checked.checker.loaded()
         if self.inner.rtld is not None:
             self.inner.rtld.describe_caller = self._caller
         self._hooks = Hooks(self)
@@ -137,8 +147,10 @@ class Process:
         engine.plant()
         station = engine.station()
         engine.stations.append(station)
-        if main is not None:
-            engine.host_at(loaded.program.bias + main, station)
+        trap = loaded.program.bias + main if main is not None else None
+        self.inner.complete_backtraces(callers.Callers(engine, trap).complete)
+        if trap is not None:
+            engine.host_at(trap, station)
         else:
             station.then = Jump(contract.rtld.namespaces[0].maps[0].entry, (0, 0, contract.fini_stub))
 
@@ -240,10 +252,7 @@ class Process:
         from_ld_so = ld_so is not None and address == ld_so.map_start
         if not from_ld_so and not stubs.start <= address < stubs.end:
             return self.inner.symbols.call_site(address)
-        frame = sys._getframe()
-        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "emu":
-            frame = frame.f_back
-        return f"Python ({frame.f_code.co_filename}:{frame.f_lineno})"
+        return callers.place()
 
     # -- snapshots ---------------------------------------------------------------------------------------------------------
 
@@ -414,14 +423,27 @@ class Process:
             )
 
     def why_loaded(self, library: Library | str) -> Reasons:
-        """Return what keeps an object loaded: the reasons, with who, where and since when as far as it was traced (`dl`, `dtors`)."""
-        name = library.path if isinstance(library, Library) else library
-        map_ = (
-            self.rtld.by_address.get(library.handle)
-            if isinstance(library, Library)
-            else self.link_maps.find(library)
-        )
-        return reasons(self.inner, self.rtld, name, map_, self.place.records)
+        """Return why an object is loaded, as `emu why` tells it: the reasons with who, where and since when, and what would let it go.
+
+        Who and when come from the trace (`dl` and `dtors`, `bindings` for references): what is not known for want of it is said.
+        """
+        if isinstance(library, Library):
+            return reasons(self.engine, self._history, self._traced, library.path, library.opened)
+        return reasons(self.engine, self._history, self._traced, library)
+
+    @property
+    def destroyed(self) -> Destroyed:
+        """The thread_local objects whose destructors have run, or begun to run, in their order. Raises Error if `dtors` is not traced."""
+        if self._destroyed is None:
+            self._must_trace(kinds_of("dtors"), "dtors")
+        assert self._destroyed is not None
+        return Destroyed(self._destroyed.objects)
+
+    def findings(self) -> Findings:
+        """Return what `emu check` finds, so far or, once the process is over, altogether. Raises Error without Process(check=True)."""
+        if self._checked is None:
+            raise Error("the process is not checked: say Process(check=True)")
+        return self._checked.findings(self.status, self.report)
 
     def explain(self, symbol: str, *, from_object: str | None = None, version: str | None = None) -> Answer:
         """Return why a symbol binds where it does (see `emu explain`)."""

@@ -1,144 +1,166 @@
-"""Why an object is still loaded: what keeps it, from the loader's own mark phase, with who, where and since when as far as events tell.
-
-Source: glibc elf/dl-close.c:_dl_close_worker, by way of `emu.rtld.close`.
-"""
+"""Why an object is loaded: the answer of `emu why`, about a process that Python holds in the middle of its life."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from emu.api.views import Table, Tls
-from emu.core.dl_events import NodeleteSet, Opened, OpenRequested, RelocationDependency
-from emu.core.events import DtorRegistered
-from emu.rtld.close import keepers, mark
+from emu.analysis import why
+from emu.analysis.names import GoneError, NotFoundError, find_objects, gone_text
+from emu.analysis.reasons import Reasons as Asked
+from emu.analysis.reasons import is_kept
+from emu.analysis.why_text import details, headline, moment_lines
+from emu.api.events import table
+from emu.api.views import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from emu.core.dl_events import Kept
-    from emu.core.events import Record
-    from emu.process import Process
+    from emu.analysis.history import History
+    from emu.analysis.why_data import Generation, Reason, Remedy, ThreadState
+    from emu.api.engine import Engine
     from emu.rtld.link_map import LinkMap
-    from emu.rtld.rtld import Rtld
+
+_DTORS = ("tls-destructors", "nodelete-destructors")
 
 
-class Reason(NamedTuple):
-    """One reason: the kind of root (start-up, open-count, nodelete, tls-dtors) and its number; `chain` leads from the root to the object.
+class Reasons(Table["Reason"]):
+    """The reasons why an object is loaded, as a sequence (`reasons` is the tuple); empty where it is not.
 
-    `details` has a line for each thing that is known of the root: who opened it, whose destructor waits in which thread.
+    `loaded`: it is there; `gone`: it was. `kept`: a dlclose that collects now would leave it there; an object that nothing holds any more stays
+    until the next such dlclose, and has the one reason `never-collected`. `remedies` is the shortest list of changes that would let it go,
+    `unknown` what is not known since its category of events is not traced, in words. Where several namespaces have the object, all are
+    told of. `repr` is the whole answer.
     """
 
-    kind: str
-    number: int
-    chain: tuple[str, ...]
-    edges: tuple[str, ...]
-    details: tuple[str, ...]
+    head = ("reason", "who, where, since when")
 
-    def __str__(self) -> str:
-        root = self.chain[0]
-        number = f"{self.number} " if self.number > 1 or self.kind in ("open-count", "tls-dtors") else ""
-        words = {
-            "start-up": f"{root} was loaded at start-up",
-            "open-count": f"{root} is open: {number}dlopen without dlclose",
-            "nodelete": f"{root} is marked NODELETE",
-            "tls-dtors": f"{root} has {number}pending thread_local destructor{'s' if self.number > 1 else ''}",
-        }
-        steps = (
-            f", which keeps {name} ({edge})" for name, edge in zip(self.chain[1:], self.edges, strict=True)
-        )
-        return words[self.kind] + "".join(steps)
+    def __init__(
+        self, name: str, lives: Sequence[Generation], *, kept: bool, absent: str = "", gone: bool = False,
+        unknown: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.reasons = tuple(reason for life in lives for reason in life.moments[0].reasons)
+        super().__init__(self.reasons)
+        self.name, self.kept, self.gone, self.unknown = name, kept, gone, tuple(unknown)
+        self._lives, self._absent = lives, absent
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the object is there."""
+        return bool(self._lives)
 
-class Reasons(Table[Reason]):
-    """The reasons why an object is loaded; none when it is not, or when the next collection in its namespace will take it."""
-
-    head = ("reason", "details")
-
-    def __init__(self, name: str, items: Sequence[Reason], *, loaded: bool) -> None:
-        super().__init__(items)
-        self.name, self.loaded = name, loaded
+    @property
+    def remedies(self) -> tuple[Remedy, ...]:
+        """What would let the object go: all of these."""
+        return tuple(remedy for life in self._lives for remedy in life.moments[0].remedies)
 
     def row(self, item: Reason) -> tuple[str, ...]:
         """Return the cells of a reason."""
-        return str(item), "; ".join(item.details)
+        return headline(item, ""), "\n".join(line.strip() for line in details(item))
 
     def __repr__(self) -> str:
-        if not self.loaded:
-            return f"{self.name} is not loaded"
-        if not len(self):
-            return f"{self.name} is loaded, but nothing keeps it: the next dlclose that unloads anything takes it, too"
-        lines = [f"{self.name} is loaded:"]
-        for reason in self:
-            lines.append(f"  {reason}")
-            lines += [f"    {detail}" for detail in reason.details]
-        return "\n".join(lines)
+        text = "\n".join(self._lines())
+        return text.replace(os.getcwd().rstrip("/") + "/", "")
+
+    def _lines(self) -> Iterator[str]:
+        if self._absent:
+            yield self._absent
+        for life in self._lives:
+            where = f" in namespace {life.namespace}" if life.namespace else ""
+            now = life.moments[0]
+            waits = any(reason.code == "never-collected" for reason in now.reasons)
+            yield f"{life.name}{where} {'is loaded for now' if waits else 'stays loaded'}:"
+            yield from (line[2:] for line in moment_lines(now, life.name))
+        yield from (f"  not known: {text}" for text in self.unknown)
+
+    def _repr_html_(self) -> str:
+        if self._absent:
+            return table((self._absent,), ())
+        remedies = [(remedy.text,) for remedy in self.remedies]
+        unknown = [(text,) for text in self.unknown]
+        return (
+            super()._repr_html_()
+            + (table(("to let it go",), remedies) if remedies else "")
+            + (table(("not known",), unknown) if unknown else "")
+        )
+
+
+class _Asked(Asked):
+    """The reasons of a process whose threads Python drives."""
+
+    def __init__(self, engine: Engine, history: History) -> None:
+        super().__init__(engine.process, engine.contract.rtld, history)
+        self._engine = engine
+
+    def ask_thread(self, number: int) -> ThreadState:
+        """Find out what a thread does now: one that Python drives waits for Python, unless it is in a call."""
+        state = super().ask_thread(number)
+        stations = (*self._engine.stations, *self._engine.workers.values())
+        if any(s.task is not None and s.task.tid == number and not s.busy for s in stations):
+            return replace(state, state="waiting", what="for Python", place="", backtrace=())
+        return state
 
 
 def reasons(
-    process: Process, rtld: Rtld, name: str, map_: LinkMap | None, records: Sequence[Record]
+    engine: Engine, history: History, traced: Sequence[str], name: str, map_: LinkMap | None = None
 ) -> Reasons:
-    """Return what keeps `map_` (None: it is not loaded), with what `records` say of it."""
-    if map_ is None:
-        return Reasons(name, (), loaded=False)
-    kept = mark(rtld, rtld.namespaces[map_.ns])
-    found = keepers(rtld, kept, map_) if map_ in kept else []
-    return Reasons(name, [_reason(process, rtld, one, records) for one in found], loaded=True)
+    """Return why `map_` is loaded (None: whatever is called `name`), with what `history` has seen by way of the categories `traced`."""
+    asked = _Asked(engine, history)
+    rtld = asked.rtld
+    try:
+        maps = (
+            find_objects(rtld, name)
+            if map_ is None
+            else [map_]
+            if rtld.by_address.get(map_.address) is map_
+            else []
+        )
+    except NotFoundError as error:
+        return Reasons(name, (), kept=False, absent=str(error), gone=isinstance(error, GoneError))
+    if map_ is not None and not maps:
+        was = map_.map_start, map_.display_name
+        gone = next((d for d in reversed(rtld.index.departed) if (d.start, d.name) == was), None)
+        absent = gone_text(name, gone) if gone is not None else f"{name} has gone"
+        return Reasons(name, (), kept=False, absent=absent, gone=True)
+    lives = why.now(asked, name, maps).generations
+    found = [reason for life in lives for reason in life.moments[0].reasons]
+    kept = any(is_kept(rtld, one) for one in maps)
+    return Reasons(name, lives, kept=kept, unknown=_unknown(found, traced))
 
 
-def _reason(process: Process, rtld: Rtld, kept: Kept, records: Sequence[Record]) -> Reason:
-    root = kept.chain[0]
-    details: list[str] = []
-    if kept.root == "tls-dtors":
-        details += _destructors(process, rtld, root, records)
-    elif kept.root == "open-count":
-        details += _opens(root, kept.namespace, records)
-    elif kept.root == "nodelete":
-        details += [
-            f"{e.why}{f' by {e.by}' if e.by else ''}{f' for {e.symbol}' if e.symbol else ''}{_since(r)}"
-            for r in records
-            if isinstance(e := r.event, NodeleteSet) and (e.name, e.namespace) == (root, kept.namespace)
-        ]
-    for holder, held, edge in zip(kept.chain, kept.chain[1:], kept.edges, strict=False):
-        details += [
-            f"{holder} bound to {e.symbol} of {held}{_since(r)}"
-            for r in records
-            if edge == "relocation"
-            and isinstance(e := r.event, RelocationDependency)
-            and (e.by, e.name) == (holder, held)
-        ]
-    return Reason(kept.root, kept.number, kept.chain, kept.edges, tuple(details))
+def _unknown(found: Sequence[Reason], traced: Sequence[str]) -> list[str]:
+    """Return what the reasons leave open for want of events, with the way to have them."""
+    missing: dict[str, list[str]] = {}
+    for reason in found:
+        for category, what in _wanting(reason):
+            if category not in traced and what not in missing.setdefault(category, []):
+                missing[category].append(what)
+    wanted = ", ".join(f'"{category}"' for category in (*traced, *(c for c in missing if missing[c])))
+    return [
+        f"{' and '.join(whats)}, since {category} is not traced: say Process(trace=[{wanted}])"
+        for category, whats in missing.items()
+        if whats
+    ]
 
 
-def _destructors(process: Process, rtld: Rtld, root: str, records: Sequence[Record]) -> Iterator[str]:
-    contract = process.contract
-    if contract is None:
-        return
-    at = contract.layout.offset("pthread", "tid")
-    registered = {(r.task, r.event.object): r for r in records if isinstance(r.event, DtorRegistered)}
-    for pointer in contract.mirror.threads():
-        tid = process.arena.read_u32(pointer + at)
-        task = process.kernel.tasks.get(tid)
-        thread = f"thread {tid}" + (f" ({task.name})" if task is not None else "")
-        for node in Tls(process, rtld, pointer).destructors:
-            if node.owner == root:
-                source = f" ({node.source})" if node.source else ""
-                record = registered.get((tid, node.object))
-                yield f"{thread} is to run {node.name} on {node.object:#x}{source}{_since(record) if record else ''}"
-
-
-def _opens(root: str, namespace: int, records: Sequence[Record]) -> Iterator[str]:
-    """Pair each open that succeeded with the request before it in the same thread."""
-    asked: dict[int, list[Record]] = {}
-    for record in records:
-        event = record.event
-        if isinstance(event, OpenRequested):
-            asked.setdefault(record.task, []).append(record)
-        elif isinstance(event, Opened):
-            request = asked[record.task].pop() if asked.get(record.task) else None
-            if (event.name, event.namespace) == (root, namespace):
-                caller = f" by {request.event.caller}" if request is not None else ""
-                yield f"opened{caller}{_since(record)}"
-
-
-def _since(record: Record) -> str:
-    return f", since {record.time // 10**9}.{record.time % 10**9:09d} s (#{record.sequence}, thread {record.task})"
+def _wanting(reason: Reason) -> Iterator[tuple[str, str]]:
+    """Yield the categories that tell more of a reason, with what they tell."""
+    for link in reason.chain:
+        if link.kind == "bound":
+            yield "dl", "who bound to what, and when"
+            yield "bindings", "all bindings and their relocations"
+    match reason.code:
+        case "open-count" | "nodelete-open":
+            yield "dl", "who opened it, and when"
+        case "nodelete" | "nodelete-unique":
+            yield "dl", "who made it NODELETE, and when"
+        case "nodelete-reference":
+            yield "bindings", "all bindings and their relocations"
+        case "nodelete-file":
+            yield "libs", "when it was loaded"
+        case "never-collected":
+            yield "dl", "what kept it until when"
+            yield "dtors", "whether a destructor kept it"
+        case _ if reason.code in _DTORS:
+            yield "dtors", "where and when the objects were built"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
 
 from emu.api.events import table
-from emu.glibc.cxa_thread_atexit_impl import demangle as pointer_demangle
 from emu.rtld.tls import UNALLOCATED
 
 if TYPE_CHECKING:
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from emu.rtld.rtld import Rtld
 
 T = TypeVar("T")
-_MOST = 1 << 20
 
 
 class Table(ABC, Generic[T]):
@@ -195,30 +192,23 @@ class Tls(Table[TlsModule]):
 
 
 def _destructors(process: Process, rtld: Rtld, thread_pointer: int) -> Iterator[Destructor]:
-    """Yield the nodes of a thread's list, as far as it is one."""
+    """Yield the nodes of a thread's list."""
     contract = process.contract
     atexit = contract.atexit if contract is not None else None
     if atexit is None:
         return
-    arena = process.arena
-    guard = arena.read_u64(thread_pointer + 0x30)
-    seen: set[int] = set()
-    node = arena.read_u64(thread_pointer + atexit.head_offset)
-    while node and node not in seen and len(seen) < _MOST:
-        seen.add(node)
-        mangled, object_, owner, following = struct.unpack("<QQQQ", arena.read(node, 32))
-        function = pointer_demangle(mangled, guard)
-        map_ = rtld.by_address.get(owner)
-        name = map_.display_name if map_ is not None else hex(owner)
+    for one in atexit.pending(thread_pointer):
+        map_ = rtld.by_address.get(one.owner)
+        name = map_.display_name if map_ is not None else hex(one.owner)
+        symbols = process.symbols
         yield Destructor(
-            node,
-            function,
-            process.symbols.describe(function),
-            object_,
+            one.node,
+            one.function,
+            symbols.describe(one.function),
+            one.object,
             name,
-            process.symbols.source(function),
+            symbols.source(one.function),
         )
-        node = following
 
 
 def names_of(map_: LinkMap) -> set[str]:

@@ -18,6 +18,7 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from functools import partial
 from random import Random
 from typing import Any
@@ -101,6 +102,8 @@ class Memento:
                 return step
         if not any(base.__module__.partition(".")[0] == "emu" for base in kind.__mro__):
             raise UnsupportedError(f"object of type {kind.__module__}.{kind.__qualname__}", "a snapshot")
+        if is_dataclass(kind) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            return partial(_frozen, names=tuple(field.name for field in fields(kind)))
         host: frozenset[str] = getattr(kind, "HOST_SIDE", frozenset())
         slots = tuple(
             name
@@ -142,6 +145,10 @@ def _by_rule(memento: Memento, thing: object, *, rule: Rule) -> Iterable[object]
     if undo is not None:
         memento.note(undo)
     return ()
+
+
+def _frozen(_memento: Memento, thing: object, *, names: tuple[str, ...]) -> Iterable[object]:
+    return [getattr(thing, name) for name in names]
 
 
 def _object(

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.dl_events import NodeleteCleared
 from emu.core.effects import CallGuest, Effect
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _LOAD_LOCK = "_dl_load_lock"
 _NODE_SIZE = 32
+_MOST = 1 << 20
 _ROTATE = 0x11
 _M64 = (1 << 64) - 1
 _rip_load = re.compile(rb"[\x48\x4c]\x8b[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](....)", re.DOTALL)
@@ -52,6 +53,15 @@ def mangle(pointer: int, guard: int) -> int:
 def demangle(pointer: int, guard: int) -> int:
     """PTR_DEMANGLE, the inverse of `mangle`."""
     return (pointer >> _ROTATE | pointer << 64 - _ROTATE) & _M64 ^ guard
+
+
+class Pending(NamedTuple):
+    """A node of a thread's list: its address, the function, the object, the link map (an address of the guest) of the owner."""
+
+    node: int
+    function: int
+    object: int
+    owner: int
 
 
 class ThreadAtexit:
@@ -108,6 +118,18 @@ class ThreadAtexit:
     def _offset(self, slot: int) -> int:
         value = self.arena.read_u64(slot)
         return value - (1 << 64) if value >> 63 else value
+
+    def pending(self, thread: int) -> Iterator[Pending]:
+        """Yield the list of the thread whose thread pointer is `thread`, as far as it is one: the destructor to run next first."""
+        arena = self.arena
+        guard = arena.read_u64(thread + 0x30)
+        node = arena.read_u64(thread + self.head_offset)
+        seen: set[int] = set()
+        while node and node not in seen and len(seen) < _MOST:
+            seen.add(node)
+            mangled, object_, owner, following = struct.unpack("<QQQQ", arena.read(node, _NODE_SIZE))
+            yield Pending(node, demangle(mangled, guard), object_, owner)
+            node = following
 
     # -- the model --------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from emu.machine.arena import PAGE_SIZE, PROT_EXEC, physical
 from emu.process.unwind import Frame, Surroundings, from_gprs, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from emu.kernel.exec import MappedImage
     from emu.kernel.task import Task
@@ -30,6 +30,8 @@ _STUB_NAMES = {
     "resolve": "_dl_runtime_resolve",
 }
 _EMU = "[emu]"
+PYTHON = "[Python]"
+"""The object of a frame of Python, which called the guest."""
 
 
 class FrameInfo(NamedTuple):
@@ -37,7 +39,8 @@ class FrameInfo(NamedTuple):
 
     `pc` is where the frame goes on; `cfa` the stack pointer of its caller before the call (0: unknown). `object` and `offset` (link-time address)
     say where `pc` lies, `object` being empty where no object is; `[emu]` is the loader's own part in the guest, its functions named as
-    ld.so's that it takes the place of. `function` is demangled and empty if unknown, `file` and `line` are empty and 0 then. `inlined`: the
+    ld.so's that it takes the place of; `[Python]` is Python code that called the guest.
+    `function` is demangled and empty if unknown, `file` and `line` are empty and 0 then. `inlined`: the
     function has no frame of the machine's; it was inlined into the next. `signal`: a signal handler returns here. `guess`: found without unwind
     information. `note` says what else there is to know: why the list ends early, when an object was unloaded.
     """
@@ -75,6 +78,8 @@ class Backtraces:
         self._process = process
         self._tables: dict[int, UnwindTable | None] = {}
         self._around = Surroundings(process.arena, self._table, self._executable, process.space.find)
+        self.complete: Callable[[list[Captured]], list[Captured]] = lambda found: found
+        """What a list of the running thread becomes where somebody beyond the guest called it."""
 
     def frames(self, task: Task | None = None) -> list[FrameInfo]:
         """Return the frames of the running thread, the innermost first: at a fault, or where it called a hosted function.
@@ -99,7 +104,7 @@ class Backtraces:
             registers[16] -= (
                 2  # a trap stands at a function's first instruction, which unwind information knows
             )
-        return self._walk(registers)
+        return self.complete(self._walk(registers))
 
     def of(self, gprs: Sequence[int]) -> list[FrameInfo]:
         """Return the frames from registers in the order of `regs.GPRS`."""
@@ -257,7 +262,7 @@ def _line(frame: FrameInfo) -> str:
     function = "<signal handler called>" if frame.signal else frame.function or "??"
     source = f" ({frame.file}:{frame.line})" if frame.file else ""
     place = f"{frame.object}+{frame.offset:#x}" if frame.object else f"{frame.pc:#x}"
-    where = _EMU if frame.object == _EMU else f"[{place}]"
+    where = frame.object if frame.object in (_EMU, PYTHON) else f"[{place}]"
     remarks = ["inlined"] if frame.inlined else ["a guess"] if frame.guess else []
     remarks += [frame.note] if frame.note else []
     remark = f" ({'; '.join(remarks)})" if remarks else ""

@@ -35,7 +35,7 @@ from emu.rtld.error import strerror
 from emu.rtld.rtld import MappedObject, Rtld, VersionErrors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from emu.core.events import EventBus
     from emu.glibc.cxa_thread_atexit_impl import ThreadAtexit
@@ -318,6 +318,10 @@ class Process:
     def resolve(self, captured: Iterable[Captured]) -> list[FrameInfo]:
         """Return captured frames as `backtrace` does."""
         return self._backtraces.resolve(captured)
+
+    def complete_backtraces(self, complete: Callable[[list[Captured]], list[Captured]]) -> None:
+        """Let `complete` put the callers of the guest into the frames of the running thread, in place of how the guest was entered."""
+        self._backtraces.complete = complete
 
     def frames(self, gprs: list[int]) -> list[FrameInfo]:
         """Return the frames from registers in the order of `regs.GPRS`."""

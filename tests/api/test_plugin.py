@@ -38,11 +38,23 @@ def test_a_thread_keeps_the_plugin_until_it_ends(p: emu.Process, lib: emu.Librar
     with p.thread("worker") as t:
         assert t.call(lib.touch, 42) == 42
         lib.close()
-        (reason,) = p.why_loaded("libplugin.so")
-        assert reason.kind == "tls-dtors"
-        assert "(worker) is to run shop::Noisy::~Noisy()" in reason.details[0]
+        why = p.why_loaded("libplugin.so")
+        (reason,) = why
+        assert why.kept and reason.kind == "tls-destructors"
+        (pending,) = reason.destructors
+        assert (pending.type, pending.thread.name, pending.thread.what) == (
+            "shop::Noisy",
+            "worker",
+            "for Python",
+        )
+        assert pending.registered is not None
+        frames = [(f.function, f.object) for f in pending.registered.backtrace]
+        assert ("touch", "./libplugin.so") in frames
+        assert frames[-1] == ("test_a_thread_keeps_the_plugin_until_it_ends", "[Python]")
+        assert [one.code for one in why.remedies] == ["end-thread"]
     assert [e.name for e in p.events("dtor")] == ["dtor_registered", "dtor_run", "dtor_done"]
-    assert len(p.why_loaded("libplugin.so")) == 0
+    why = p.why_loaded("libplugin.so")
+    assert [reason.kind for reason in why] == ["never-collected"] and not why.kept
 
 
 def test_unloads_when_nothing_holds_it(p: emu.Process, lib: emu.Library) -> None:
