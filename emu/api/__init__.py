@@ -26,8 +26,7 @@ from emu.api.events import Event, Events
 from emu.api.function import Function
 from emu.api.hooks import Breakpoint, Interposition
 from emu.api.library import Library, Symbol
-from emu.api.memory import Memory
-from emu.api.process import (
+from emu.api.linking import (
     RTLD_DEEPBIND,
     RTLD_GLOBAL,
     RTLD_LAZY,
@@ -35,8 +34,9 @@ from emu.api.process import (
     RTLD_NODELETE,
     RTLD_NOLOAD,
     RTLD_NOW,
-    Process,
 )
+from emu.api.memory import Memory
+from emu.api.process import Process
 from emu.api.reasons import Reasons
 from emu.api.snapshot import Snapshot
 from emu.api.thread import Thread

@@ -4,57 +4,41 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from emu.analysis.history import History
 from emu.api import callers
-from emu.api.checking import Checked, Findings
+from emu.api.answers import Answers
+from emu.api.checking import Checked
 from emu.api.convert import Prototype
-from emu.api.dtors import Destroyed, Destructions
+from emu.api.dtors import Destructions
 from emu.api.engine import Engine
-from emu.api.errors import ArgumentError, ClosedError, Error, OpenError, StateError
-from emu.api.events import Event, Events, kinds_of
+from emu.api.errors import ArgumentError, Error, StateError
+from emu.api.events import Event, kinds_of
 from emu.api.function import Calls, Function
 from emu.api.hooks import Hooks
-from emu.api.library import Library, Symbol, callable_symbol, find
+from emu.api.library import Library
 from emu.api.memory import Memory
 from emu.api.place import Place
-from emu.api.reasons import Reasons, reasons
 from emu.api.snapshot import Snapshot
 from emu.api.thread import Thread
-from emu.api.views import LinkMaps, Scopes, ThreadInfo, Threads, Tls
-from emu.core.effects import CallGuest, Effect, Hosted, Jump
-from emu.core.events import CATEGORIES, CATEGORY_OF, EventBus, Record
+from emu.core.effects import Hosted, Jump
+from emu.core.events import CATEGORIES, EventBus, Record
 from emu.glibc.host_program import build_host_program
 from emu.kernel.policy import Policy, Random, RoundRobin
 from emu.process import Process as Inner
 from emu.process import RunConfig
-from emu.rtld.scope import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
-    from emu.analysis.answer import Answer
     from emu.api.hooks import Breakpoint, Interposition
     from emu.glibc.call import Call
     from emu.glibc.contract import Contract
-    from emu.rtld.link_map import LinkMap
-    from emu.rtld.rtld import Rtld
-
-RTLD_LAZY, RTLD_NOW, RTLD_NOLOAD, RTLD_DEEPBIND, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NODELETE = (
-    1,
-    2,
-    4,
-    8,
-    0x100,
-    0,
-    0x1000,
-)
-"""dlopen's flags."""
 
 
-class Process:
+class Process(Answers):
     """A process of the guest: `program` with `args` (after its name), or without one an empty program that hosts libraries.
 
     A new process stands before its program's first instruction, libraries being linked and initialised; from there guest functions can be
@@ -206,6 +190,14 @@ class Process:
         finally:
             end()
 
+    def live(self, kind: str) -> Iterator[Event]:
+        """Run the program and yield events as they happen."""
+        while True:
+            event = self.step(kind)
+            if not isinstance(event, Event):
+                return
+            yield event
+
     def _leave(self) -> None:
         """Let the program have its first thread."""
         if self._hosting:
@@ -218,21 +210,6 @@ class Process:
                 self.engine.let_go()
             else:
                 self.engine.begin()
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process is over."""
-        return self.engine.result is not None
-
-    @property
-    def status(self) -> int | None:
-        """The exit status, None before the end."""
-        return self.engine.result.status if self.engine.result is not None else None
-
-    @property
-    def report(self) -> str:
-        """What is to be said of how the process ended: where a signal killed it; empty otherwise."""
-        return self.engine.result.report if self.engine.result is not None else ""
 
     def close(self) -> None:
         """End a hosting process as a return from `main` does; a program that is not over is dropped where it is."""
@@ -275,186 +252,6 @@ class Process:
         """What a snapshot leaves alone, being Python's."""
         return [self, self.calls, self._hooks]
 
-    # -- libraries and symbols ----------------------------------------------------------------------------------------------
-
-    def dlopen(self, path: str | os.PathLike[str], flags: int = RTLD_NOW) -> Library:
-        """Open an object by the guest's dlopen. Raises OpenError with dlerror's text."""
-        name = os.fspath(path)
-        handle = self._guest(b"dlopen", name, flags)
-        if not handle:
-            raise OpenError(self._dlerror())
-        return Library(self, handle, name)
-
-    def dlclose(self, handle: int) -> None:
-        """Close a handle by the guest's dlclose. Raises OpenError."""
-        if self._guest(b"dlclose", handle) & 0xFFFFFFFF:
-            raise OpenError(self._dlerror())
-
-    def _dlerror(self) -> str:
-        message = self._guest(b"dlerror")
-        return os.fsdecode(self.memory.cstring(message)) if message else "dlerror has nothing to say"
-
-    def _guest(self, name: bytes, *args: int | str) -> int:
-        """Call one of libc's functions and return rax; raises what a Python function that it called has raised."""
-        self.engine.check()
-        texts = [self.memory.new(os.fsencode(arg)) for arg in args if isinstance(arg, str)]
-        waiting = iter(texts)
-        words = tuple(next(waiting) if isinstance(arg, str) else arg for arg in args)
-        rax = self.engine.run(_call(self.engine.contract.guest_function(name), words))
-        for text in texts:
-            self.memory.free(text)
-        error = self.engine.take_pending()
-        if error is not None:
-            raise error
-        return rax
-
-    @property
-    def rtld(self) -> Rtld:
-        """The dynamic linker's state. Raises StateError for a static program."""
-        if self.inner.rtld is None:
-            raise StateError(f"{self.inner.config.program}: a static program has no dynamic linker")
-        return self.inner.rtld
-
-    @property
-    def link_maps(self) -> LinkMaps:
-        """What is loaded, in all namespaces."""
-        return LinkMaps([m for namespace in self.rtld.namespaces for m in namespace.maps], self.rtld)
-
-    @property
-    def namespaces(self) -> list[LinkMaps]:
-        """What is loaded, by namespace."""
-        return [LinkMaps(namespace.maps, self.rtld) for namespace in self.rtld.namespaces]
-
-    def scopes(self, library: Library | str) -> Scopes:
-        """Return the scopes in which the references of an object are looked up, in order."""
-        map_ = self._map(library)
-        return Scopes([tuple(m.display_name for m in scope.maps) for scope in map_.scopes])
-
-    def lookup(self, name: str, version: str | None = None, scope: Library | str | None = None) -> Symbol:
-        """Return what a name (mangled or not) means in the global scope, or in that of `scope` (an object) alone. Raises SymbolNotFoundError."""
-        if scope is not None:
-            map_ = self._map(scope)
-            return find(self, name, version, map_.local_scope if map_.searchlist else Scope([map_]), map_)
-        main = self.rtld.namespaces[0].main
-        assert main is not None
-        return find(self, name, version, main.local_scope, main)
-
-    def function(self, name: str | Symbol, library: Library | None = None) -> Function:
-        """Return the function of a name in the global scope, or of a symbol. Raises SymbolNotFoundError, NotAFunctionError."""
-        symbol = self.lookup(name) if isinstance(name, str) else name
-        return Function(self.calls, symbol.name, callable_symbol(self, symbol), library)
-
-    def function_at(self, address: int, prototype: Prototype | None = None) -> Function:
-        """Return the function at an address."""
-        return Function(self.calls, f"function at {address:#x}", address, None, prototype)
-
-    def data_address(self, symbol: Symbol) -> int:
-        """Return where the data of a symbol are; thread-local data are those of the thread in which calls would run."""
-        if symbol.kind != "thread-local data":
-            return symbol.address
-        map_ = self._map(symbol.object)
-        return self.rtld.tls.block(self.engine.at(None).thread, map_.tls_modid) + symbol.address
-
-    def _map(self, library: Library | str) -> LinkMap:
-        if isinstance(library, Library):
-            return library.link_map
-        map_ = self.link_maps.find(library)
-        if map_ is None:
-            raise ClosedError(f"{library} is not loaded")
-        return map_
-
-    def _describe(self, address: int) -> str:
-        if self.inner.space.find(address) is not None:
-            return self.inner.symbols.area_name(address)
-        return self.inner.symbols.departed(address) or "not mapped"
-
-    # -- threads and TLS ------------------------------------------------------------------------------------------------------
-
-    def thread(self, name: str | None = None) -> Thread:
-        """Make a thread that Python drives."""
-        return Thread(self, name)
-
-    @property
-    def threads(self) -> Threads:
-        """The threads of the guest, the main thread first."""
-        tasks = self.inner.kernel.tasks.values()
-        return Threads(
-            [ThreadInfo(t.tid, t.name, t.block.what if t.block is not None else "") for t in tasks]
-        )
-
-    def tls(self, thread: Thread | ThreadInfo | int | None = None) -> Tls:
-        """Return the thread-local storage of a thread (a thread id will do; None: the main thread)."""
-        tid = (
-            thread.tid
-            if isinstance(thread, (Thread, ThreadInfo))
-            else self.threads[0].tid
-            if thread is None
-            else thread
-        )
-        contract = self.engine.contract
-        at = contract.layout.offset("pthread", "tid")
-        for pointer in contract.mirror.threads():
-            if self.inner.arena.read_u32(pointer + at) == tid:
-                return Tls(self.inner, self.rtld, pointer)
-        raise ClosedError(f"no thread {tid}")
-
-    # -- events and answers ----------------------------------------------------------------------------------------------------
-
-    def events(self, kind: str | None = None) -> Events:
-        """Return what has happened so far, all or those of a category (`dtors`) or kind (`dtor_run`). Raises Error for what is not traced."""
-        if kind is None:
-            return Events(list(self.place.records))
-        self._must_trace(kinds_of(kind), kind)
-        return Events(self.place.records).of(kind)
-
-    def live(self, kind: str) -> Iterator[Event]:
-        """Run the program and yield events as they happen."""
-        while True:
-            event = self.step(kind)
-            if not isinstance(event, Event):
-                return
-            yield event
-
-    def _must_trace(self, types: frozenset[type[Any]], kind: str) -> None:
-        missing = {CATEGORY_OF[type_] for type_ in types}.difference(self._traced)
-        if missing:
-            raise Error(
-                f"events {kind!r} are not traced: say Process(trace=[{', '.join(map(repr, sorted(missing)))}])"
-            )
-
-    def why_loaded(self, library: Library | str) -> Reasons:
-        """Return why an object is loaded, as `emu why` tells it: the reasons with who, where and since when, and what would let it go.
-
-        Who and when come from the trace (`dl` and `dtors`, `bindings` for references): what is not known for want of it is said.
-        """
-        if isinstance(library, Library):
-            return reasons(self.engine, self._history, self._traced, library.path, library.opened)
-        return reasons(self.engine, self._history, self._traced, library)
-
-    @property
-    def destroyed(self) -> Destroyed:
-        """The thread_local objects whose destructors have run, or begun to run, in their order. Raises Error if `dtors` is not traced."""
-        if self._destroyed is None:
-            self._must_trace(kinds_of("dtors"), "dtors")
-        assert self._destroyed is not None
-        return Destroyed(self._destroyed.objects)
-
-    def findings(self) -> Findings:
-        """Return what `emu check` finds, so far or, once the process is over, altogether. Raises Error without Process(check=True)."""
-        if self._checked is None:
-            raise Error("the process is not checked: say Process(check=True)")
-        return self._checked.findings(self.status, self.report)
-
-    def explain(self, symbol: str, *, from_object: str | None = None, version: str | None = None) -> Answer:
-        """Return why a symbol binds where it does (see `emu explain`)."""
-        from emu.analysis.explain import explain
-        from emu.core.events import Binding
-
-        bindings = [r.event for r in self.place.records if isinstance(r.event, Binding)]
-        return explain(
-            self.inner, self.rtld, symbol, from_object=from_object, version=version, bindings=bindings
-        )
-
     # -- hooks ------------------------------------------------------------------------------------------------------------------
 
     def interpose(
@@ -487,7 +284,3 @@ class Process:
 
 def _descriptor(file: int | BinaryIO | None, default: int) -> int:
     return default if file is None else file if isinstance(file, int) else file.fileno()
-
-
-def _call(function: int, words: tuple[int, ...]) -> Generator[Effect, int, int]:
-    return (yield CallGuest(function, words))

@@ -161,7 +161,9 @@ def test_memory_is_what_it_was(p: emu.Process) -> None:
     big = p.function("mmap")
     for size in (4096, 1 << 20):
         big(0, size, 3, 0x22, -1, 0)
-    p.function("munmap")(ctypes.c_void_p(libc.link_map.map_start), 4096)  # the guest has lost its libc's headers
+    p.function("munmap")(
+        ctypes.c_void_p(libc.link_map.map_start), 4096
+    )  # the guest has lost its libc's headers
     p.restore(snapshot)
     assert p.memory.cstring(at) == b"before"
     assert [repr(area) for area in p.memory] == areas
