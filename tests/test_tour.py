@@ -21,7 +21,7 @@ SOURCES = {"main.c", "a.c", "b.c", "build.sh"}
 
 @pytest.mark.parametrize("page", lessons(), ids=lambda page: page.stem)
 def test_every_output_is_real(page: Path) -> None:
-    assert tour.difference(page) == ""
+    assert tour.difference(page) == "", f"tools/tour.py --update {page.name.partition('-')[0]}"
 
 
 @pytest.mark.parametrize(
