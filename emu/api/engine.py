@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from emu.api.errors import ClosedError, GuestFault, ProcessEnded, StateError
@@ -98,6 +99,8 @@ class Engine:
         self._free: list[int] = []
         self._words: list[int] = []
         self.caller: Caller
+        self.host_signals: AbstractContextManager[object] = nullcontext()
+        """Entered while the guest runs (`emu shell` gives Ctrl-C to the guest)."""
 
     # -- set-up ---------------------------------------------------------------------------------------------------------
 
@@ -322,7 +325,8 @@ class Engine:
         """Run the guest on to the next pause or its end."""
         self._here = None
         try:
-            self.process.advance()
+            with self.host_signals:
+                self.process.advance()
         except DeadlockError:
             raise  # a call of another thread may end it
         except BaseException as error:

@@ -47,7 +47,8 @@ def command(
     """Load PROGRAM, stop before its first instruction, and give a Python prompt with the process in it.
 
     p is the emu.Process; emu and ctypes are imported. Libraries are linked and initialised, so guest functions can be called; p.run() lets
-    PROGRAM run. Without PROGRAM the process is an empty one that hosts libraries. Options after PROGRAM are PROGRAM's own.
+    PROGRAM run, and Ctrl-C is then the guest's, as in emu run. Without PROGRAM the process is an empty one that hosts libraries. Options after
+    PROGRAM are PROGRAM's own.
 
     Where standard input is no terminal, its lines run as a script. An error that a script leaves uncaught ends it with a traceback and
     exit code 1.
@@ -60,13 +61,18 @@ def command(
       emu shell -c 'print(p.scopes("libc.so.6"))' ./main
       emu shell ./main < questions.py
     """
-    if stdin is sys.stdin.buffer and code_text is None:
+    if code_text is None and sys.stdin is None:
+        raise click.UsageError(
+            "standard input is closed, so there is nothing to read Python code from: use -c"
+        )
+    if code_text is None and stdin is sys.stdin.buffer:
         raise click.UsageError(
             "--stdin -: standard input holds the Python code already; only -c leaves it free"
         )
     import ctypes
 
     import emu
+    from emu.process.hostsignals import HostSignals
 
     # The guest writes to the same descriptors, unbuffered by us.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -78,6 +84,7 @@ def command(
         with emu.Process(
             found, arguments, variables, cwd=cwd, trace=categories, schedule=policy, stdin=stdin or nothing, **running.fields
         ) as process:  # fmt: skip
+            process.engine.host_signals = HostSignals(process.inner.kernel, process.inner.cpu, None)
             namespace = {"__name__": "__main__", "p": process, "emu": emu, "ctypes": ctypes}
             if code_text is not None:
                 return _script(code_text, "<string>", namespace)

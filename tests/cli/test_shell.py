@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pexpect
 import pytest
 
-from tests.support import emu
+from tests.support import compile_c, emu
 from tools import fixtures
 
 if TYPE_CHECKING:
@@ -64,6 +65,34 @@ def test_python_s_own_prompt(hello: Path) -> None:
         child.sendeof()
         child.expect(pexpect.EOF)
     assert child.exitstatus == 0
+
+
+ENDLESS = """
+#include <stdio.h>
+int main(void) {
+    setlinebuf(stdout), puts("ready");
+    for (;;) {}
+}
+"""
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_ctrl_c_ends_a_guest_that_runs_and_not_the_prompt(tmp_path: Path, plain: bool) -> None:
+    (tmp_path / "main.c").write_text(ENDLESS)
+    compile_c(tmp_path, "-o", "main", "main.c")
+    prompt = ">>> " if plain else r"In \[.*\d.*\]: "
+    with _terminal(tmp_path, *(("--plain",) if plain else ()), "./main") as child:
+        child.expect(prompt)
+        child.sendline("p.run()")
+        child.expect("ready\r\n")
+        child.sendintr()
+        child.expect("130")
+        child.expect(prompt)
+        child.sendintr()  # at the prompt it is Python's
+        child.expect(prompt)
+        child.sendline("p.report")
+        child.expect("killed by SIGINT")
+        child.expect(prompt)
 
 
 def test_ipython_where_it_is_installed(hello: Path) -> None:
@@ -141,3 +170,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
         done = emu("shell", *words, cwd=tmp_path)
         assert (done.exit, done.stdout, done.stderr.count(b"\n")) == (code, b"", 1), done
         assert done.stderr.startswith(b"emu: ")
+    closed = f"{sys.executable} -m emu shell <&-"
+    said = subprocess.run(["sh", "-c", closed], cwd=fixtures.ROOT, capture_output=True, text=True)
+    assert (said.returncode, said.stderr.count("\n")) == (2, 1)
+    assert "standard input is closed" in said.stderr
