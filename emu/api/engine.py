@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from emu.api.errors import ClosedError, GuestFault, ProcessEnded, StateError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from emu.kernel.task import Task
     from emu.process import Process
     from emu.process.config import Result
+    from emu.process.hostsignals import HostSignals
 
 T = TypeVar("T")
 Work = Generator[Effect, int, T]
@@ -99,7 +100,7 @@ class Engine:
         self._free: list[int] = []
         self._words: list[int] = []
         self.caller: Caller
-        self.host_signals: AbstractContextManager[object] = nullcontext()
+        self.host_signals: HostSignals | None = None
         """Entered while the guest runs (`emu shell` gives Ctrl-C to the guest)."""
 
     # -- set-up ---------------------------------------------------------------------------------------------------------
@@ -325,7 +326,7 @@ class Engine:
         """Run the guest on to the next pause or its end."""
         self._here = None
         try:
-            with self.host_signals:
+            with self.host_signals or nullcontext():
                 self.process.advance()
         except DeadlockError:
             raise  # a call of another thread may end it
