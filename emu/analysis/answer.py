@@ -167,11 +167,12 @@ class Slot:
     target: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Answer:
     """The whole answer. `symbol` is the name as the objects have it; `moment` when the question was asked.
 
-    `failure` is what ended the linking or the run, if anything did. `slots` are those of all objects.
+    `failure` is what ended the linking or the run, if anything did. `slots` are those of all objects. It shows itself as `emu explain`
+    prints it.
     """
 
     program: str
@@ -183,3 +184,8 @@ class Answer:
     explanations: tuple[Explanation, ...]
     slots: tuple[Slot, ...]
     gone: tuple[GoneObject, ...]
+
+    def __repr__(self) -> str:
+        from emu.analysis.text import render
+
+        return render(self).rstrip("\n")

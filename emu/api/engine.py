@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from emu.kernel.task import Task
     from emu.process import Process
     from emu.process.config import Result
+    from emu.process.hostsignals import HostSignals
 
 T = TypeVar("T")
 Work = Generator[Effect, int, T]
@@ -108,6 +110,8 @@ class Engine:
         self._driving = 0
         self._words: list[int] = []
         self.caller: Caller
+        self.host_signals: HostSignals | None = None
+        """Entered while the guest runs (`emu shell` gives Ctrl-C to the guest)."""
 
     # -- set-up ---------------------------------------------------------------------------------------------------------
 
@@ -385,7 +389,8 @@ class Engine:
 
     def _go(self) -> None:
         try:
-            self.process.advance()
+            with self.host_signals or nullcontext():
+                self.process.advance()
         except DeadlockError:
             raise  # a call of another thread may end it
         except BaseException as error:

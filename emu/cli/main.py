@@ -17,7 +17,7 @@ EXIT_SIGPIPE = 128 + 13
 
 COMMANDS = {
     "run": "run", "call": "call", "ldd": "ldd", "explain": "explain", "why": "why",
-    "check": "check", "report": "report", "maps": "maps", "trace-schema": "trace_schema",
+    "check": "check", "report": "report", "shell": "shell", "tour": "tour", "maps": "maps", "trace-schema": "trace_schema",
 }  # fmt: skip
 """Each sub-command and its module in this package, in the order of `emu --help`."""
 
@@ -54,6 +54,8 @@ def group() -> None:
       emu check ./host                   destructors that never run, code used after dlclose, and more
       emu report ./host -o report.html   the whole run as a page to look at
       emu maps /bin/ls                   its memory after start-up
+      emu shell ./hello                  a Python prompt with the process in it
+      emu tour                           lessons about how all this works
     """
 
 

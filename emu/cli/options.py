@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from emu.core.events import EventBus
+    from emu.kernel.policy import Policy
     from emu.trace.output import TraceWriter
 
     Command = TypeVar("Command", bound=Callable[..., Any])
@@ -98,8 +99,9 @@ def trace_options(function: Command) -> Command:
         click.option("--force", is_flag=True, help="Let --trace-output overwrite a file that is no trace."),
         click.option(
             "--trace-format",
-            type=click.Choice(["text", "jsonl", "chrome"]),
-            help="Text for people (default), JSON Lines, or Chrome trace-event JSON for Perfetto (tracks of threads and of objects).",
+            type=click.Choice(["text", "brief", "jsonl", "chrome"]),
+            help="Text for people (default), text with no columns but the thread, JSON Lines, or Chrome trace-event JSON for Perfetto "
+            "(tracks of threads and of objects).",
         ),
         click.option(
             "--trace-output", metavar="FILE", help="Where the trace goes; standard error otherwise."
@@ -116,43 +118,44 @@ def trace_options(function: Command) -> Command:
     return cast("Command", with_tracing)
 
 
-_RUN_OPTIONS = (
-    click.option(
+_RUN_OPTIONS = {
+    "schedule": click.option(
         "--schedule", callback=schedule.check, default="round-robin", metavar="POLICY",
         help="Which thread runs next: round-robin (default), random (by --seed), or replay:FILE.",
     ),
-    click.option(
+    "record_schedule": click.option(
         "--record-schedule", metavar="FILE", help="Write the decisions about threads to FILE, for replay:FILE."
     ),
-    click.option(
+    "seed": click.option(
         "--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, metavar="N",
         help="Seed of the guest's random bytes and of a random schedule (default 0).",
     ),
-    click.option(
+    "start_time": click.option(
         "--time", "start_time", callback=parameters.start_time, default=str(EPOCH_NS // 10**9), metavar="now|SECONDS",
         help="The guest's time at the start, in seconds since 1970 (default: 2024-01-01, so that runs are alike).",
     ),
-    click.option(
+    "writable": click.option(
         "--writable", multiple=True, type=click.Path(exists=True, file_okay=False), metavar="DIR",
         help="Let writes under DIR through to the host; others vanish at exit. Repeatable.",
     ),
-    click.option(
+    "max_memory": click.option(
         "--max-memory", callback=parameters.size, metavar="SIZE",
         help="Limit of the guest's memory, as in 512M.",
     ),
-    click.option(
+    "timeout": click.option(
         "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
         help="End the run with exit code 124 after that time.",
     ),
-    click.option(
+    "tls_dtors": click.option(
         "--tls-dtors", type=click.Choice(["model", "guest"]), default="model",
         help="Who runs thread_local destructors: emu's model (default) or libc's own code.",
     ),
-    click.option(
+    "unload_rule": click.option(
         "--unload-rule", type=click.Choice(["dtor-count", "nodelete-flag"]), default="dtor-count",
         help="What keeps a DSO with pending thread_local destructors: their count, as in glibc 2.23 and later (default), or NODELETE, as in 2.18 to 2.22.",
     ),
-)  # fmt: skip
+}  # fmt: skip
+_OF_THE_SCHEDULE = ("schedule", "record_schedule")
 
 
 class Running(NamedTuple):
@@ -178,16 +181,30 @@ class Running(NamedTuple):
         )
 
     @contextmanager
-    def scheduled(self, config: RunConfig) -> Iterator[RunConfig]:
-        """Give the run its schedule, recorded if that was asked for. Raises ScheduleError and TraceError."""
-        policy = schedule.make_policy(self.schedule, config.seed)
+    def policy(self) -> Iterator[Policy]:
+        """Give the schedule, recorded if that was asked for. Raises ScheduleError and TraceError."""
+        policy = schedule.make_policy(self.schedule, self.fields["seed"])
         with schedule.recorded(policy, self.record_schedule) as recorder:
-            yield config._replace(policy=recorder)
+            yield recorder
+
+    @contextmanager
+    def scheduled(self, config: RunConfig) -> Iterator[RunConfig]:
+        """Give the run its schedule. Raises as `policy` does."""
+        with self.policy() as policy:
+            yield config._replace(policy=policy)
 
 
 def run_options(function: Command) -> Command:
     """Add all options of a run but those of tracing; the command gets them as `running`."""
+    return _running(function, tuple(_RUN_OPTIONS))
 
+
+def session_options(function: Command) -> Command:
+    """Add those options of a run that `emu.Process` takes; the command gets them as `running`."""
+    return _running(function, tuple(name for name in _RUN_OPTIONS if name not in ("start_time", "timeout")))
+
+
+def _running(function: Command, names: tuple[str, ...]) -> Command:
     @wraps(function)
     def with_running(
         *args: Any,
@@ -195,19 +212,11 @@ def run_options(function: Command) -> Command:
         record_schedule: str | None,
         variables: dict[str, str],
         clean_env: bool,
+        sysroot: str,
         **rest: Any,
     ) -> Any:
-        names = (
-            "sysroot",
-            "seed",
-            "start_time",
-            "writable",
-            "max_memory",
-            "timeout",
-            "tls_dtors",
-            "unload_rule",
-        )
-        fields = {name: rest.pop(name) for name in names}
+        fields = {name: rest.pop(name) for name in names if name not in _OF_THE_SCHEDULE}
+        fields["sysroot"] = sysroot
         if fields["unload_rule"] == "nodelete-flag" and fields["tls_dtors"] == "guest":
             raise click.UsageError(
                 "--unload-rule nodelete-flag is not what the guest's libc does: it needs --tls-dtors model"
@@ -215,8 +224,8 @@ def run_options(function: Command) -> Command:
         running = Running(fields, schedule, record_schedule, variables, clean_env)
         return function(*args, running=running, **rest)
 
-    for option in reversed(_RUN_OPTIONS):
-        with_running = option(with_running)
+    for name in reversed(names):
+        with_running = _RUN_OPTIONS[name](with_running)
     return cast("Command", guest_options(with_running))
 
 
@@ -246,7 +255,7 @@ class Tracing(NamedTuple):
         from emu.trace import chrome, jsonl, text
         from emu.trace.output import TraceWriter, open_output
 
-        beginnings = (text.BEGINNING, jsonl.BEGINNING, chrome.BEGINNING)
+        beginnings = (*text.BEGINNINGS, jsonl.BEGINNING, chrome.BEGINNING)
         where = self.path or "standard error"
         descriptor = 2 if self.path is None else open_output(self.path, beginnings, force=self.force)
         trace = chrome.ChromeTrace(
@@ -261,21 +270,21 @@ class Tracing(NamedTuple):
         from emu.trace.output import TraceWriter, open_output
 
         path, form = self.path, self.form
-        render = text.render
-        beginnings: tuple[str, ...] = (text.BEGINNING,)
+        render = text.render_brief if form == "brief" else text.render
+        beginnings = text.BEGINNINGS
         if form == "jsonl" or path is not None:
             from emu.trace import chrome, jsonl
 
-            beginnings = (text.BEGINNING, jsonl.BEGINNING, chrome.BEGINNING)
-            render = jsonl.render if form == "jsonl" else text.render
+            beginnings = (*text.BEGINNINGS, jsonl.BEGINNING, chrome.BEGINNING)
+            render = jsonl.render if form == "jsonl" else render
         if path is None:
             if form == "text" and os.isatty(2) and wants_colour():
                 render = text.render_coloured
             writer = TraceWriter(2, "standard error", render, buffered=False)
         else:
             writer = TraceWriter(open_output(path, beginnings, force=self.force), path, render, buffered=True)
-            if form == "text":
-                writer.line(text.BEGINNING)
+            if form != "jsonl":
+                writer.line(text.BRIEF_BEGINNING if form == "brief" else text.BEGINNING)
             from emu.cli.last_words import flush_before_death
 
             flush_before_death(writer.flush)

@@ -19,9 +19,9 @@ _OUTCOMES = {
 }
 _ROOTS = {
     "start-up": "there since start-up",
-    "open-count": "open {} times",
+    "open-count": "open {} time{}",
     "nodelete": "NODELETE",
-    "tls-dtors": "{} thread_local destructors pending",
+    "tls-dtors": "{} thread_local destructor{} pending",
 }
 
 
@@ -60,7 +60,7 @@ def _close(e: ev.CloseRequested) -> str:
 
 
 def _kept(e: ev.Kept) -> str:
-    root = _ROOTS.get(e.root, e.root).format(e.number)
+    root = _ROOTS.get(e.root, e.root).format(e.number, "" if e.number == 1 else "s")
     steps = "".join(
         f" <-({edge})- {name}" for name, edge in zip(e.chain[-2::-1], e.edges[::-1], strict=False)
     )

@@ -1,6 +1,7 @@
 """Events as text: one line each, for people.
 
-The columns are sequence number, seconds of virtual time, task, category, and then what happened, with a verb first.
+The columns are sequence number, seconds of virtual time, task, category, and then what happened, with a verb first. The brief
+form has only the task and what happened.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 BEGINNING = "# emu trace: number, seconds of virtual time, task, category, event"
 """The first line of a text trace in a file."""
+BRIEF_BEGINNING = "# emu trace: task, event"
+"""The first line of a brief one."""
+BEGINNINGS: tuple[str, ...] = (BEGINNING, BRIEF_BEGINNING)
 
 _COLOURS = {
     "libs": 36, "bindings": 34, "reloc": 34, "init": 32, "fini": 32, "tls": 35, "dtors": 33, "syscalls": 37, "faults": 31, "threads": 33, "sched": 90, "dl": 36,
@@ -165,10 +169,18 @@ def printable(line: str) -> str:
 
 def render(record: ev.Record) -> str:
     """Return the record's line, without the newline."""
-    event = record.event
     seconds, rest = divmod(record.time, 1_000_000_000)
-    said = printable(RENDERERS[type(event)](event))
-    return f"{record.sequence:>6} {seconds}.{rest:09d} {record.task:>5} {CATEGORY_OF[type(event)]:<8} {said}"
+    category = CATEGORY_OF[type(record.event)]
+    return f"{record.sequence:>6} {seconds}.{rest:09d} {record.task:>5} {category:<8} {_said(record)}"
+
+
+def render_brief(record: ev.Record) -> str:
+    """Return a line that has the task and what happened."""
+    return f"{record.task:>5} {_said(record)}"
+
+
+def _said(record: ev.Record) -> str:
+    return printable(RENDERERS[type(record.event)](record.event))
 
 
 def render_coloured(record: ev.Record) -> str:

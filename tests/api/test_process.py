@@ -159,6 +159,8 @@ def test_views_are_tables_and_html(p: emu.Process, lib: emu.Library) -> None:
 def test_explain_is_the_analysis(p: emu.Process, lib: emu.Library) -> None:
     answer = p.explain("malloc", from_object="libplugin.so")
     assert answer.symbol == "malloc"
+    assert repr(answer).startswith("malloc\n")
+    assert "what would change it:" in repr(answer)
 
 
 def test_what_is_not_traced_is_an_error_not_nothing(p: emu.Process) -> None:

@@ -101,6 +101,19 @@ def test_a_trace_does_not_overwrite_what_is_no_trace(hello: Path, tmp_path: Path
     assert precious.read_text() == "mine\n"
 
 
+def test_a_brief_trace_has_the_thread_and_what_happened(hello: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "t"
+    for _ in range(2):  # it may overwrite itself
+        done = _emu(
+            "run", "--trace", "init", "--trace-format", "brief", "--trace-output", str(trace), str(hello)
+        )
+        assert done.returncode == 0, done.stderr
+    beginning, first, *_ = trace.read_text().splitlines()
+    assert beginning == "# emu trace: task, event"
+    assert first.startswith(" 1000 ")
+    assert f" {first[6:]}" in _emu("run", "--trace", "init", str(hello)).stderr.splitlines()[0]
+
+
 def test_writes_vanish_unless_let_through(tmp_path: Path) -> None:
     target = tmp_path / "out"
     script = f"echo hi > {target}"

@@ -37,6 +37,7 @@ def test_text_line(event_type: type[Any]) -> None:
     kinds = field_kinds(event_type)
     assert ("0xabc0" in line) == ("address" in kinds.values())
     assert "some name" in line or "string" not in kinds.values()
+    assert text.render_brief(_example(event_type)).split() == ["42", *line.split()[4:]]
 
 
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
