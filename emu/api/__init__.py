@@ -18,12 +18,14 @@ from emu.api.errors import (
     NotAFunctionError,
     OpenError,
     ProcessEnded,
+    RunTimeout,
     StateError,
     SymbolNotFoundError,
     UnsupportedError,
 )
 from emu.api.events import Event, Events
 from emu.api.function import Function
+from emu.api.handlers import Call
 from emu.api.hooks import Breakpoint, Interposition
 from emu.api.library import Library, Symbol
 from emu.api.linking import (
@@ -42,9 +44,9 @@ from emu.api.snapshot import Snapshot
 from emu.api.thread import Thread
 
 __all__ = [
-    "ArgumentError", "Breakpoint", "CFUNCTYPE", "Callback", "ClosedError", "DeadlockError", "Destroyed", "DestroyedObject",
+    "ArgumentError", "Breakpoint", "CFUNCTYPE", "Call", "Callback", "ClosedError", "DeadlockError", "Destroyed", "DestroyedObject",
     "Error", "Event", "Events", "Findings", "Function", "GuestException", "GuestFault", "Interposition", "Library", "Memory",
     "MemoryAccessError", "NotAFunctionError", "OpenError", "Process", "ProcessEnded", "Prototype", "RTLD_DEEPBIND",
-    "RTLD_GLOBAL", "RTLD_LAZY", "RTLD_LOCAL", "RTLD_NODELETE", "RTLD_NOLOAD", "RTLD_NOW", "Reason", "Reasons", "Snapshot",
+    "RTLD_GLOBAL", "RTLD_LAZY", "RTLD_LOCAL", "RTLD_NODELETE", "RTLD_NOLOAD", "RTLD_NOW", "Reason", "Reasons", "RunTimeout", "Snapshot",
     "StateError", "Symbol", "SymbolNotFoundError", "Thread", "UnsupportedError",
 ]  # fmt: skip

@@ -10,16 +10,18 @@ again, to any depth.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from emu.api.errors import ClosedError, GuestFault, ProcessEnded, StateError
-from emu.core.effects import PAUSE, Effect, Hosted, Jump, SystemCall
+from emu.api.interrupts import Interrupts
+from emu.core.effects import PAUSE, Effect, Hosted, Jump, Resume, SystemCall
 from emu.core.errors import EmuError
 from emu.glibc.call_page import Arguments, Caller, Outcome
 from emu.kernel.syscalls.futex import wake
+from emu.machine import regs
 from emu.process.deadlock import DeadlockError
 
 if TYPE_CHECKING:
@@ -28,9 +30,9 @@ if TYPE_CHECKING:
     from emu.glibc.contract import Contract
     from emu.kernel.signals import Killed
     from emu.kernel.task import Task
+    from emu.machine.cpu import Context
     from emu.process import Process
     from emu.process.config import Result
-    from emu.process.hostsignals import HostSignals
 
 T = TypeVar("T")
 Work = Generator[Effect, int, T]
@@ -40,6 +42,7 @@ CALLBACKS = 1024
 _FRAMES_PER_CALL = 12
 """Python's frames for a call of the guest that calls Python again, with a margin: beyond its limit nothing could be undone."""
 _SYS_FUTEX, _WAIT_PRIVATE = 202, 0 | 128
+_RED_ZONE = 128
 _SEARCH_PHASE, _HANDLER_FRAME = 1, 4
 _HANDLER_FOUND, _CONTINUE_UNWIND = 6, 8
 
@@ -76,7 +79,7 @@ class Station:
         self.at_return: Callable[[], None] | None = None
         self.result: Any = None
         self.hosted: Hosted | None = None
-        self.then: Jump | None = None
+        self.then: Jump | Resume | None = None
         self.done = self.leaving = self.busy = False
 
 
@@ -91,9 +94,10 @@ class _JumpedOut(BaseException):
 class Engine:
     """The stations of one process. `result` tells how the process ended, None before that."""
 
-    HOST_SIDE = frozenset(("_free", "_driving"))
+    HOST_SIDE = frozenset(("_free", "_driving", "_depth", "_detour", "interrupts"))
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, limit: float | None = None) -> None:
+        """`limit` is the host time in seconds that a call from outside may take."""
         self.process = process
         self.stations: list[Station] = []
         """Where calls go, the innermost last: the main thread's, and those of Python functions that the guest is calling."""
@@ -107,11 +111,12 @@ class Engine:
         self._interrupts: list[Callable[[], None]] = []
         self._broken: BaseException | None = None
         self._free: list[int] = []
-        self._driving = 0
+        self._driving = self._depth = 0
         self._words: list[int] = []
+        self._detour: int | None = None
+        self._detours: dict[int, tuple[Callable[[], int], Callable[[], None], Context]] = {}
         self.caller: Caller
-        self.host_signals: HostSignals | None = None
-        """Entered while the guest runs (`emu shell` gives Ctrl-C to the guest)."""
+        self.interrupts = Interrupts(process, limit)
 
     # -- set-up ---------------------------------------------------------------------------------------------------------
 
@@ -248,7 +253,8 @@ class Engine:
     def start(self) -> None:
         """Run to the first station. Raises EmuError."""
         self.process.begin()
-        self._advance()
+        with self.limited():
+            self._advance()
         if self._here is None:
             raise self._over("before the program's first instruction")
 
@@ -276,7 +282,9 @@ class Engine:
         self.check()
         station = station if station is not None else self.stations[-1]
         if station.busy:
-            raise StateError("the thread is in another call")
+            raise StateError(
+                "the thread is in another call; Process.resume goes on with one that was broken off"
+            )
         if _FRAMES_PER_CALL * len(self.stations) > sys.getrecursionlimit():
             raise RecursionError(
                 f"{len(self.stations)} Python functions are called by the guest, one in another"
@@ -285,7 +293,8 @@ class Engine:
         if self._here is not station:
             self.wake(station)
         try:
-            self._pump(station)
+            with self.limited():
+                self._pump(station)
         except DeadlockError:
             if station.task is None or station.task.tid in self.process.kernel.tasks:
                 raise
@@ -293,6 +302,15 @@ class Engine:
         result: T = station.result
         station.result = None
         return result
+
+    def resume(self) -> None:
+        """Go on with the calls that were broken off, the innermost first. Raises as `run` does."""
+        self.check()
+        with self.limited():
+            for station in [*reversed(self.stations), *self.workers.values()]:
+                if station.busy:
+                    self._pump(station)
+                    station.result = None
 
     def take_pending(self) -> BaseException | None:
         """Return the error of a Python function that the guest called, if one failed, and forget it."""
@@ -329,21 +347,46 @@ class Engine:
             self._advance()
             if self._here is not None and self._here.request is not None:
                 self._serve_request(self._here)
-                error = self.take_pending()
-                if error is not None:
-                    raise error
+            error = self.take_pending()
+            if error is not None:
+                raise error
 
     def interrupt(self, action: Callable[[], None]) -> None:
         """Stop at the instruction that is about to run, do `action`, and go on. For use in hooks."""
         self._interrupts.append(action)
         self.process.halt()
 
+    def divert(self, request: Callable[[], int], done: Callable[[], None]) -> Context:
+        """Let the thread that runs call a Python function where it is, and then go on there as if nothing had been; `done` is told before that.
+        Return the registers that it goes on with.
+
+        For use in `interrupt`'s actions. The function finds the guest's stack below the part that belongs to the present one (psABI 3.2.2, red zone).
+        """
+        process, cpu = self.process, self.process.cpu
+        context = cpu.save()
+        top = (cpu.get(regs.RSP) - _RED_ZONE & -16) - 8
+        process.arena.write_u64(top, cpu.get(regs.RIP))
+        if self._detour is None:
+            self._detour = self.trap()
+        self._detours[top] = request, done, context
+        self.contract.traps[self._detour] = self._enter_detour
+        cpu.set(regs.RSP, top)
+        cpu.set(regs.RIP, self._detour)
+        return context
+
+    def _enter_detour(self, _contract: Contract, call: Call) -> Hosted:
+        request, done, context = self._detours.pop(call.rsp)
+        station = self.station()
+        station.request, station.at_return, station.then = request, done, Resume(context)
+        return self.serve(station, at_once=True)
+
     def finish(self) -> Result:
         """Let the process run to its end."""
         if self.result is None:
             self.check()
             self.leave(self.stations[0])
-            self._pump(None)
+            with self.limited():
+                self._pump(None)
         assert self.result is not None
         return self.result
 
@@ -387,9 +430,23 @@ class Engine:
         finally:
             self._driving -= 1
 
-    def _go(self) -> None:
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        """A call from outside, which the limit of host time is for; calls within it are part of it."""
+        self._depth += 1
+        if self._depth == 1:
+            self.interrupts.begin()
         try:
-            with self.host_signals or nullcontext():
+            yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self.interrupts.end()
+
+    def _go(self) -> None:
+        self.interrupts.raise_reason()
+        try:
+            with self.interrupts:
                 self.process.advance()
         except DeadlockError:
             raise  # a call of another thread may end it
@@ -405,6 +462,8 @@ class Engine:
             except BaseException as error:
                 if self._pending is None:
                     self._pending = error
+        if self._here is None or self._here.request is None:
+            self.interrupts.raise_reason()
 
     def _pump(self, target: Station | None) -> None:
         """Run the guest until the work of `target` is done (None: to its end), serving its calls of Python functions."""
@@ -452,7 +511,8 @@ class Engine:
         finally:
             self._driving -= 1
         self.stations.remove(station)
-        station.at_return, self.at_return = self.at_return, None
+        if self.at_return is not None:
+            station.at_return, self.at_return = self.at_return, None
         station.leaving = True
         if self._here is not station:
             self.wake(station)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.core.errors import EmuError as Error
-from emu.core.errors import UnsupportedError
+from emu.core.errors import RunTimeout, UnsupportedError
 from emu.process.deadlock import DeadlockError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgumentError", "ClosedError", "DeadlockError", "Error", "GuestException", "GuestFault", "MemoryAccessError",
-    "NotAFunctionError", "OpenError", "ProcessEnded", "StateError", "SymbolNotFoundError", "UnsupportedError",
+    "NotAFunctionError", "OpenError", "ProcessEnded", "RunTimeout", "StateError", "SymbolNotFoundError", "UnsupportedError",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from emu.api.convert import Callback, Encoder, Prototype, _check_type, decode, is_floating
 from emu.api.errors import ArgumentError, ClosedError, NotAFunctionError
 from emu.api.exceptions import caught
+from emu.api.handlers import run
 from emu.glibc.call_page import INTEGER_REGISTERS, SSE_REGISTERS
 
 _XMM_OFFSET = 160
@@ -42,11 +43,11 @@ class Function:
         self,
         calls: Calls,
         name: str,
-        address: int,
+        address: int | Callable[[], int],
         library: Library | None = None,
         prototype: Prototype | None = None,
     ) -> None:
-        self._calls, self.name, self.address, self.library = calls, name, address, library
+        self._calls, self.name, self._address, self.library = calls, name, address, library
         self._argtypes: tuple[Any, ...] | None = prototype.argtypes if prototype is not None else None
         self._restype: Any = prototype.restype if prototype is not None else ctypes.c_int
 
@@ -76,8 +77,16 @@ class Function:
         """Call the function where the guest is now: in the main thread, or in that of the Python function that the guest is calling."""
         return self._calls.call(self, args, None)
 
+    @property
+    def address(self) -> int:
+        """Where the function is entered; that of an IFUNC is found at its first use."""
+        if not isinstance(self._address, int):
+            self._address = self._address()
+        return self._address
+
     def __repr__(self) -> str:
-        return f"<emu.Function {self.name} at {self.address:#x}>"
+        at = f"at {self._address:#x}" if isinstance(self._address, int) else "(an IFUNC, not used yet)"
+        return f"<emu.Function {self.name} {at}>"
 
 
 class Calls:
@@ -140,7 +149,7 @@ class Calls:
             name = getattr(function, "__qualname__", repr(function))
 
             def request() -> int:
-                return self._result(name, function(*values), prototype.restype)
+                return self._result(name, run(function(*values)), prototype.restype)
 
             return engine.called(request)
 

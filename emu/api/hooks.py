@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from emu.api.convert import Prototype
 from emu.api.errors import ArgumentError
 from emu.api.function import Function
+from emu.api.handlers import drive
 from emu.kernel.names import syscall_name
 from emu.machine import regs
 
 if TYPE_CHECKING:
     from emu.api.process import Process
     from emu.core.events import Record
+    from emu.machine.cpu import Context, Cpu
     from emu.process.backtrace import FrameInfo
 
 _ARGUMENTS = (regs.RDI, regs.RSI, regs.RDX, regs.RCX, regs.R8, regs.R9)
+_NOTHING = object()
 _BY_NAME = {name: register for register, name in regs.NAMES.items()}
 
 
@@ -57,24 +61,46 @@ class _Original(Function):
 
 
 class Breakpoint:
-    """A place in guest code with a handler. In the handler `registers` are those of the thread that is about to run the instruction there."""
+    """A place in guest code with a handler; `hits` counts how often it was reached. The registers, by name, are those of the thread that
+    is about to run the instruction there.
+    """
 
     def __init__(self, process: Process, address: int) -> None:
         self._process = process
         self.address = address
         self.hits = 0
         self.active = True
+        self.context: Context | None = None
+        """The registers there while the thread is elsewhere, called by the handler."""
+
+    @contextmanager
+    def _there(self) -> Iterator[Cpu]:
+        """The CPU as it was at the breakpoint."""
+        cpu = self._process.inner.cpu
+        if self.context is None:
+            yield cpu
+            return
+        elsewhere = cpu.save()
+        cpu.restore(self.context)
+        try:
+            yield cpu
+        finally:
+            cpu.save(self.context)
+            cpu.restore(elsewhere)
 
     def __getitem__(self, register: str) -> int:
-        return self._process.inner.cpu.get(_register(register))
+        with self._there() as cpu:
+            return cpu.get(_register(register))
 
     def __setitem__(self, register: str, value: int) -> None:
-        self._process.inner.cpu.set(_register(register), value)
+        with self._there() as cpu:
+            cpu.set(_register(register), value)
 
     def argument(self, number: int) -> int:
         """Return integer argument `number` (from 0) at a function's entry: a register's, or a word of the stack."""
         if number < len(_ARGUMENTS):
-            return self._process.inner.cpu.get(_ARGUMENTS[number])
+            with self._there() as cpu:
+                return cpu.get(_ARGUMENTS[number])
         rsp = self["rsp"]
         word = self._process.memory.read(rsp + 8 * (number - len(_ARGUMENTS) + 1), 8)
         return int.from_bytes(word, "little")
@@ -86,8 +112,8 @@ class Breakpoint:
 
     def backtrace(self) -> list[FrameInfo]:
         """Return the frames of the thread that is here, the innermost first."""
-        inner = self._process.inner
-        return inner.frames(inner.cpu.gprs())
+        with self._there() as cpu:
+            return self._process.inner.frames(cpu.gprs())
 
     def remove(self) -> None:
         """Do not stop here any more."""
@@ -138,26 +164,52 @@ class Hooks:
         """The next entry at `address` of the thread that calls from Python is not interposed."""
         self._process.place.through[self._process.engine.at(None).thread, address] += 1
 
-    def breakpoint(self, where: str | Function | int, handler: Callable[[Breakpoint], object]) -> Breakpoint:
+    def breakpoint(
+        self, where: str | Function | int, handler: Callable[[Breakpoint], object] | None
+    ) -> Breakpoint:
         """See `Process.breakpoint`."""
         process = self._process
         address = where if isinstance(where, int) else self._function(where).address
         stop = Breakpoint(process, address)
 
         def handle() -> None:
-            self._process.place.skip = process.inner.thread_pointer(), address
+            here = process.inner.thread_pointer(), address
             stop.hits += 1
-            handler(stop)
+            asked: object = _NOTHING
+            handling: object = None
+            try:
+                handling = handler(stop) if handler is not None else None
+                if isinstance(handling, Generator):
+                    asked = next(handling, _NOTHING)
+            finally:
+                if asked is _NOTHING:
+                    process.place.skip.add(here)
+            if isinstance(handling, Generator) and asked is not _NOTHING:
+                self._call_from(stop, here, partial(drive, handling, asked))
 
         def reach(_address: int) -> None:
             here = process.inner.thread_pointer(), address
-            if self._process.place.skip == here:
-                self._process.place.skip = None
+            if here in process.place.skip:
+                process.place.skip.remove(here)
             elif stop.active:
                 process.engine.interrupt(handle)
 
         self._hook(address, reach)
         return stop
+
+    def _call_from(self, stop: Breakpoint, here: tuple[int, int], handling: Callable[[], object]) -> None:
+        """Let a handler that is a generator call the guest from a breakpoint."""
+        engine = self._process.engine
+
+        def request() -> int:
+            outer, stop.context = stop.context, context
+            try:
+                handling()
+            finally:
+                stop.context = outer
+            return 0
+
+        context = engine.divert(request, partial(self._process.place.skip.add, here))
 
     def _function(self, where: str | Function | int) -> Function:
         if isinstance(where, Function):

@@ -16,7 +16,7 @@ from emu.rtld.scope import Scope
 from emu.rtld.version import Version
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from emu.api.process import Process
     from emu.rtld.link_map import LinkMap
@@ -223,12 +223,12 @@ def defined(map_: LinkMap) -> Iterator[bytes]:
             yield map_.symtab.symbol_name(index)
 
 
-def callable_symbol(process: Process, symbol: Symbol) -> int:
-    """Return where the function is entered. Raises NotAFunctionError for data."""
+def callable_symbol(process: Process, symbol: Symbol) -> int | Callable[[], int]:
+    """Return where the function is entered, or what finds that: an IFUNC's resolver must run. Raises NotAFunctionError for data."""
     if symbol.kind in ("data", "thread-local data"):
         raise not_a_function(symbol.name, symbol.object, symbol.kind)
     if symbol.ifunc:
-        return process.engine.run(_resolve(symbol.address))
+        return lambda: process.engine.run(_resolve(symbol.address))
     return symbol.address
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class Place:
     """`records` are the events so far, `cursor` those that `step` has returned; `running` tells that the program has its first thread.
 
-    `skip` is the breakpoint, by thread pointer and address, that was dealt with and lets its instruction pass; `through` counts entries of
+    `skip` are the breakpoints, by thread pointer and address, that were dealt with and let their instruction pass; `through` counts entries of
     interposed functions to let pass. `observers` are those who keep what they have seen of the process.
     """
 
@@ -23,5 +23,5 @@ class Place:
         self.cursor = 0
         self.observers: tuple[object, ...] = ()
         self.running = False
-        self.skip: tuple[int, int] | None = None
+        self.skip: set[tuple[int, int]] = set()
         self.through: Counter[tuple[int, int]] = Counter()

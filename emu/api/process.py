@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, overload
 
 from emu.analysis.history import History
 from emu.api import callers
@@ -47,7 +47,11 @@ class Process(Answers):
 
     `env` is the guest's environment (None: ours), `trace` the categories of events to keep, or "all"; `schedule` is "round-robin", "random" (by
     `seed`) or a policy. `stdin`, `stdout` and `stderr` are files or descriptors of the host (None: ours). `tls_dtors`, `unload_rule`,
-    `max_memory` and `writable` are as in `RunConfig`. `check` watches for what `emu check` finds, by all rules or by those named.
+    `max_memory` and `writable` are as in `RunConfig`. `timeout` is how many seconds of host time one call, `run` or
+    `step` may take: then it raises RunTimeout. `check` watches for what `emu check` finds, by all rules or by those named.
+
+    Ctrl-C stops the guest where it is, between two instructions: KeyboardInterrupt. Either way it is whole: `run` and `step` can be called
+    again, and `resume` goes on with a call.
 
     >>> import emu
     >>> with emu.Process() as p:
@@ -74,6 +78,7 @@ class Process(Answers):
         stderr: int | BinaryIO | None = None,
         writable: Sequence[str] = (),
         max_memory: int | None = None,
+        timeout: float | None = None,
         check: bool | Sequence[str] = False,
     ) -> None:
         host = build_host_program() if program is None else None
@@ -108,7 +113,7 @@ class Process(Answers):
         self._checked = Checked(self.inner, self._bus, check) if check else None
         self.place.observers = self._history, self._destroyed, self._checked
         self.memory = Memory(self.inner, self._describe)
-        self.engine = Engine(self.inner)
+        self.engine = Engine(self.inner, timeout)
         self.calls = Calls(self.engine, self.memory)
         self._hosting = host is not None
         self.libraries: weakref.WeakSet[Library] = weakref.WeakSet()
@@ -154,16 +159,35 @@ class Process(Answers):
     def run(self) -> int:
         """Run the program to its end and return its exit status (128 + N if signal N killed it: see `report`)."""
         self._leave()
-        while self.engine.result is None:
-            self.engine.proceed()
+        with self.engine.limited():
+            while self.engine.result is None:
+                self.engine.proceed()
         return self.engine.result.status
 
-    def step(self, until: str = "event") -> Event | str | None:
+    @overload
+    def step(self, until: str = "event") -> Event | str | None: ...
+
+    @overload
+    def step(self, until: Breakpoint) -> Breakpoint | None: ...
+
+    def step(self, until: str | Breakpoint = "event") -> Event | str | Breakpoint | None:
         """Run the program until something happens and return that, None when the process ends first.
 
-        `until` is "event" (one of those traced), a category or kind of events that is traced, or "trap": the next system call or
-        hosted function, whose name is returned.
+        `until` is "event" (one of those traced), a category or kind of events that is traced, "trap" (the next system call or
+        hosted function, whose name is returned), or a breakpoint.
         """
+        with self.engine.limited():
+            if isinstance(until, str):
+                return self._step(until)
+            self._leave()
+            hits = until.hits
+            while until.hits == hits:
+                if self.ended:
+                    return None
+                self.engine.proceed()
+            return until
+
+    def _step(self, until: str) -> Event | str | None:
         wanted = None
         if until not in ("event", "trap"):
             wanted = kinds_of(until)
@@ -260,7 +284,7 @@ class Process(Answers):
         """Let `handler` answer every call of a guest function, from whoever it comes; other code runs as fast as before.
 
         `prototype` has the types; without one the handler gets as many unsigned 64-bit words as it takes, and returns one. The result's `original` is the
-        function itself, for the handler to call.
+        function itself, for the handler to call. A handler that is a generator yields calls of the guest (see `Call`) and returns the result.
 
         >>> import ctypes, emu
         >>> with emu.Process() as p:
@@ -271,9 +295,28 @@ class Process(Answers):
         """
         return self._hooks.interpose(where, handler, prototype)
 
-    def breakpoint(self, where: str | Function | int, handler: Callable[[Breakpoint], object]) -> Breakpoint:
-        """Call `handler` whenever the instruction at `where` is about to run. It may read and change registers and memory, not call the guest."""
+    def breakpoint(
+        self, where: str | Function | int, handler: Callable[[Breakpoint], object] | None = None
+    ) -> Breakpoint:
+        """Call `handler` whenever the instruction at `where` is about to run; without one it is a place for `step` to go to.
+
+        It may read and change registers and memory. One that is a generator may also have the guest called, see `Call`.
+
+        >>> import emu
+        >>> with emu.Process() as p:
+        ...     libc = p.dlopen("libc.so.6")
+        ...     def handler(stop):
+        ...         print("asked for", stop["rdi"], "and abs says", (yield emu.Call(libc.abs, -5)))
+        ...     with p.breakpoint("sleep", handler):
+        ...         libc.sleep(3)
+        asked for 3 and abs says 5
+        0
+        """
         return self._hooks.breakpoint(where, handler)
+
+    def resume(self) -> None:
+        """Go on with a call that was broken off, by Ctrl-C or by the limit of time, to its end; its result is lost."""
+        self.engine.resume()
 
     def __repr__(self) -> str:
         state = (

@@ -72,7 +72,6 @@ def command(
     import ctypes
 
     import emu
-    from emu.process.hostsignals import HostSignals
 
     # The guest writes to the same descriptors, unbuffered by us.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -84,7 +83,6 @@ def command(
         with emu.Process(
             found, arguments, variables, cwd=cwd, trace=categories, schedule=policy, stdin=stdin or nothing, **running.fields
         ) as process:  # fmt: skip
-            process.engine.host_signals = HostSignals(process.inner.kernel, process.inner.cpu, None)
             namespace = {"__name__": "__main__", "p": process, "emu": emu, "ctypes": ctypes}
             if code_text is not None:
                 return _script(code_text, "<string>", namespace)

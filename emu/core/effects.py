@@ -29,6 +29,12 @@ class Jump(NamedTuple):
     pop: int = 0
 
 
+class Resume(NamedTuple):
+    """Leave the hosted function with the registers of `context` (of `emu.machine.cpu`), wherever they lead."""
+
+    context: object
+
+
 class SystemCall(NamedTuple):
     """Make a system call as the guest would (ld.so makes some itself); resumed with its signed result."""
 
@@ -56,6 +62,6 @@ class RegistersSet(NamedTuple):
 
 REGISTERS_SET = RegistersSet()
 
-Effect = CallGuest | Jump | SystemCall | Pause
+Effect = CallGuest | Jump | Resume | SystemCall | Pause
 Hosted = Generator[Effect, int, int]
 """A hosted function in progress: yields effects, receives rax of each call, returns its own rax."""

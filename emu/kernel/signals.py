@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.errors import MemoryFault, UnsupportedError
 from emu.kernel import abi, sigframe
+from emu.kernel.alarm import Alarm
 from emu.kernel.task import SIGNALLED
 from emu.machine import regs
 
@@ -90,7 +91,18 @@ class Signals:
     `wake` is set when the running task may have one to deal with. `host_stops` is set when the host ends the run.
     """
 
-    __slots__ = ("_kernel", "actions", "pending", "wake", "killed", "host_stops", "_host_wait", "_from_host")
+    HOST_SIDE = frozenset(("host_stops", "_host_wait", "_from_host", "_alarm"))
+    __slots__ = (
+        "_kernel",
+        "actions",
+        "pending",
+        "wake",
+        "killed",
+        "host_stops",
+        "_host_wait",
+        "_from_host",
+        "_alarm",
+    )
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -101,6 +113,7 @@ class Signals:
         self.host_stops = False
         self._host_wait = False
         self._from_host: list[int] = []
+        self._alarm: Alarm | None = None
 
     # -- sending ---------------------------------------------------------------------------------------------
 
@@ -175,6 +188,18 @@ class Signals:
         self.host_stops = True
         self._end_host_wait()
 
+    def host_breaks_off(self) -> None:
+        """The host wants the run to stop where it is; ends a wait on the host. May be called from any thread."""
+        self.host_stops = True
+        if self._alarm is not None:
+            self._alarm.ring()
+
+    def host_goes_on(self) -> None:
+        """What `host_breaks_off` said is done."""
+        self.host_stops = False
+        if self._alarm is not None:
+            self._alarm.silence()
+
     def _end_host_wait(self) -> None:
         if self._host_wait:
             raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
@@ -192,6 +217,9 @@ class Signals:
         poller = select.poll()
         for fd, events in hosts:
             poller.register(fd, events)
+        if self._alarm is None:
+            self._alarm = Alarm()
+        poller.register(self._alarm.fd, abi.POLLIN)
         try:
             self._host_wait = True
             if not self._from_host and not self.host_stops:

@@ -257,6 +257,9 @@ class Process:
             self.cpu.restore(here)
             raise DeadlockError(text) from None
         except HostStop:
+            if host is None:
+                self._stuck = True  # as after a deadlock: who waits goes on waiting
+                return
             raise RunTimeout(
                 f"{self.config.program}: stopped after {self.config.timeout or 0:g} s (--timeout)"
             ) from None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.core.effects import CallGuest, Exit, Jump, Pause, RegistersSet, SystemCall
+from emu.core.effects import CallGuest, Exit, Jump, Pause, RegistersSet, Resume, SystemCall
 from emu.core.errors import ElfError, LoaderError, MemoryFault
 from emu.core.events import Switch
 from emu.glibc.call import Call
@@ -23,6 +23,7 @@ from emu.kernel.policy import SLICE
 from emu.kernel.signals import clean_mask
 from emu.kernel.waiting import Blocked
 from emu.machine import regs
+from emu.machine.cpu import Context
 from emu.process.frame import Frame
 
 if TYPE_CHECKING:
@@ -378,7 +379,11 @@ class Runner:
                 self.cpu.stop()
                 return False
             generator.close()
-            self._jump(frame, effect)
+            if isinstance(effect, Resume):
+                assert isinstance(effect.context, Context)
+                self.cpu.restore(effect.context)
+            else:
+                self._jump(frame, effect)
             return False
 
     def _own_call(self, frame: Frame, effect: SystemCall) -> int | Blocked:
