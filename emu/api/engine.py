@@ -1,86 +1,33 @@
-"""How Python drives guest threads: stations, where a thread waits for what Python wants of it.
+"""How Python drives guest threads.
 
-A station is a hosted function of the thread: the empty program's `main`, the start routine of a thread that Python made, a function of Python's
-that the guest called. Control comes back to Python when such a function pauses, and Python goes on with it, or with another
-station, which the scheduler then runs: threads that are not at the station in use wait on a futex of their own, and the guest's other
-threads run as the schedule has it. Python's own functions run while the CPU stands still, never inside one of its hooks: they may call the guest
-again, to any depth.
+Control comes back to Python when a station pauses (see `emu.api.station`), and Python goes on with it, or with another station, which the scheduler
+then runs. Python's own functions run while the CPU stands still, never inside one of its hooks: they may call the guest again, to any depth.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from emu.api.errors import ClosedError, GuestFault, ProcessEnded, StateError
 from emu.api.interrupts import Interrupts
-from emu.core.effects import PAUSE, Effect, Hosted, Jump, Resume, SystemCall
+from emu.api.station import Station, Stations, T, Work
 from emu.core.errors import EmuError
-from emu.glibc.call_page import Arguments, Caller, Outcome
+from emu.glibc.call_page import Arguments, Outcome
 from emu.kernel.syscalls.futex import wake
-from emu.machine import regs
 from emu.process.deadlock import DeadlockError
 
 if TYPE_CHECKING:
     from emu.core.effects import Exit
-    from emu.glibc.call import Call
-    from emu.glibc.contract import Contract
     from emu.kernel.signals import Killed
     from emu.kernel.task import Task
-    from emu.machine.cpu import Context
     from emu.process import Process
     from emu.process.config import Result
 
-T = TypeVar("T")
-Work = Generator[Effect, int, T]
-Step = Callable[[], Generator[Effect, int, object]]
-
-CALLBACKS = 1024
 _FRAMES_PER_CALL = 12
 """Python's frames for a call of the guest that calls Python again, with a margin: beyond its limit nothing could be undone."""
-_SYS_FUTEX, _WAIT_PRIVATE = 202, 0 | 128
-_RED_ZONE = 128
-_SEARCH_PHASE, _HANDLER_FRAME = 1, 4
-_HANDLER_FOUND, _CONTINUE_UNWIND = 6, 8
-
-
-class Station:
-    """One place where `task` waits for Python. `word` is its futex; `request` is a Python function that the guest has called.
-
-    `work` is what Python wants done, `result` what came of it once `done`; `value` is what the station returns when it is told to leave,
-    or `then` is where it jumps to. `hosted` is the hosted function in progress.
-    """
-
-    __slots__ = (
-        "at_return",
-        "busy",
-        "done",
-        "hosted",
-        "leaving",
-        "request",
-        "result",
-        "task",
-        "then",
-        "thread",
-        "value",
-        "word",
-        "work",
-    )
-
-    def __init__(self, word: int) -> None:
-        self.word = word
-        self.task: Task | None = None
-        self.thread = self.value = 0
-        self.work: Work[Any] | None = None
-        self.request: Callable[[], int] | None = None
-        self.at_return: Callable[[], None] | None = None
-        self.result: Any = None
-        self.hosted: Hosted | None = None
-        self.then: Jump | Resume | None = None
-        self.done = self.leaving = self.busy = False
 
 
 class _JumpedOut(BaseException):
@@ -91,162 +38,22 @@ class _JumpedOut(BaseException):
         self.station = station
 
 
-class Engine:
-    """The stations of one process. `result` tells how the process ended, None before that."""
+class Engine(Stations):
+    """Runs the guest of one process for Python. `result` tells how the process ended, None before that."""
 
-    HOST_SIDE = frozenset(("_free", "_driving", "_depth", "_detour", "interrupts"))
+    HOST_SIDE = Stations.HOST_SIDE | {"_driving", "_depth", "interrupts"}
 
     def __init__(self, process: Process, limit: float | None = None) -> None:
         """`limit` is the host time in seconds that a call from outside may take."""
-        self.process = process
-        self.stations: list[Station] = []
-        """Where calls go, the innermost last: the main thread's, and those of Python functions that the guest is calling."""
-        self.workers: dict[Task, Station] = {}
-        """The stations of threads that Python made."""
+        super().__init__(process)
         self.result: Result | None = None
         self.at_return: Callable[[], None] | None = None
         """What a Python function wants done in the guest's thread when it returns."""
         self._pending: BaseException | None = None
-        self._here: Station | None = None
         self._interrupts: list[Callable[[], None]] = []
         self._broken: BaseException | None = None
-        self._free: list[int] = []
         self._driving = self._depth = 0
-        self._words: list[int] = []
-        self._detour: int | None = None
-        self._detours: dict[int, tuple[Callable[[], int], Callable[[], None], Context]] = {}
-        self.caller: Caller
         self.interrupts = Interrupts(process, limit)
-
-    # -- set-up ---------------------------------------------------------------------------------------------------------
-
-    @property
-    def contract(self) -> Contract:
-        """The process's contract with libc. Raises StateError for a static program, which has none."""
-        contract = self.process.contract
-        if contract is None:
-            raise StateError(
-                f"{self.process.config.program}: a static program has no libraries, and cannot be called"
-            )
-        return contract
-
-    def plant(self) -> None:
-        """Map the call page."""
-        contract = self.contract
-        page = contract.plant_call_page(CALLBACKS)
-        self._free = list(reversed(page.traps))
-        contract.traps.update(dict.fromkeys(page.traps, self._nobody))
-        self.caller = Caller(self.process.arena, contract.rtld.heap, page)
-        contract.traps[page.personality] = self._personality
-
-    def host_at(self, trap: int, station: Station) -> None:
-        """Make the function at `trap` a station. The first one that is reached gives Python control."""
-
-        def enter(_contract: Contract, _call: Call) -> Hosted:
-            return self.serve(station, at_once=station in self.stations)
-
-        self.contract.traps[trap] = enter
-
-    def station(self) -> Station:
-        """Return a new station."""
-        word = self._words.pop() if self._words else self.contract.rtld.heap.allocate(4)
-        return Station(word)
-
-    def trap(self) -> int:
-        """Return the address of a function for the guest to call, not in use. Raises StateError when there are too many."""
-        if not self._free:
-            raise StateError(f"more than {CALLBACKS} Python functions are known to the guest")
-        return self._free.pop()
-
-    def give_back(self, trap: int) -> None:
-        """The guest does not know the function at `trap` any more."""
-        self.contract.traps[trap] = self._nobody
-        self._free.append(trap)
-
-    def _nobody(self, _contract: Contract, call: Call) -> Hosted:
-        """Answer the call of a Python function that is not there any more."""
-
-        def request() -> int:
-            raise ClosedError(
-                "the guest called a Python function that is gone: keep the callback as long as the guest may call it"
-            )
-
-        return self.called(request)
-
-    # -- the guest's side -------------------------------------------------------------------------------------------------
-
-    def serve(self, station: Station, *, at_once: bool, first: Sequence[Step] = ()) -> Hosted:
-        """Do what is to be done `first`, then what Python wants until it wants no more. `at_once`: Python gets control before that."""
-        station.hosted = generator = self._serve(station, at_once, first)
-        return generator
-
-    def reopen(self, hosted: Hosted) -> Callable[[], Hosted] | None:
-        """Tell how a station's hosted function is opened again, None for another function."""
-        for station in (*self.stations, *self.workers.values()):
-            if station.hosted is hosted and not station.busy:
-                return partial(self._open_again, station)
-        return None
-
-    def _open_again(self, station: Station) -> Hosted:
-        def again() -> Hosted:
-            yield PAUSE  # here it stands
-            return (yield from self._attend(station))
-
-        station.hosted = generator = again()
-        next(generator)
-        return generator
-
-    def _serve(self, station: Station, at_once: bool, first: Sequence[Step]) -> Hosted:
-        for step in first:
-            yield from step()
-        process = self.process
-        assert process.runner is not None
-        station.task, station.thread = process.runner.task, process.thread_pointer()
-        if at_once:
-            self._here = station
-            yield PAUSE
-        return (yield from self._attend(station))
-
-    def _attend(self, station: Station) -> Hosted:
-        process = self.process
-        while True:
-            while station.work is None and not station.leaving:
-                process.arena.write_u32(station.word, 0)
-                yield SystemCall(_SYS_FUTEX, (station.word, _WAIT_PRIVATE, 0))
-            if station.work is None:
-                self._words.append(station.word)
-                if station.at_return is not None:
-                    station.at_return()
-                if station.then is not None:
-                    yield station.then
-                return station.value
-            work, station.work = station.work, None
-            station.result = yield from work
-            station.done, station.busy = True, False
-            self._here = station
-            yield PAUSE
-
-    def called(self, request: Callable[[], int]) -> Hosted:
-        """The guest calls a Python function: a station whose request is to run it."""
-        station = self.station()
-        station.request = request
-        return self.serve(station, at_once=True)
-
-    def _personality(self, _contract: Contract, call: Call) -> int | Hosted:
-        """Called by the unwinder for `call`'s frame: it catches all exceptions, and lets forced unwinding pass."""
-        actions = call.args[1] & 0xFFFFFFFF
-        if actions & _SEARCH_PHASE:
-            return _HANDLER_FOUND
-        if not actions & _HANDLER_FRAME:
-            return _CONTINUE_UNWIND
-        return self._land(call)
-
-    def _land(self, call: Call) -> Hosted:
-        block = self.caller.catch(self.process.thread_pointer(), call.rsp, call.args[3])
-        if block is None:
-            return _CONTINUE_UNWIND
-        yield Jump(self.caller.page.landing, (block,))
-        return 0
 
     # -- Python's side ------------------------------------------------------------------------------------------------------
 
@@ -255,7 +62,7 @@ class Engine:
         self.process.begin()
         with self.limited():
             self._advance()
-        if self._here is None:
+        if self.here is None:
             raise self._over("before the program's first instruction")
 
     def call(self, function: int, arguments: Arguments, task: Task | None = None) -> Outcome:
@@ -290,7 +97,7 @@ class Engine:
                 f"{len(self.stations)} Python functions are called by the guest, one in another"
             )
         station.work, station.done, station.busy = work, False, True
-        if self._here is not station:
+        if self.here is not station:
             self.wake(station)
         try:
             with self.limited():
@@ -345,8 +152,8 @@ class Engine:
         """Run on to the next thing of interest: a halt, a breakpoint, a call of a Python function, the end. Raises EmuError."""
         if self.result is None:
             self._advance()
-            if self._here is not None and self._here.request is not None:
-                self._serve_request(self._here)
+            if self.here is not None and self.here.request is not None:
+                self._serve_request(self.here)
             error = self.take_pending()
             if error is not None:
                 raise error
@@ -355,30 +162,6 @@ class Engine:
         """Stop at the instruction that is about to run, do `action`, and go on. For use in hooks."""
         self._interrupts.append(action)
         self.process.halt()
-
-    def divert(self, request: Callable[[], int], done: Callable[[], None]) -> Context:
-        """Let the thread that runs call a Python function where it is, and then go on there as if nothing had been; `done` is told before that.
-        Return the registers that it goes on with.
-
-        For use in `interrupt`'s actions. The function finds the guest's stack below the part that belongs to the present one (psABI 3.2.2, red zone).
-        """
-        process, cpu = self.process, self.process.cpu
-        context = cpu.save()
-        top = (cpu.get(regs.RSP) - _RED_ZONE & -16) - 8
-        process.arena.write_u64(top, cpu.get(regs.RIP))
-        if self._detour is None:
-            self._detour = self.trap()
-        self._detours[top] = request, done, context
-        self.contract.traps[self._detour] = self._enter_detour
-        cpu.set(regs.RSP, top)
-        cpu.set(regs.RIP, self._detour)
-        return context
-
-    def _enter_detour(self, _contract: Contract, call: Call) -> Hosted:
-        request, done, context = self._detours.pop(call.rsp)
-        station = self.station()
-        station.request, station.at_return, station.then = request, done, Resume(context)
-        return self.serve(station, at_once=True)
 
     def finish(self) -> Result:
         """Let the process run to its end."""
@@ -423,7 +206,7 @@ class Engine:
 
     def _advance(self) -> None:
         """Run the guest on to the next pause or its end."""
-        self._here = None
+        self.here = None
         self._driving += 1
         try:
             self._go()
@@ -462,7 +245,7 @@ class Engine:
             except BaseException as error:
                 if self._pending is None:
                     self._pending = error
-        if self._here is None or self._here.request is None:
+        if self.here is None or self.here.request is None:
             self.interrupts.raise_reason()
 
     def _pump(self, target: Station | None) -> None:
@@ -473,7 +256,7 @@ class Engine:
                 if target is None:
                     return
                 raise self._over("during a call")
-            station = self._here
+            station = self.here
             if station is None:
                 continue
             if station.request is not None:
@@ -514,7 +297,7 @@ class Engine:
         if self.at_return is not None:
             station.at_return, self.at_return = self.at_return, None
         station.leaving = True
-        if self._here is not station:
+        if self.here is not station:
             self.wake(station)
 
     def _end(self) -> None:

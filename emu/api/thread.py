@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-from emu.api.engine import Station
 from emu.api.errors import ClosedError, StateError
+from emu.api.station import Station
 from emu.core.effects import CallGuest, Effect
 
 if TYPE_CHECKING:

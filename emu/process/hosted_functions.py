@@ -1,0 +1,155 @@
+"""Hosted functions in progress: their effects, their calls of the guest, their own system calls.
+
+A hosted function's guest frame is just its caller's return address; to call the guest, the target and a return stub are put below it, and the
+stub's `ret` goes there. Frames are found again by the stack pointer with which the guest comes back, so one that was jumped out of (longjmp,
+an exception, another context) is simply never asked for again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.core.effects import CallGuest, Jump, Pause, Resume, SystemCall
+from emu.core.errors import ElfError, LoaderError
+from emu.kernel.signals import clean_mask
+from emu.kernel.waiting import Blocked
+from emu.machine import regs
+from emu.machine.cpu import Context
+from emu.process.frame import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.glibc.contract import Contract
+    from emu.kernel.kernel import Kernel
+    from emu.kernel.task import Task
+    from emu.machine.cpu import Cpu
+
+_M64 = (1 << 64) - 1
+_CALL_REGS = (regs.RSP, regs.RAX, regs.RDI, regs.RSI, regs.RDX, regs.RCX, regs.R8, regs.R9)
+
+
+class HostedFunctions:
+    """The hosted functions of one process. `task` is the one that runs."""
+
+    def __init__(self, cpu: Cpu, kernel: Kernel, contract: Contract | None) -> None:
+        self.cpu, self.kernel, self.contract = cpu, kernel, contract
+        self.task = kernel.scheduler.current
+        self._frames: dict[int, Frame] = {}
+        self._waiting: dict[Task, tuple[Frame, int]] = {}
+        self._paused: tuple[Frame, int] | None = None
+        self._calls = cpu.batch(_CALL_REGS)
+        self._stack = cpu.batch((regs.RSP, regs.RAX))
+
+    def standing(self) -> Iterator[Frame]:
+        """Yield the hosted functions that have paused, or wait in a system call of their own."""
+        if self._paused is not None:
+            yield self._paused[0]
+        for frame, _ in self._waiting.values():
+            yield frame
+
+    def calling(self) -> Iterator[Frame]:
+        """Yield the hosted functions that wait for a guest function to return, those that were jumped out of included."""
+        yield from self._frames.values()
+
+    def hosted_entry(self, rsp: int) -> int | None:
+        """Return where the hosted function was entered whose caller's return address lies at `rsp`, if one waits for the guest there."""
+        return next((frame.entry for frame in self._frames.values() if frame.rsp == rsp), None)
+
+    def _kind(self, rip: int) -> tuple[int, bool]:
+        """Return the stub that a guest function called from the hosted one at `rip` returns to, and whether all registers are kept."""
+        assert self.contract is not None
+        stubs = self.contract.stubs
+        if rip == self.contract.start_stub:
+            return stubs.return_start, False
+        preserve = rip in self.contract.preserving
+        return (stubs.return_plt if preserve else stubs.return_call), preserve
+
+    def _advance(self, frame: Frame, value: int | None) -> bool:
+        """Resume a hosted function with the result of its last effect, up to its next call of the guest or its end; true if it
+        waits in a system call.
+        """
+        generator = frame.generator
+        while True:
+            try:
+                effect = generator.send(value)  # type: ignore[arg-type]
+            except StopIteration as stop:
+                self._leave(frame, stop.value)
+                return False
+            except (LoaderError, ElfError) as error:
+                contract = self.contract
+                if contract is None or not contract.rtld.started:
+                    raise
+                if isinstance(error, ElfError):
+                    error = LoaderError(error.object_name, error.reason)
+                frame.generator = generator = contract.errors.signal(error)
+                value = None
+                continue
+            if isinstance(effect, CallGuest):
+                self._call(frame, effect)
+                return False
+            if isinstance(effect, SystemCall):
+                result = self._own_call(frame, effect)
+                if isinstance(result, Blocked):
+                    return True
+                value = result
+                continue
+            if isinstance(effect, Pause):
+                # A handler could not return into the hosted function: signals wait until it goes on.
+                self._paused = frame, self.task.mask
+                self.kernel.signals.set_mask(self.task, clean_mask(_M64))
+                self.cpu.stop()
+                return False
+            generator.close()
+            if isinstance(effect, Resume):
+                assert isinstance(effect.context, Context)
+                self.cpu.restore(effect.context)
+            else:
+                self._jump(frame, effect)
+            return False
+
+    def _own_call(self, frame: Frame, effect: SystemCall) -> int | Blocked:
+        """Make a hosted function's system call. No signal comes between: a handler could not return into it."""
+        task, signals = self.task, self.kernel.signals
+        mask = task.mask
+        signals.set_mask(task, clean_mask(_M64))
+        result = self.kernel.syscall(task, self.cpu, effect.number, (*effect.args, 0, 0, 0, 0, 0, 0)[:6])
+        if isinstance(result, Blocked):
+            self._waiting[task] = (frame, mask)
+            return result
+        signals.set_mask(task, mask)
+        return result if isinstance(result, int) else 0
+
+    def _leave(self, frame: Frame, result: int) -> None:
+        if frame.context is not None:
+            self.cpu.restore(frame.context)
+        values = self._stack.values
+        values[0], values[1] = frame.rsp, result & _M64
+        self._stack.write()
+
+    def _call(self, frame: Frame, effect: CallGuest) -> None:
+        if frame.preserve and frame.context is None:
+            frame.context = self.cpu.save()
+        slot = (frame.rsp - 8 & -16) - 8  # the callee finds its return address here, aligned as after a call
+        arena = self.kernel.arena
+        arena.write_u64(slot, frame.back)
+        arena.write_u64(slot - 8, effect.address)
+        values = self._calls.values
+        values[0], values[1] = slot - 8, 0
+        args = effect.args
+        for index in range(6):
+            values[2 + index] = args[index] & _M64 if index < len(args) else 0
+        self._calls.write()
+        abandoned = self._frames.get(slot + 8)
+        self._frames[slot + 8] = frame
+        if abandoned is not None:
+            abandoned.generator.close()
+
+    def _jump(self, frame: Frame, effect: Jump) -> None:
+        if frame.context is not None:
+            self.cpu.restore(frame.context)
+        top = frame.rsp + effect.pop - 8
+        self.kernel.arena.write_u64(top, effect.address)
+        for register, value in zip((regs.RDI, regs.RSI, regs.RDX, regs.RCX), effect.args, strict=False):
+            self.cpu.set(register, value)
+        self.cpu.set(regs.RSP, top)
