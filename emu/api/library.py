@@ -161,6 +161,23 @@ class Library:
         return f"<emu.Library {self._path}{at}{state}>"
 
 
+def symbols_of(map_: LinkMap) -> Iterator[Symbol]:
+    """Yield what an object defines for others, in the order of its table."""
+    for index in range(1, map_.symtab.count):
+        if map_.symtab.fields(index)[3] != c.SHN_UNDEF:
+            yield _symbol(map_.symtab.symbol_name(index), map_, index)
+
+
+def _symbol(raw: bytes, map_: LinkMap, index: int) -> Symbol:
+    _, info, _, shndx, value, size = map_.symtab.fields(index)
+    kind = info & 15
+    address = value if shndx == c.SHN_ABS or kind == c.STT_TLS else map_.addr + value
+    name = raw.decode("utf-8", "surrogateescape")
+    return Symbol(
+        name, _KINDS.get(kind, "untyped"), address, size, map_.display_name, kind == c.STT_GNU_IFUNC
+    )
+
+
 def find(process: Process, name: str, version: str | None, scope: Scope, origin: LinkMap) -> Symbol:
     """Return the definition of a name in a scope; a name that is not a symbol's own is tried as a demangled one."""
     wanted = Version(version.encode(), _hash(version), True, b"") if version is not None else None
@@ -179,18 +196,7 @@ def find(process: Process, name: str, version: str | None, scope: Scope, origin:
         where = " or what it needs" if len(scope.maps) > 1 else ""
         at = f"@{version}" if version is not None else ""
         raise SymbolNotFoundError(f"{origin.display_name}: no symbol {name}{at} in it{where}")
-    map_, index = found
-    _, info, _, shndx, value, size = map_.symtab.fields(index)
-    kind = info & 15
-    address = value if shndx == c.SHN_ABS or kind == c.STT_TLS else map_.addr + value
-    return Symbol(
-        raw.decode("utf-8", "surrogateescape"),
-        _KINDS.get(kind, "untyped"),
-        address,
-        size,
-        map_.display_name,
-        kind == c.STT_GNU_IFUNC,
-    )
+    return _symbol(raw, *found)
 
 
 def _hash(name: str) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from emu.api.convert import Prototype
 from emu.api.errors import ClosedError, OpenError, StateError
 from emu.api.function import Calls, Function
-from emu.api.library import Library, Symbol, callable_symbol, find
+from emu.api.library import Library, Symbol, callable_symbol, find, symbols_of
 from emu.api.memory import Memory
 from emu.api.thread import Thread
 from emu.api.views import LinkMaps, Scopes, ThreadInfo, Threads, Tls
@@ -120,6 +120,16 @@ class Linking:
         """Return the scopes in which the references of an object are looked up, in order."""
         map_ = self._map(library)
         return Scopes([tuple(m.display_name for m in scope.maps) for scope in map_.scopes])
+
+    def symbols(self, library: Library | str) -> list[Symbol]:
+        """Return what an object defines for others.
+
+        >>> import emu
+        >>> with emu.Process() as p:
+        ...     sorted({(s.name, s.kind) for s in p.symbols("libc.so.6") if s.name in ("errno", "memcpy", "stdout")})
+        [('errno', 'thread-local data'), ('memcpy', 'function'), ('stdout', 'data')]
+        """
+        return list(symbols_of(self._map(library)))
 
     def lookup(self, name: str, version: str | None = None, scope: Library | str | None = None) -> Symbol:
         """Return what a name (mangled or not) means in the global scope, or in that of `scope` (an object) alone. Raises SymbolNotFoundError."""
