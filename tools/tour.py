@@ -39,13 +39,16 @@ _VARIES = re.compile(r"\b0x[0-9a-f]{9,16}\b|\b\d+\.\d{9}\b")
 
 #: Runs the examples in argv[1], a JSON array, one after the other; a NUL follows the output of each.
 SESSION = r"""
-import json, os, sys, traceback
-names = {"__name__": "__main__"}
+import code, json, os, sys, traceback
+
+class Prompt(code.InteractiveInterpreter):
+    def showtraceback(self):
+        text = "".join(traceback.format_exception_only(sys.exc_info()[1]))
+        print("Traceback (most recent call last):\n  ...\n" + text, end="")
+
+prompt = Prompt({"__name__": "__main__"})
 for source in json.loads(sys.argv[1]):
-    try:
-        exec(compile(source, "<tour>", "single"), names)
-    except Exception as error:
-        print("Traceback (most recent call last):\n  ...\n" + "".join(traceback.format_exception_only(error)), end="")
+    prompt.runcode(compile(source, "<tour>", "single"))
     sys.stdout.flush()
     os.write(1, b"\0")
 """
