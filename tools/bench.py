@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,6 +95,41 @@ def loads(repeats: int, emu: list[str]) -> dict[str, object]:
     return figures
 
 
+def python_face(repeats: int) -> dict[str, object]:
+    """Return what the Python face costs, in microseconds: a call of the guest, and going back to a snapshot with one thread and with five."""
+    import emu
+
+    def cost(action: Callable[[], object], count: int) -> float:
+        """Microseconds of `action`, the best of the repeats."""
+        best = min(_time(action, count) for _ in range(repeats))
+        return best / count * 1e6
+
+    with emu.Process() as p:
+        libc = p.dlopen("libc.so.6")
+        figures: dict[str, object] = {"call_microseconds": cost(lambda: libc.abs(-1), 1000)}
+        figures["snapshot_microseconds"] = cost(p.snapshot, 20)
+        alone = p.snapshot()
+        threads = [p.thread() for _ in range(4)]
+        together = p.snapshot()
+
+        def go_back(snapshot: emu.Snapshot) -> None:
+            libc.malloc(100_000)
+            p.restore(snapshot)
+
+        figures["restore_5_threads_microseconds"] = cost(lambda: go_back(together), 100)
+        p.restore(alone)
+        figures["restore_1_thread_microseconds"] = cost(lambda: go_back(alone), 100)
+        del threads
+    return figures
+
+
+def _time(action: Callable[[], object], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        action()
+    return time.perf_counter() - start
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -138,6 +174,7 @@ def main() -> None:
         figures["emu_to_qemu"] = cpu_times["emu"][0] / cpu_times["qemu"][0]
     figures["trace_dtors_cost_percent"] = (cpu_times["emu --trace dtors"][0] / cpu_times["emu"][0] - 1) * 100
     figures |= loads(args.repeats, emu)
+    figures |= python_face(args.repeats)
     if args.json:
         print(json.dumps(figures, indent=1))
         return
