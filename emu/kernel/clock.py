@@ -21,13 +21,13 @@ NEVER = 1 << 63
 class Clock:
     """Nanoseconds since the program started, in `now`. `realtime_offset` is added for CLOCK_REALTIME.
 
-    `alarm` is when something is due, at the earliest: a timer, or a task's deadline.
+    `alarm` is when something is due, at the earliest: a timer, or a task's deadline. `idle` is the part of `now` in which no task could run.
     """
 
-    __slots__ = ("now", "alarm", "realtime_offset")
+    __slots__ = ("now", "idle", "alarm", "realtime_offset")
 
     def __init__(self) -> None:
-        self.now = 0
+        self.now = self.idle = 0
         self.alarm = NEVER
         self.realtime_offset = EPOCH_NS
 
@@ -40,6 +40,11 @@ class Clock:
     def monotonic(self) -> int:
         """Nanoseconds since the machine is said to have booted."""
         return self.now + BOOT_NS
+
+    @property
+    def cpu(self) -> int:
+        """Nanoseconds that the process has run."""
+        return self.now - self.idle
 
     def advance(self, nanoseconds: int) -> None:
         """Let `nanoseconds` pass."""

@@ -163,6 +163,11 @@ class Kernel:
             release(self, task)
         return not self.tasks
 
+    def cpu_time(self, task: Task) -> int:
+        """Return how long a task has run, in nanoseconds."""
+        running = task is self.scheduler.current
+        return task.cpu + (self.clock.cpu - task.cpu_since if running else 0)
+
     def rename(self, task: Task, name: bytes) -> None:
         """Give a task a name, of which Linux keeps 15 bytes."""
         task.name = name[:15].decode("utf-8", "surrogateescape")

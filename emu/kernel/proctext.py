@@ -103,7 +103,7 @@ def smaps_rollup_text(k: Kernel) -> bytes:
 
 def stat_text(k: Kernel, task: Task) -> bytes:
     """The 52 numbers of /proc/PID/stat; what is not modelled is 0."""
-    ticks = k.clock.now // 10_000_000
+    ticks = k.clock.cpu // 10_000_000
     start = 100_000
     pages = k.space.total // abi.PAGE_SIZE
     threads = max(len(k.tasks), 1)

@@ -144,7 +144,7 @@ class Scheduler:
         files = [entry for block in blocks for entry in block.files]
         hosts = [host for file, events in files for host in file.hosts(events)]
         deadlines = [at for file, _ in files if (at := file.deadline()) is not None]
-        until = min(kernel.timers.next_expiry, self.next_deadline, *deadlines)
+        until = min(kernel.timers.next_while_idle, self.next_deadline, *deadlines)
         if kernel.signals.host_stops:
             raise HostStop
         if hosts or until == NEVER and any(block.for_signal for block in blocks):
@@ -154,5 +154,9 @@ class Scheduler:
         elif until == NEVER:
             raise Deadlock
         if until != NEVER:
-            kernel.clock.now = max(kernel.clock.now, until)
+            clock = kernel.clock
+            passed = max(until - clock.now, 0)
+            clock.now += passed
+            clock.idle += passed
+            kernel.timers.idle(passed)
             kernel.pass_time()

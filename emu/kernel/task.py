@@ -32,13 +32,14 @@ class Task:
     them. `pending` are signals sent to this thread, oldest first; `signalled` tells that it is to look for one
     to handle. `call` is a system call in progress; while it waits, `block` says for what, and afterwards
     `woken` why that is over; `held` are the files that stay open for it, even if their numbers are closed, `again` begins the call anew where
-    it waits, and `resumed` tells that this was done and the wait is over. `context` holds the registers while another task runs.
+    it waits, and `resumed` tells that this was done and the wait is over. `cpu` is the CPU time used up to the time `cpu_since` (of the process's
+    CPU clock), when the task was last chosen to run. `context` holds the registers while another task runs.
     """
 
     __slots__ = (
         "tid", "name", "mask", "awaited", "saved_mask", "pending", "signalled", "altstack", "robust_list",
         "clear_child_tid", "rseq", "interrupted", "restart_always", "call", "block", "woken", "held", "again", "resumed",
-        "context",
+        "cpu", "cpu_since", "context",
     )  # fmt: skip
 
     def __init__(self, tid: int, name: str = "") -> None:
@@ -60,4 +61,5 @@ class Task:
         self.held: tuple[OpenFile, ...] = ()
         self.again: Callable[[], BlockingCall] | None = None
         self.resumed = False
+        self.cpu = self.cpu_since = 0
         self.context: Context | None = None

@@ -1,7 +1,6 @@
 """Timers on virtual time: alarm, setitimer and POSIX timers.
 
-The interval timers that count CPU time run on the same clock: here the process is the only one, so its time
-is the system's.
+A timer of CPU time runs on the same clock, put off by as long as no task can run.
 Source: setitimer(2), alarm(2), timer_create(2).
 """
 
@@ -29,6 +28,11 @@ class Timer:
         self.clock, self.signo, self.value, self.ident, self.thread = clock, signo, value, ident, thread
         self.expiry = self.interval = self.overrun = 0
 
+    @property
+    def counts_cpu(self) -> bool:
+        """Whether only the time counts in which the process runs."""
+        return self.clock < 0 or self.clock in (abi.CLOCK_PROCESS_CPUTIME_ID, abi.CLOCK_THREAD_CPUTIME_ID)
+
 
 class Timers:
     """All timers of the process: three interval timers and those of timer_create.
@@ -39,7 +43,8 @@ class Timers:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.next_expiry = NEVER
-        self.interval = (Timer(abi.SIGALRM), Timer(abi.SIGVTALRM), Timer(abi.SIGPROF))
+        cpu = abi.CLOCK_PROCESS_CPUTIME_ID
+        self.interval = (Timer(abi.SIGALRM), Timer(abi.SIGVTALRM, cpu), Timer(abi.SIGPROF, cpu))
         self.posix: dict[int, Timer] = {}
         self._next_id = 0
 
@@ -63,6 +68,19 @@ class Timers:
         """Return the nanoseconds to the next expiry (0: disarmed) and the interval."""
         left = max(timer.expiry - self._kernel.clock.now, 1) if timer.expiry else 0
         return left, timer.interval
+
+    @property
+    def next_while_idle(self) -> int:
+        """The earliest expiry that comes while no task can run."""
+        timers = (*self.interval, *self.posix.values())
+        return min((t.expiry for t in timers if t.expiry and not t.counts_cpu), default=NEVER)
+
+    def idle(self, nanoseconds: int) -> None:
+        """No task could run for some time."""
+        for timer in (*self.interval, *self.posix.values()):
+            if timer.expiry and timer.counts_cpu:
+                timer.expiry += nanoseconds
+        self._plan()
 
     def plan_again(self) -> None:
         """Look for the earliest expiry after a timer was deleted."""

@@ -250,6 +250,8 @@ class Runner(HostedFunctions):
         kernel = self.kernel
         if previous.tid in kernel.tasks:
             previous.context = self.cpu.save(previous.context)
+            previous.cpu = kernel.cpu_time(previous)
+        task.cpu_since = kernel.clock.cpu
         assert task.context is not None
         self.cpu.restore(task.context)
         self.task = kernel.scheduler.current = task

@@ -93,7 +93,10 @@ class _Signals:
 
 
 class _Timers:
-    next_expiry = NEVER
+    next_expiry = next_while_idle = NEVER
+
+    def idle(self, nanoseconds: int) -> None:
+        """There is none."""
 
 
 class _Kernel:

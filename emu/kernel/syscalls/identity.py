@@ -226,7 +226,7 @@ def _sys_sysinfo(k: Kernel, t: Task, address: int) -> int:
 def _sys_getrusage(k: Kernel, t: Task, who: int, address: int) -> int:
     if who not in (0, 1, -1):
         raise fail(errno.EINVAL)
-    used = k.clock.now if who != -1 else 0
+    used = k.cpu_time(t) if who == 1 else k.clock.cpu if who == 0 else 0
     resident = 0 if who == -1 else k.space.total // 1024
     k.arena.copy_out(address, pack_timeval(used) + bytes(16) + resident.to_bytes(8, "little") + bytes(104))
     return 0

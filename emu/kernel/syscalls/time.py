@@ -32,21 +32,30 @@ _COARSE_NS = 4_000_000
 _TICK_NS = 10_000_000
 _SIGEV_SIGNAL, _SIGEV_NONE, _SIGEV_THREAD_ID = 0, 1, 4
 _LONGEST_NS = 1 << 62
+_PER_THREAD = 4
 
 
 def clock_base(k: Kernel, clock: int) -> int:
     """Return what a clock shows at virtual time 0. Raises OSError(EINVAL) for a clock that does not exist.
 
-    The CPU clocks of the process and its thread (negative ids too: they name a process or thread) are the time since start.
+    The CPU clocks go on while the process or the thread runs; negative ids name one. Source: Linux kernel/time/posix-cpu-timers.c.
     """
     if clock in _WALL:
         return k.clock.realtime_offset + (37 * abi.NSEC_PER_SEC if clock == abi.CLOCK_TAI else 0)
     if clock in _UPTIME:
         return k.clock.monotonic - k.clock.now
-    if clock in (abi.CLOCK_PROCESS_CPUTIME_ID, abi.CLOCK_THREAD_CPUTIME_ID):
-        return 0
-    if clock < 0 and clock & 3 != 3 and (~(clock >> 3) in (0, abi.PID) or ~(clock >> 3) in k.tasks):
-        return 0
+    if clock == abi.CLOCK_PROCESS_CPUTIME_ID:
+        return -k.clock.idle
+    if clock == abi.CLOCK_THREAD_CPUTIME_ID:
+        return k.cpu_time(k.scheduler.current) - k.clock.now
+    if clock < 0 and clock & 3 != 3:
+        number = ~(clock >> 3)
+        if clock & _PER_THREAD:
+            task = k.tasks.get(number) if number else k.scheduler.current
+            if task is not None:
+                return k.cpu_time(task) - k.clock.now
+        elif number in (0, abi.PID):
+            return -k.clock.idle
     raise fail(errno.EINVAL)
 
 
@@ -113,7 +122,7 @@ def _sys_time(k: Kernel, t: Task, address: int) -> int:
 @syscall(100, "times", "ptr")
 def _sys_times(k: Kernel, t: Task, address: int) -> int:
     if address:
-        k.arena.copy_out(address, struct.pack("<4q", k.clock.now // _TICK_NS, 0, 0, 0))
+        k.arena.copy_out(address, struct.pack("<4q", k.clock.cpu // _TICK_NS, 0, 0, 0))
     return k.clock.monotonic // _TICK_NS
 
 
