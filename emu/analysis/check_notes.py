@@ -145,7 +145,8 @@ class Notes:
 
     def function_in(self, gone: Departed, address: int) -> str:
         """Return the function at an address of an object that is going or gone, object+offset if it has no name."""
-        function = self.process.symbols.code(gone.path, address - gone.addr)[-1][0]
+        symbols = self.process.symbols
+        function = symbols.code(symbols.file(gone.path, gone.file_id), address - gone.addr)[-1][0]
         return function.partition("+0x")[0] or f"{gone.name}+{address - gone.addr:#x}"
 
 

@@ -17,23 +17,28 @@ if TYPE_CHECKING:
 
 
 class Symbols:
-    """Names for guest addresses of one process. Answers are kept: the same address is asked for again and again."""
+    """Names for guest addresses of one process. Answers are kept: the same address is asked for again and again.
+
+    What is called the file of an object below is a word for it: its path, or where another file was there before (a plugin that was built
+    again), the path and a number. The names in a file that has taken another's place are not that one's.
+    """
 
     def __init__(self, process: Process, sysroot: str) -> None:
         self._process, self._sysroot = process, sysroot
         self._debug: dict[str, DebugInfo | None] = {}
+        self._files: dict[str, list[tuple[int, int]]] = {}
         self._described: dict[int, str] = {}
         self._sources: dict[int, str] = {}
         self._code: dict[tuple[str, int], tuple[tuple[str, str, int], ...]] = {}
         self._dynamic: dict[int, list[Function]] = {}
 
     def place(self, address: int) -> tuple[str, int, str] | None:
-        """Return (object's name, link-time address, path of its file) for an address in a mapped object."""
+        """Return (object's name, link-time address, its file) for an address in a mapped object."""
         process = self._process
         if process.rtld is not None:
             map_ = process.rtld.find_map(address)
             if map_ is not None:
-                return map_.display_name, address - map_.addr, map_.path
+                return map_.display_name, address - map_.addr, self.file(map_.path, map_.file_id)
         elif (
             process.loaded is not None
             and process.loaded.program.start <= address < process.loaded.program.end
@@ -42,15 +47,26 @@ class Symbols:
             return program.path, address - program.bias, program.path
         return None
 
+    def file(self, path: str, identity: tuple[int, int]) -> str:
+        """Return the word for the file that was mapped from `path` with this device and inode."""
+        known = self._files.setdefault(path, [])
+        if identity not in known:
+            known.append(identity)
+        number = known.index(identity)
+        return f"{path}\0{number}" if number else path
+
     def _info(self, path: str) -> DebugInfo | None:
         if path not in self._debug:
             from emu.elf.dwarf import DebugInfo
 
             info = None
+            name, _, number = path.partition("\0")
+            known = self._files.get(name)
             try:
-                file = self._process.kernel.fs.open_for_loading(path)  # its descriptor lives as long as it
+                file = self._process.kernel.fs.open_for_loading(name)  # its descriptor lives as long as it
+                same = known is None or known[int(number or 0)] in ((file.dev, file.ino), (0, 0))
                 descriptor = file.host_fd()
-                if descriptor is not None:
+                if descriptor is not None and same:
                     info = DebugInfo(os.readlink(f"/proc/self/fd/{descriptor}"), root=self._sysroot)
             except (EmuError, OSError):
                 info = None  # a file that is gone or without usable names still has offsets
@@ -101,7 +117,7 @@ class Symbols:
 
     def section(self, map_: LinkMap, vaddr: int) -> str:
         """Return the name of the section at a link-time address of an object, empty if unknown."""
-        info = self._info(map_.path)
+        info = self._info(self.file(map_.path, map_.file_id))
         try:
             return info.section(vaddr) if info is not None else ""
         except EmuError:
@@ -109,7 +125,7 @@ class Symbols:
 
     def unexported(self, map_: LinkMap, name: bytes) -> StaticSymbol | None:
         """Return the definition under `name` that only the static symbol table of an object has, if there is one."""
-        info = self._info(map_.path)
+        info = self._info(self.file(map_.path, map_.file_id))
         try:
             return next(iter(info.static_symbols(name)), None) if info is not None else None
         except EmuError:
@@ -117,7 +133,7 @@ class Symbols:
 
     def tls_variable(self, map_: LinkMap, offset: int) -> tuple[str, int, int] | None:
         """Return (demangled name, offset, size) of the variable at an offset in an object's TLS block, None if no symbol tells."""
-        info = self._info(map_.path)
+        info = self._info(self.file(map_.path, map_.file_id))
         try:
             found = info.tls_symbol(offset) if info is not None else None
         except EmuError:
@@ -204,9 +220,11 @@ class Symbols:
         return f"{gone.name}+{address - gone.addr:#x}, {_when(gone)}" if gone is not None else None
 
     def departed_place(self, address: int) -> tuple[str, int, str, str] | None:
-        """Return (name, link-time address, path of the file, when it went) for an address in an object that is gone."""
+        """Return (name, link-time address, its file, when it went) for an address in an object that is gone."""
         gone = self._gone(address)
-        return (gone.name, address - gone.addr, gone.path, _when(gone)) if gone is not None else None
+        if gone is None:
+            return None
+        return gone.name, address - gone.addr, self.file(gone.path, gone.file_id), _when(gone)
 
     def _gone(self, address: int) -> Departed | None:
         process = self._process

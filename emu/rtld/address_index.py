@@ -23,6 +23,7 @@ class Departed(NamedTuple):
     time: int
     sequence: int
     by: str
+    file_id: tuple[int, int]
 
 
 class AddressIndex:

@@ -239,7 +239,7 @@ def _destroy(rtld: Rtld, namespace: Namespace, map_: LinkMap, force: bool, by: s
         rtld.index.remove(map_)
         departed = Departed(
             map_.map_start, map_.map_end, map_.display_name, map_.path, map_.addr, rtld.bus.now(),
-            rtld.bus.upcoming if rtld.bus.dl else 0, by,
+            rtld.bus.upcoming if rtld.bus.dl else 0, by, map_.file_id,
         )  # fmt: skip
         rtld.index.depart(departed)
     if rtld.bus.dl:
