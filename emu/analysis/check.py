@@ -23,9 +23,9 @@ from emu.machine.watch import MemoryWatch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from emu.analysis.check_data import Finding
+    from emu.analysis.check_notes import Found
     from emu.core.events import EventBus, Record
-    from emu.process import Process, Result
+    from emu.process import Process
 
 
 def chosen_rules(only: Iterable[str], without: Iterable[str]) -> frozenset[str]:
@@ -77,7 +77,8 @@ class Checker:
         What ends the linking or the run in ld.so's or emu's words ends up in the report.
         """
         try:
-            result = self._run()
+            self.load()
+            result = self.process.run()
             status, ended = result.status, result.report
         except LinkError as error:
             status, ended = error.exit_code, str(error)
@@ -85,13 +86,11 @@ class Checker:
             if self.process.runner is None:
                 raise
             status, ended = error.exit_code, f"emu: {error}"
-        process = self.process
-        if process.runner is not None and process.rtld is not None:
-            self._dtors.finish(process.runner.task.tid)
-            self._unloading.finish()
-        return Report(process.config.program, status, ended, tuple(self.findings()), 0)
+        findings = tuple(found.finding for found in self.finish())
+        return Report(self.process.config.program, status, ended, findings, 0)
 
-    def _run(self) -> Result:
+    def load(self) -> None:
+        """Load the program, to be run by whoever wants to. Raises EmuError."""
         process = self.process
         process.load()
         if process.contract is not None:
@@ -102,10 +101,13 @@ class Checker:
                 self._linked()
 
             process.contract.on_linked = linked
-        return process.run()
 
-    def findings(self) -> list[Finding]:
-        """Return what was found so far."""
+    def finish(self) -> list[Found]:
+        """Ask what is only known at the end, and return all that was found. Only once, after the run."""
+        process = self.process
+        if process.runner is not None and process.rtld is not None:
+            self._dtors.finish(process.runner.task.tid)
+            self._unloading.finish()
         return self._notes.findings()
 
     # -- hooks and events -------------------------------------------------------------------------------------------------

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where something happened: the thread, and its frames with functions and lines still unread."""
+    """Where something happened: the thread, its frames with functions and lines still unread, and the number of the event that told of it last."""
 
     thread: int
     frames: tuple[Captured, ...]
+    event: int = 0
 
 
 NOWHERE = Place(0, ())
@@ -38,6 +39,14 @@ class Dangling(NamedTuple):
     objects: tuple[str, ...]
 
 
+class Found(NamedTuple):
+    """A finding, and the numbers of the events at which it and each of its related places were noticed."""
+
+    finding: Finding
+    event: int
+    related: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class _Draft:
     rule: str
@@ -46,6 +55,7 @@ class _Draft:
     place: Place
     related: tuple[tuple[str, Place], ...]
     objects: tuple[str, ...]
+    event: int
 
 
 @dataclass(slots=True)
@@ -62,7 +72,11 @@ class Notes:
         """Return the place where the running thread is: in a hosted function, in a hook, or at a fault."""
         process = self.process
         task = process.runner.task.tid if process.runner is not None else 0
-        return Place(task, tuple(process.capture()))
+        return Place(task, tuple(process.capture()), self.now())
+
+    def now(self) -> int:
+        """Return the number of the last event."""
+        return self.process.bus.upcoming - 1
 
     def report(
         self,
@@ -80,7 +94,7 @@ class Notes:
             return
         draft = _Draft(
             rule, severity or RULES[rule].severity, message, place,
-            tuple((t, p) for t, p in related if p.frames), tuple(dict.fromkeys(objects)),
+            tuple((t, p) for t, p in related if p.frames), tuple(dict.fromkeys(objects)), place.event or self.now(),
         )  # fmt: skip
         self.drafts[(rule, *key) if key else (rule, message)] = draft
 
@@ -106,12 +120,15 @@ class Notes:
             severity=ERROR,
         )
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Found]:
         """Return the findings in the order of their discovery, every line read."""
         return [
-            Finding(
-                d.rule, d.severity, d.message, d.place.thread, self.frames(d.place),
-                tuple(Related(title, place.thread, self.frames(place)) for title, place in d.related), d.objects,
+            Found(
+                Finding(
+                    d.rule, d.severity, d.message, d.place.thread, self.frames(d.place),
+                    tuple(Related(title, place.thread, self.frames(place)) for title, place in d.related), d.objects,
+                ),
+                d.event, tuple(place.event for _, place in d.related),
             )
             for d in self.drafts.values()
         ]  # fmt: skip

@@ -31,14 +31,15 @@ def render(report: Report) -> str:
 def _finding(finding: Finding) -> str:
     thread = f" (thread {finding.thread})" if finding.thread and finding.frames else ""
     lines = [f"emu check: {finding.severity} [{finding.rule}]{thread}: {finding.message}"]
-    lines += _frames(finding.frames)
+    lines += frame_lines(finding.frames)
     for place in finding.related:
         lines.append(f"  {place.title} (thread {place.thread})")
-        lines += _frames(place.frames)
+        lines += frame_lines(place.frames)
     return "\n".join(lines)
 
 
-def _frames(frames: Sequence[CheckFrame]) -> list[str]:
+def frame_lines(frames: Sequence[CheckFrame]) -> list[str]:
+    """Return the frames as indented lines, without those that start a program or a thread, and what lies between libc's dlopen and ours."""
     frames = [frame for frame in frames if _name(frame) not in _PLUMBING]
     while len(frames) > 1 and _name(frames[-1]) in _OUTER:
         frames.pop()

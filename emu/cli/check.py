@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -113,7 +112,10 @@ def command(
     """  # noqa: D205 - click shows it as written
     from emu.analysis import check_suppress
     from emu.analysis.check import Checker, chosen_rules
+    from emu.trace.output import check_output, write_answer
 
+    if output is not None:
+        check_output(output, what="answer")
     try:
         rules = chosen_rules(only, without)
     except ValueError as error:
@@ -137,11 +139,7 @@ def command(
     shown, count = check_suppress.split(report.findings, hidden)
     report = replace(report, findings=tuple(shown), suppressed=count)
     text = _text(report, as_json=as_json, gen_suppressions=gen_suppressions)
-    if output is None:
-        sys.stderr.write(text)
-    else:
-        with open(output, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(text)
+    write_answer(output, text)
     return EXIT_FINDINGS if report.findings else report.exit_code
 
 
