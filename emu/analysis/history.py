@@ -6,6 +6,7 @@ An observer on the bus: it decides nothing and asks the guest for nothing but ba
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.analysis.data import Address
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from emu.rtld.link_map import LinkMap
 
 _RUNTIME = ("libc.so", "libc-", "libpthread", "libdl", "ld-linux", "libstdc++", "libgcc_s", "linux-vdso")
+_LIBRARY_SOURCE = re.compile(
+    r"^/rustc/[0-9a-f]+/|/rustlib/src/rust/library/|^/usr/src/rustc-[^/]+/library/|/include/([^/]+/)?c\+\+/v?[0-9]"
+)
+"""Where the sources of Rust's own crates (as rustc maps their paths, or installed), of libstdc++ and of libc++ lie."""
 
 
 class Open:
@@ -299,9 +304,15 @@ def is_user(name: str, function: str) -> bool:
     return bool(name) and not is_runtime(name) and function != "_start"
 
 
+def is_library_source(file: str) -> bool:
+    """Whether a source file belongs to a language's own library: its code is in the program's objects by inlining, or as a template or generic."""
+    return _LIBRARY_SOURCE.search(file) is not None
+
+
 def user_frame(frames: Iterable[FrameInfo]) -> FrameInfo | None:
-    """Return the innermost frame of the program's own."""
-    return next((frame for frame in frames if is_user(frame.object, frame.function)), None)
+    """Return the innermost frame of the program's own: one of its own source if there is any, or else of its objects."""
+    mine = [frame for frame in frames if is_user(frame.object, frame.function)]
+    return next((frame for frame in mine if not is_library_source(frame.file)), mine[0] if mine else None)
 
 
 def where(frame: FrameInfo) -> str:
