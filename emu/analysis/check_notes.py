@@ -6,12 +6,13 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.analysis.check_data import ERROR, RULES, CheckFrame, Finding, Related
-from emu.analysis.data import Address
+from emu.analysis.check_data import ERROR, RULES, Finding, Related
+from emu.analysis.frames import call_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from emu.analysis.frames import CallFrame
     from emu.process import Process
     from emu.process.backtrace import Captured
     from emu.rtld.address_index import Departed
@@ -133,20 +134,9 @@ class Notes:
             for d in self.drafts.values()
         ]  # fmt: skip
 
-    def frames(self, place: Place) -> tuple[CheckFrame, ...]:
+    def frames(self, place: Place) -> tuple[CallFrame, ...]:
         """Return the frames of a place without the loader's own."""
-        return tuple(
-            CheckFrame(
-                "<signal handler called>" if f.signal else f.function,
-                f.object,
-                Address(f.offset if f.object else f.pc),
-                f.file,
-                f.line,
-                f.note,
-            )
-            for f in self.process.resolve(place.frames)
-            if f.object != "[emu]"
-        )
+        return call_frames(f for f in self.process.resolve(place.frames) if f.object != "[emu]")
 
     # -- the state ----------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from emu.analysis.check_notes import base
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.analysis.check_data import CheckFrame, Finding, Report
+    from emu.analysis.check_data import Finding, Report
+    from emu.analysis.frames import CallFrame
 
 _OUTER = frozenset(
     ("__libc_start_call_main", "__libc_start_main", "_start", "start_thread", "clone3", "__clone3", "_dl_start_user")
@@ -38,7 +39,7 @@ def _finding(finding: Finding) -> str:
     return "\n".join(lines)
 
 
-def frame_lines(frames: Sequence[CheckFrame]) -> list[str]:
+def frame_lines(frames: Sequence[CallFrame]) -> list[str]:
     """Return the frames as indented lines, without those that start a program or a thread, and what lies between libc's dlopen and ours."""
     frames = [frame for frame in frames if _name(frame) not in _PLUMBING]
     while len(frames) > 1 and _name(frames[-1]) in _OUTER:
@@ -49,11 +50,11 @@ def frame_lines(frames: Sequence[CheckFrame]) -> list[str]:
     return lines
 
 
-def _name(frame: CheckFrame) -> str:
+def _name(frame: CallFrame) -> str:
     return frame.function.partition("+0x")[0].partition("@")[0]
 
 
-def _frame(frame: CheckFrame) -> str:
+def _frame(frame: CallFrame) -> str:
     source = f" ({base(frame.file)}:{frame.line})" if frame.file else ""
     where = f"{base(frame.object)}+{frame.offset:#x}" if frame.object else f"{frame.offset:#x}"
     note = f" - {frame.note}" if frame.note else ""

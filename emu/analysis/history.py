@@ -5,29 +5,21 @@ An observer on the bus: it decides nothing and asks the guest for nothing but ba
 
 from __future__ import annotations
 
-import os
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from emu.analysis.data import Address
-from emu.analysis.why_data import CallFrame, Stamp
+from emu.analysis.frames import call_frames, is_user, user_frame, where
+from emu.analysis.why_data import Stamp
 from emu.core import dl_events as dl
 from emu.core import events as ev
 from emu.rtld.link_map import LT_LOADED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from emu.core.events import Record
     from emu.process import Process
     from emu.process.backtrace import FrameInfo
     from emu.rtld.link_map import LinkMap
-
-_RUNTIME = ("libc.so", "libc-", "libpthread", "libdl", "ld-linux", "libstdc++", "libgcc_s", "linux-vdso")
-_LIBRARY_SOURCE = re.compile(
-    r"^/rustc/[0-9a-f]+/|/rustlib/src/rust/library/|^/usr/src/rustc-[^/]+/library/|/include/([^/]+/)?c\+\+/v?[0-9]"
-)
-"""Where the sources of Rust's own crates (as rustc maps their paths, or installed), of libstdc++ and of libc++ lie."""
 
 
 class Open:
@@ -115,9 +107,7 @@ class History:
         """Return a stamp from its parts."""
         user = user_frame(frames)
         place, function = (where(user), user.function) if user is not None else ("", "")
-        return Stamp(
-            sequence, time, thread, self.thread_name(thread), place, function, tuple(call_frames(frames))
-        )
+        return Stamp(sequence, time, thread, self.thread_name(thread), place, function, call_frames(frames))
 
     def thread_name(self, thread: int) -> str:
         """Return the name of a thread, be it there or gone."""
@@ -292,36 +282,3 @@ def _pair(opens: Sequence[Open], close: Stamp) -> Open | None:
 def _caller(stamp: Stamp) -> str:
     frame = next((frame for frame in stamp.backtrace if is_user(frame.object, frame.function)), None)
     return frame.object if frame is not None else ""
-
-
-def is_runtime(name: str) -> bool:
-    """Whether an object is the C or C++ run-time library, or part of the loader."""
-    return name == "[emu]" or os.path.basename(name).startswith(_RUNTIME)
-
-
-def is_user(name: str, function: str) -> bool:
-    """Whether a frame of `function` in object `name` is the program's own, not the run-time libraries' or the start-up code's."""
-    return bool(name) and not is_runtime(name) and function != "_start"
-
-
-def is_library_source(file: str) -> bool:
-    """Whether a source file belongs to a language's own library: its code is in the program's objects by inlining, or as a template or generic."""
-    return _LIBRARY_SOURCE.search(file) is not None
-
-
-def user_frame(frames: Iterable[FrameInfo]) -> FrameInfo | None:
-    """Return the innermost frame of the program's own: one of its own source if there is any, or else of its objects."""
-    mine = [frame for frame in frames if is_user(frame.object, frame.function)]
-    return next((frame for frame in mine if not is_library_source(frame.file)), mine[0] if mine else None)
-
-
-def where(frame: FrameInfo) -> str:
-    """Return file:line of a frame, or what else there is."""
-    return f"{frame.file}:{frame.line}" if frame.file else f"{frame.object}+{frame.offset:#x}"
-
-
-def call_frames(frames: Iterable[FrameInfo]) -> list[CallFrame]:
-    """Return frames as data."""
-    return [
-        CallFrame(f.function, f.file, f.line, f.object, Address(f.offset), f.inlined, f.note) for f in frames
-    ]

@@ -11,7 +11,7 @@ import os
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from emu.analysis.history import is_library_source, is_user
+from emu.analysis.frames import is_library_source, is_user
 from emu.analysis.reasons import holders
 from emu.analysis.why_data import Remedy
 from emu.elf.demangle import demangle

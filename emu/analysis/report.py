@@ -22,8 +22,8 @@ from emu.core.ldso_events import PreinitStarted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from emu.analysis.check_data import CheckFrame
     from emu.analysis.check_notes import Found
+    from emu.analysis.frames import CallFrame
     from emu.core.events import Record
     from emu.process import Process, Result
     from emu.rtld.link_map import LinkMap
@@ -284,5 +284,5 @@ def _finding(found: Found) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _lines(frames: tuple[CheckFrame, ...]) -> list[str]:
+def _lines(frames: tuple[CallFrame, ...]) -> list[str]:
     return [line.strip() for line in frame_lines(frames)]

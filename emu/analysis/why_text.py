@@ -6,14 +6,14 @@ import os
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from emu.analysis.history import is_library_source, is_user
+from emu.analysis.frames import is_library_source, is_user
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from emu.analysis.frames import CallFrame
     from emu.analysis.why_data import (
         BoundSymbol,
-        CallFrame,
         Generation,
         Link,
         Moment,

@@ -156,6 +156,23 @@ _RUN_OPTIONS = (
 )  # fmt: skip
 
 
+def run_config(
+    program: str,
+    arguments: tuple[str, ...],
+    variables: dict[str, str],
+    clean_env: bool,
+    sysroot: str,
+    **fields: Any,
+) -> RunConfig:
+    """Return the run of a program, which is searched for as a shell does, from what `guest_options` say. `fields` are others of RunConfig.
+
+    Raises ProgramError.
+    """
+    env = environment(variables, clean_env)
+    found = find_program(program, env.get("PATH", DEFAULT_PATH), sysroot)
+    return RunConfig(found, arguments, env, guest_directory(sysroot), sysroot, argv0=program, **fields)
+
+
 class Running(NamedTuple):
     """How a program is to be run: what `run_options` and `guest_options` say. `fields` are those of RunConfig."""
 
@@ -167,16 +184,7 @@ class Running(NamedTuple):
 
     def config(self, program: str, arguments: tuple[str, ...]) -> RunConfig:
         """Return the run of a program, which is searched for as a shell does. Raises ProgramError."""
-        env = environment(self.variables, self.clean_env)
-        sysroot = self.fields["sysroot"]
-        return RunConfig(
-            program=find_program(program, env.get("PATH", DEFAULT_PATH), sysroot),
-            args=arguments,
-            env=env,
-            cwd=guest_directory(sysroot),
-            argv0=program,
-            **self.fields,
-        )
+        return run_config(program, arguments, self.variables, self.clean_env, **self.fields)
 
     @contextmanager
     def scheduled(self, config: RunConfig) -> Iterator[RunConfig]:

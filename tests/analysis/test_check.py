@@ -164,6 +164,8 @@ WITH_OPTIONS = [
     ("check-handles:avoids", ["--rule", "handle-leaked"], []),
     ("check-handles:twice-needed", ["--rule", "dlclose-kept-by-others"], []),
     ("check-pinned:key", ["--no-rule", "dso-pinned-at-exit"], ["tls-dtor-too-late"]),
+    ("check-dtor-wrong-handle:wrong", ["--tls-dtors", "guest"], ["tls-dtor-unloaded!"]),
+    ("why-threads:waits", ["--unload-rule", "nodelete-flag"], ["dlclose-no-effect"]),
 ]
 #: Runs whose whole report is compared.
 TEXTS = [
