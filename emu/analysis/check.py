@@ -14,7 +14,7 @@ from emu.analysis.check_handlers import Handlers
 from emu.analysis.check_notes import Notes
 from emu.analysis.check_order import Order
 from emu.analysis.check_symbols import Symbols
-from emu.analysis.check_unload import Unloading
+from emu.analysis.check_unload import Closing
 from emu.core import dl_events as dl
 from emu.core.errors import EmuError, LinkError
 from emu.core.events import DtorDone, DtorRegistered, DtorRun, Fault, FiniStarted, InitStarted, ThreadExited
@@ -52,14 +52,15 @@ class Checker:
         self._order = order = Order(notes, memory)
         self._symbols = Symbols(notes)
         self._handlers = Handlers(notes, order.handler_registered)
-        self._unloading = unloading = Unloading(notes, dtors)
+        self._closing = closing = Closing(notes, dtors)
         self._handle: dict[type[Any], Callable[[Record, Any], None]] = {
-            dl.OpenRequested: unloading.open_requested,
-            dl.OpenFailed: unloading.open_failed,
+            dl.OpenRequested: closing.open_requested,
+            dl.OpenFailed: closing.open_failed,
             dl.Opened: self._opened,
-            dl.NodeleteSet: unloading.nodelete_set,
-            dl.CloseRequested: unloading.close_requested,
-            dl.Kept: unloading.kept,
+            dl.NodeleteSet: closing.nodelete_set,
+            dl.CloseRequested: closing.close_requested,
+            dl.Kept: closing.kept,
+            dl.Unloading: closing.unloading,
             dl.Unloaded: self._unloaded,
             DtorRegistered: dtors.registered_event,
             DtorRun: dtors.run,
@@ -67,7 +68,7 @@ class Checker:
             InitStarted: self._init_started,
             FiniStarted: order.fini_started,
             ThreadExited: dtors.thread_exited,
-            Fault: unloading.fault,
+            Fault: closing.fault,
         }
         bus.subscribe(self._event, ("dl", "init", "fini", "dtors", "threads", "faults"))
 
@@ -107,7 +108,7 @@ class Checker:
         process = self.process
         if process.runner is not None and process.rtld is not None:
             self._dtors.finish(process.runner.task.tid)
-            self._unloading.finish()
+            self._closing.finish()
         return self._notes.findings()
 
     # -- hooks and events -------------------------------------------------------------------------------------------------
@@ -130,8 +131,8 @@ class Checker:
     def _opened(self, record: Record, event: dl.Opened) -> None:
         map_ = self._notes.map_named(event.name, event.namespace)
         if map_ is not None:
-            self._unloading.note_address((event.name, event.namespace), map_.address)
-        self._unloading.opened(record, event)
+            self._closing.note_address((event.name, event.namespace), map_.address)
+        self._closing.opened(record, event)
 
     def _init_started(self, record: Record, event: InitStarted) -> None:
         self._order.init_started(record, event)
@@ -142,7 +143,7 @@ class Checker:
         gone = self.process.rtld.index.find_departed(event.start)
         if gone is None:
             return
-        self._unloading.unloaded(record, event, gone)
+        self._closing.unloaded(record, event, gone)
         self._dtors.unloaded(record, event, gone)
         self._symbols.forget(gone.start)
         self._handlers.unloaded(gone, self._notes.unloaded[gone.start, gone.end])

@@ -61,13 +61,16 @@ class _Draft:
 
 @dataclass(slots=True)
 class Notes:
-    """The shared memory of one checked run. `unloaded` has the place of the dlclose that took an object, by its range."""
+    """The shared memory of one checked run. `unloaded` has the place of the dlclose that took an object, by its range; `last_close` that of
+    the last dlclose of an object, by name and namespace.
+    """
 
     process: Process
     rules: frozenset[str]
     drafts: dict[tuple[object, ...], _Draft] = field(default_factory=dict)
     dangling: dict[int, Dangling] = field(default_factory=dict)
     unloaded: dict[tuple[int, int], Place] = field(default_factory=dict)
+    last_close: dict[tuple[str, int], Place] = field(default_factory=dict)
 
     def here(self) -> Place:
         """Return the place where the running thread is: in a hosted function, in a hook, or at a fault."""
@@ -103,8 +106,9 @@ class Notes:
         """Note a pointer to code that is going, held by who will call it: a finding now, and the name of the fault if it comes to that."""
         self.dangling[address] = dangling
         gone = dangling.objects[0]
+        elsewhere = [(title, where) for title, where in dangling.related if where != place]
         self.report(
-            dangling.rule, f"{dangling.what} is left behind by the unloading of {gone}", place, dangling.related,
+            dangling.rule, f"{dangling.what} is left behind by the unloading of {gone}", place, elsewhere,
             dangling.objects, key=dangling.key,
         )  # fmt: skip
 
@@ -137,6 +141,10 @@ class Notes:
     def frames(self, place: Place) -> tuple[CallFrame, ...]:
         """Return the frames of a place without the loader's own."""
         return call_frames(f for f in self.process.resolve(place.frames) if f.object != "[emu]")
+
+    def closed_by(self, name: str) -> list[tuple[str, Place]]:
+        """Return the place of the last dlclose of an object, as a related place, if there was one."""
+        return [("closed by", place) for (closed, _), place in self.last_close.items() if closed == name]
 
     # -- the state ----------------------------------------------------------------------------------------------------------
 

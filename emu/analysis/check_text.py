@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import base
+from emu.analysis.frames import readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,17 +17,24 @@ if TYPE_CHECKING:
 _OUTER = frozenset(
     ("__libc_start_call_main", "__libc_start_main", "_start", "start_thread", "clone3", "__clone3", "_dl_start_user")
 )  # fmt: skip
-_PLUMBING = frozenset(("_dl_catch_exception", "_dl_catch_error", "_dlerror_run", "dlerror_run"))
+_PLUMBING = frozenset(
+    ("_dl_catch_exception", "_dl_catch_error", "_dlerror_run", "dlerror_run", "dlopen_doit", "dlopen_implementation", "dlmopen_doit",
+     "dlmopen_implementation")
+)  # fmt: skip
 _SHOWN = 24
+_SIGNAL = 128
 
 
-def render(report: Report) -> str:
-    """Return the findings and a summary line."""
+def render(report: Report, *, watched: bool = False) -> str:
+    """Return the findings and a summary line, with a next step for a run that died of what no rule has found; `watched`: with --watch."""
     texts = [_finding(finding) + "\n" for finding in report.findings]
     if report.ended:
         told = report.ended.splitlines()
         texts.append("\n".join(line for line in told if not line.startswith("    #")) + "\n")
-    return "".join(f"{text}\n" if text.count("\n") > 1 else text for text in texts) + _summary(report) + "\n"
+    text = "".join(f"{text}\n" if text.count("\n") > 1 else text for text in texts) + _summary(report) + "\n"
+    if report.exit_code > _SIGNAL and report.ended and not watched and not report.findings:
+        text += "emu check: --watch may tell why it died: it also sees uses of destroyed thread_locals and of finalised DSOs' data\n"
+    return readable(text)
 
 
 def _finding(finding: Finding) -> str:

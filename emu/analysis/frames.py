@@ -21,6 +21,9 @@ _LIBRARY_SOURCE = re.compile(
 """Where the sources of Rust's own crates (as rustc maps their paths, or installed), of libstdc++ and of libc++ lie."""
 
 
+_STRING = "std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >"
+
+
 @dataclass(frozen=True, slots=True)
 class CallFrame:
     """One frame of a backtrace, the innermost first. Names are empty and `line` is 0 where they are unknown.
@@ -73,3 +76,8 @@ def user_frame(frames: Iterable[FrameInfo]) -> FrameInfo | None:
 def where(frame: FrameInfo) -> str:
     """Return file:line of a frame, or what else there is."""
     return f"{frame.file}:{frame.line}" if frame.file else f"{frame.object}+{frame.offset:#x}"
+
+
+def readable(text: str) -> str:
+    """Return a text with std::string called so."""
+    return text.replace(_STRING, "std::string")

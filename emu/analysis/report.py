@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.analysis.check import Checker, chosen_rules
 from emu.analysis.check_text import frame_lines
+from emu.analysis.frames import readable
 from emu.analysis.history import History
 from emu.analysis.reasons import Reasons
 from emu.analysis.remedies import remedies
@@ -279,10 +280,10 @@ def _finding(found: Found) -> dict[str, Any]:
         for place, event in zip(finding.related, found.related, strict=True)
     ]
     return {
-        "rule": finding.rule, "severity": finding.severity, "message": finding.message, "thread": finding.thread, "event": found.event,
+        "rule": finding.rule, "severity": finding.severity, "message": readable(finding.message), "thread": finding.thread, "event": found.event,
         "frames": _lines(finding.frames), "related": related, "objects": list(finding.objects),
     }  # fmt: skip
 
 
 def _lines(frames: tuple[CallFrame, ...]) -> list[str]:
-    return [line.strip() for line in frame_lines(frames)]
+    return [readable(line.strip()) for line in frame_lines(frames)]

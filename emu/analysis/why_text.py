@@ -6,7 +6,7 @@ import os
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from emu.analysis.frames import is_library_source, is_user
+from emu.analysis.frames import is_library_source, is_user, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ _LISTED = 5
 
 def render(answer: WhyAnswer, *, folder: str = "", colour: bool = False) -> str:
     """Return the answer as lines of text, the last one ended too. Paths below `folder` are told from there."""
-    text = "".join(line + "\n" for line in _Renderer(answer, colour).lines())
+    text = readable("".join(line + "\n" for line in _Renderer(answer, colour).lines()))
     return text.replace(folder.rstrip("/") + "/", "") if folder.strip("/") else text
 
 

@@ -104,12 +104,12 @@ def command(
         report = Checker(Process(config, bus), bus, rules, watch=watch).run()
     shown, count = check_suppress.split(report.findings, hidden)
     report = replace(report, findings=tuple(shown), suppressed=count)
-    text = _text(report, as_json=as_json, gen_suppressions=gen_suppressions)
+    text = _text(report, as_json=as_json, gen_suppressions=gen_suppressions, watched=watch)
     write_answer(output, text)
     return EXIT_FINDINGS if report.findings else report.exit_code
 
 
-def _text(report: Report, *, as_json: bool, gen_suppressions: bool) -> str:
+def _text(report: Report, *, as_json: bool, gen_suppressions: bool, watched: bool) -> str:
     from emu.analysis import check_text
 
     if as_json:
@@ -117,5 +117,5 @@ def _text(report: Report, *, as_json: bool, gen_suppressions: bool) -> str:
 
         text = json.dumps(convert(report), indent=2) + "\n"
     else:
-        text = check_text.render(report)
+        text = check_text.render(report, watched=watched)
     return text + (f"\n{check_text.suppressions(report.findings)}" if gen_suppressions else "")

@@ -48,6 +48,7 @@ EXPECTED: dict[str, list[str]] = {
     "check-signal-handler:raised": ["signal-handler-unloaded!"],
     "check-signal-handler:quiet": ["signal-handler-unloaded"],
     "check-unloaded-use:code": ["unloaded-use!"],
+    "check-unloaded-use:closes-itself": ["unloaded-use!"],
     "check-unloaded-use:read": ["unloaded-use!"],
     "check-unloaded-use:write": ["unloaded-use!"],
     # Fixtures of other matters that contain the situation all the same.
@@ -158,6 +159,7 @@ EXPECTED: dict[str, list[str]] = {
 WITH_OPTIONS = [
     ("check-finalised-use:data", ["--watch"], ["finalised-use"]),
     ("check-finalised-use:avoids", ["--watch"], []),
+    ("check-finalised-use:replaces-free", [], []),
     ("check-tls-after-dtor:late", ["--watch"], ["tls-used-after-dtor!"]),
     ("check-tls-after-dtor:avoids", ["--watch"], []),
     ("check-handles:leaks", ["--rule", "handle-leaked"], ["handle-leaked"]),
@@ -242,6 +244,7 @@ def test_every_rule_has_a_fixture() -> None:
         ("check-signal-handler:raised", "handler", "plugin.c", {"registered by": "install", "unloaded by": "main"}),
         ("check-dtor-wrong-handle:wrong", "destroy", "plugin.c", {"registered by": "thread", "unloaded by": "main"}),
         ("check-unloaded-use:read", "main", "main.c", {"unloaded by": "main"}),
+        ("check-unloaded-use:closes-itself", "close_with", "plugin.c", {"unloaded by": "close_with"}),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("built_fixtures")
@@ -251,6 +254,22 @@ def test_places(run_id: str, function: str, line: str, related: dict[str, str], 
     assert [place["title"] for place in finding["related"]] == list(related)
     for place in finding["related"]:
         assert related[place["title"]] in [frame["function"] for frame in place["frames"]]
+
+
+@pytest.mark.usefixtures("built_fixtures")
+def test_what_pins_a_dso_is_told_with_the_dlclose(tmp_path: Path) -> None:
+    (finding,) = report(the_run("check-pinned:running"), tmp_path)[1]["findings"]
+    registered, closed = finding["related"]
+    assert (registered["title"], closed["title"]) == ("registered by", "closed by")
+    assert registered["thread"] != closed["thread"]
+    assert "main" in [frame["function"] for frame in closed["frames"]]
+
+
+@pytest.mark.usefixtures("built_fixtures")
+def test_a_run_that_dies_of_what_is_not_found_gets_a_next_step() -> None:
+    assert b"--watch may tell why it died" in check(the_run("death-abort")).stderr
+    assert b"--watch" not in check(the_run("death-abort"), "--watch").stderr
+    assert b"--watch" not in check(the_run("check-exit-handler:atexit")).stderr
 
 
 def words_of(text: str, folder: Path) -> str:
