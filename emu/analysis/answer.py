@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emu.analysis.data import Address
+from emu.analysis.data import Address, Proposal
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +117,12 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Change(Proposal):
     """Something that would let the reference bind elsewhere: to `winner`, or to nothing.
 
     `object` is the object to change, load or remove.
     """
 
-    code: str
-    object: str
-    text: str
     winner: Definition | None
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emu.analysis.check_data import RULES, Report
+from emu.analysis.check_data import RULES, Finding, Report
 from emu.analysis.check_dtors import Dtors
 from emu.analysis.check_handlers import Handlers
 from emu.analysis.check_notes import Notes
 from emu.analysis.check_order import Order
 from emu.analysis.check_symbols import Symbols
-from emu.analysis.check_unload import Unloading
+from emu.analysis.check_unload import Closing
 from emu.core import dl_events as dl
 from emu.core.errors import EmuError, LinkError
 from emu.core.events import DtorDone, DtorRegistered, DtorRun, Fault, FiniStarted, InitStarted, ThreadExited
@@ -23,7 +23,7 @@ from emu.machine.watch import MemoryWatch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from emu.analysis.check_data import Finding
+    from emu.analysis.check_notes import Found
     from emu.core.events import EventBus, Record
     from emu.process import Process
 
@@ -47,19 +47,21 @@ class Checker:
         """`watch`: accesses to data that should not be used any more are seen too, at a price (see `emu.machine.watch`)."""
         self.process = process
         memory = MemoryWatch(process.cpu) if watch else None
+        self._finished = False
         self._notes = notes = Notes(process, rules)
         self._dtors = dtors = Dtors(notes, memory)
         self._order = order = Order(notes, memory)
         self._symbols = Symbols(notes)
         self._handlers = Handlers(notes, order.handler_registered)
-        self._unloading = unloading = Unloading(notes, dtors)
+        self._closing = closing = Closing(notes, dtors)
         self._handle: dict[type[Any], Callable[[Record, Any], None]] = {
-            dl.OpenRequested: unloading.open_requested,
-            dl.OpenFailed: unloading.open_failed,
+            dl.OpenRequested: closing.open_requested,
+            dl.OpenFailed: closing.open_failed,
             dl.Opened: self._opened,
-            dl.NodeleteSet: unloading.nodelete_set,
-            dl.CloseRequested: unloading.close_requested,
-            dl.Kept: unloading.kept,
+            dl.NodeleteSet: closing.nodelete_set,
+            dl.CloseRequested: closing.close_requested,
+            dl.Kept: closing.kept,
+            dl.Unloading: closing.unloading,
             dl.Unloaded: self._unloaded,
             DtorRegistered: dtors.registered_event,
             DtorRun: dtors.run,
@@ -67,7 +69,7 @@ class Checker:
             InitStarted: self._init_started,
             FiniStarted: order.fini_started,
             ThreadExited: dtors.thread_exited,
-            Fault: unloading.fault,
+            Fault: closing.fault,
         }
         bus.subscribe(self._event, ("dl", "init", "fini", "dtors", "threads", "faults"))
 
@@ -77,8 +79,7 @@ class Checker:
         What ends the linking or the run in ld.so's or emu's words ends up in the report.
         """
         try:
-            self.process.load()
-            self.loaded()
+            self.load()
             result = self.process.run()
             status, ended = result.status, result.report
         except LinkError as error:
@@ -88,6 +89,11 @@ class Checker:
                 raise
             status, ended = error.exit_code, f"emu: {error}"
         return self.report(status, ended)
+
+    def load(self) -> None:
+        """Load the program, to be run by whoever wants to. Raises EmuError."""
+        self.process.load()
+        self.loaded()
 
     def loaded(self) -> None:
         """The process is loaded, and about to be linked."""
@@ -103,14 +109,20 @@ class Checker:
 
     def report(self, status: int, ended: str) -> Report:
         """Return the report about the process, which has ended with `status` and, if a signal or we ended it, with the words `ended`."""
-        process = self.process
-        if process.runner is not None and process.rtld is not None:
-            self._dtors.finish(process.runner.task.tid)
-            self._unloading.finish()
-        return Report(process.config.program, status, ended, tuple(self.findings()), 0)
+        findings = tuple(found.finding for found in self.finish())
+        return Report(self.process.config.program, status, ended, findings, 0)
 
     def findings(self) -> list[Finding]:
         """Return what was found so far."""
+        return [found.finding for found in self._notes.findings()]
+
+    def finish(self) -> list[Found]:
+        """Ask what is only known at the end, once, and return all that was found."""
+        process = self.process
+        if not self._finished and process.runner is not None and process.rtld is not None:
+            self._finished = True
+            self._dtors.finish(process.runner.task.tid)
+            self._closing.finish()
         return self._notes.findings()
 
     # -- hooks and events -------------------------------------------------------------------------------------------------
@@ -133,8 +145,8 @@ class Checker:
     def _opened(self, record: Record, event: dl.Opened) -> None:
         map_ = self._notes.map_named(event.name, event.namespace)
         if map_ is not None:
-            self._unloading.note_address((event.name, event.namespace), map_.address)
-        self._unloading.opened(record, event)
+            self._closing.note_address((event.name, event.namespace), map_.address)
+        self._closing.opened(record, event)
 
     def _init_started(self, record: Record, event: InitStarted) -> None:
         self._order.init_started(record, event)
@@ -145,7 +157,7 @@ class Checker:
         gone = self.process.rtld.index.find_departed(event.start)
         if gone is None:
             return
-        self._unloading.unloaded(record, event, gone)
+        self._closing.unloaded(record, event, gone)
         self._dtors.unloaded(record, event, gone)
         self._symbols.forget(gone.start)
         self._handlers.unloaded(gone, self._notes.unloaded[gone.start, gone.end])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from emu.analysis.data import Address
+from emu.analysis.frames import CallFrame
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 
@@ -47,24 +47,12 @@ RULES: dict[str, Rule] = {
 
 
 @dataclass(frozen=True, slots=True)
-class CheckFrame:
-    """One frame, innermost first: empty and 0 where unknown. `offset` is the link-time address in `object`, `note` what else there is to know."""
-
-    function: str
-    object: str
-    offset: Address
-    file: str
-    line: int
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
 class Related:
     """A second place: `title` says what happened there (`unloaded by`, `registered by`, `opened by`, ...)."""
 
     title: str
     thread: int
-    frames: tuple[CheckFrame, ...]
+    frames: tuple[CallFrame, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +63,7 @@ class Finding:
     severity: str
     message: str
     thread: int
-    frames: tuple[CheckFrame, ...]
+    frames: tuple[CallFrame, ...]
     related: tuple[Related, ...]
     objects: tuple[str, ...]
 

@@ -107,7 +107,7 @@ class Dtors:
                 address = item.event.address
                 if not gone.start <= address < gone.end:
                     continue
-                here = here or self._notes.here()
+                here = here or self._notes.unloaded[gone.start, gone.end]
                 what = f"the thread_local destructor {self._notes.function_in(gone, address)} of thread {task}, registered for {base(item.event.owner)}"
                 related = (("registered by", item.place), ("unloaded by", here))
                 key = (address, task, item.event.object)
@@ -134,7 +134,8 @@ class Dtors:
                 self._notes.report(
                     "dso-pinned-at-exit",
                     f"{owner} was closed, but {len(mine)} thread_local {noun} of thread {threads} kept it to the end",
-                    related=[("registered by", item.place) for _, item in mine[:_SHOWN]], objects=[owner],
+                    related=[*(("registered by", item.place) for _, item in mine[:_SHOWN]), *self._notes.closed_by(owner)],
+                    objects=[owner],
                 )  # fmt: skip
 
     def pins(self, owner: str) -> bool:
@@ -166,5 +167,5 @@ class Dtors:
         if self._closed(event.owner) and thread in {tid for tid, _, _ in self._left}:
             notes.report(
                 "thread-left-objects", f"{who} ended with {noun}, which was closed, in its list",
-                related=[("registered by", pending.place)], objects=[event.owner], key=(thread, event.object, event.address),
+                related=[("registered by", pending.place), *notes.closed_by(event.owner)], objects=[event.owner], key=(thread, event.object, event.address),
             )  # fmt: skip

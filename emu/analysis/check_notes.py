@@ -6,12 +6,13 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.analysis.check_data import ERROR, RULES, CheckFrame, Finding, Related
-from emu.analysis.data import Address
+from emu.analysis.check_data import ERROR, RULES, Finding, Related
+from emu.analysis.frames import call_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from emu.analysis.frames import CallFrame
     from emu.process import Process
     from emu.process.backtrace import Captured
     from emu.rtld.address_index import Departed
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where something happened: the thread, and its frames with functions and lines still unread."""
+    """Where something happened: the thread, its frames with functions and lines still unread, and the number of the event that told of it last."""
 
     thread: int
     frames: tuple[Captured, ...]
+    event: int = 0
 
 
 NOWHERE = Place(0, ())
@@ -38,6 +40,14 @@ class Dangling(NamedTuple):
     objects: tuple[str, ...]
 
 
+class Found(NamedTuple):
+    """A finding, and the numbers of the events at which it and each of its related places were noticed."""
+
+    finding: Finding
+    event: int
+    related: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class _Draft:
     rule: str
@@ -46,23 +56,31 @@ class _Draft:
     place: Place
     related: tuple[tuple[str, Place], ...]
     objects: tuple[str, ...]
+    event: int
 
 
 @dataclass(slots=True)
 class Notes:
-    """The shared memory of one checked run. `unloaded` has the place of the dlclose that took an object, by its range."""
+    """The shared memory of one checked run. `unloaded` has the place of the dlclose that took an object, by its range; `last_close` that of
+    the last dlclose of an object, by name and namespace.
+    """
 
     process: Process
     rules: frozenset[str]
     drafts: dict[tuple[object, ...], _Draft] = field(default_factory=dict)
     dangling: dict[int, Dangling] = field(default_factory=dict)
     unloaded: dict[tuple[int, int], Place] = field(default_factory=dict)
+    last_close: dict[tuple[str, int], Place] = field(default_factory=dict)
 
     def here(self) -> Place:
         """Return the place where the running thread is: in a hosted function, in a hook, or at a fault."""
         process = self.process
         task = process.runner.task.tid if process.runner is not None else 0
-        return Place(task, tuple(process.capture()))
+        return Place(task, tuple(process.capture()), self.now())
+
+    def now(self) -> int:
+        """Return the number of the last event."""
+        return self.process.bus.upcoming - 1
 
     def report(
         self,
@@ -80,7 +98,7 @@ class Notes:
             return
         draft = _Draft(
             rule, severity or RULES[rule].severity, message, place,
-            tuple((t, p) for t, p in related if p.frames), tuple(dict.fromkeys(objects)),
+            tuple((t, p) for t, p in related if p.frames), tuple(dict.fromkeys(objects)), place.event or self.now(),
         )  # fmt: skip
         self.drafts[(rule, *key) if key else (rule, message)] = draft
 
@@ -88,8 +106,9 @@ class Notes:
         """Note a pointer to code that is going, held by who will call it: a finding now, and the name of the fault if it comes to that."""
         self.dangling[address] = dangling
         gone = dangling.objects[0]
+        elsewhere = [(title, where) for title, where in dangling.related if where != place]
         self.report(
-            dangling.rule, f"{dangling.what} is left behind by the unloading of {gone}", place, dangling.related,
+            dangling.rule, f"{dangling.what} is left behind by the unloading of {gone}", place, elsewhere,
             dangling.objects, key=dangling.key,
         )  # fmt: skip
 
@@ -106,30 +125,26 @@ class Notes:
             severity=ERROR,
         )
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Found]:
         """Return the findings in the order of their discovery, every line read."""
         return [
-            Finding(
-                d.rule, d.severity, d.message, d.place.thread, self.frames(d.place),
-                tuple(Related(title, place.thread, self.frames(place)) for title, place in d.related), d.objects,
+            Found(
+                Finding(
+                    d.rule, d.severity, d.message, d.place.thread, self.frames(d.place),
+                    tuple(Related(title, place.thread, self.frames(place)) for title, place in d.related), d.objects,
+                ),
+                d.event, tuple(place.event for _, place in d.related),
             )
             for d in self.drafts.values()
         ]  # fmt: skip
 
-    def frames(self, place: Place) -> tuple[CheckFrame, ...]:
+    def frames(self, place: Place) -> tuple[CallFrame, ...]:
         """Return the frames of a place without the loader's own."""
-        return tuple(
-            CheckFrame(
-                "<signal handler called>" if f.signal else f.function,
-                f.object,
-                Address(f.offset if f.object else f.pc),
-                f.file,
-                f.line,
-                f.note,
-            )
-            for f in self.process.resolve(place.frames)
-            if f.object != "[emu]"
-        )
+        return call_frames(f for f in self.process.resolve(place.frames) if f.object != "[emu]")
+
+    def closed_by(self, name: str) -> list[tuple[str, Place]]:
+        """Return the place of the last dlclose of an object, as a related place, if there was one."""
+        return [("closed by", place) for (closed, _), place in self.last_close.items() if closed == name]
 
     # -- the state ----------------------------------------------------------------------------------------------------------
 

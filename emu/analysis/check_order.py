@@ -23,6 +23,12 @@ _COMPILERS_OWN = 8
 """Bytes of an init or fini array that hold only frame_dummy or __do_global_dtors_aux."""
 
 
+_ALLOCATORS = frozenset((
+    "malloc", "free", "calloc", "realloc", "reallocarray", "memalign", "aligned_alloc", "posix_memalign", "valloc", "pvalloc", "malloc_usable_size",
+))  # fmt: skip
+"""Functions that a program may define in libc's place. Source: glibc manual, "Replacing malloc"; C++ [replacement.functions]."""
+
+
 def has_constructors(map_: LinkMap) -> bool:
     """Whether an object has constructors of its own."""
     return map_.dynamic.table(c.DT_INIT_ARRAY)[1] > _COMPILERS_OWN
@@ -116,6 +122,8 @@ class Order:
             return  # not the entry of a function, or not from outside
         if _is_weak(done, address - done.addr):
             return  # an inline function that many objects have: which copy runs says nothing of whose objects are used
+        if function.startswith(("operator new", "operator delete")) or function in _ALLOCATORS:
+            return  # whoever replaces these does so for the whole program, to its end
         self._tell(
             done,
             caller,

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.analysis.check_notes import NOWHERE, Notes, Place
-from emu.core.dl_events import CloseRequested, Kept, NodeleteSet, Opened, OpenFailed, OpenRequested, Unloaded
+from emu.core.dl_events import (
+    CloseRequested,
+    Kept,
+    NodeleteSet,
+    Opened,
+    OpenFailed,
+    OpenRequested,
+    Unloaded,
+    Unloading,
+)
 from emu.core.events import Fault
 from emu.elf.demangle import demangle
 
@@ -24,7 +33,7 @@ class _Closed(NamedTuple):
     reasons: tuple[Kept, ...]
 
 
-class Unloading:
+class Closing:
     """Follows opens and closes. Objects are known by name and namespace."""
 
     def __init__(self, notes: Notes, dtors: Dtors) -> None:
@@ -33,7 +42,7 @@ class Unloading:
         self._handles: dict[Name, list[Place]] = {}
         self._addresses: dict[Name, int] = {}
         self._closed: dict[Name, _Closed] = {}
-        self._last_close: dict[Name, Place] = {}
+        self._going: dict[Name, Place] = {}
         self._nodelete: dict[Name, tuple[NodeleteSet, Place]] = {}
 
     # -- opens ------------------------------------------------------------------------------------------------------------
@@ -67,14 +76,14 @@ class Unloading:
             if self._notes.map_named(*name) is None:
                 self._stale_handle(int(event.name, 16), here)
                 return
-            related = [("closed by", self._last_close.get(name, NOWHERE))]
+            related = [("closed by", self._notes.last_close.get(name, NOWHERE))]
             notes.report(
                 "handle-closed-twice", f"dlclose of {event.name}, which is not open", here, related, [event.name]
             )  # fmt: skip
             return
         if handles := self._handles.get(name):
             handles.pop()
-        self._last_close[name] = here
+        self._notes.last_close[name] = here
         if event.outcome in ("collect", "later"):
             self._closed[name] = _Closed(here, ())
         elif event.outcome == "nodelete":
@@ -86,7 +95,7 @@ class Unloading:
         if name is None:
             self._notes.report("handle-closed-twice", "dlclose of what is no handle", here)
             return
-        related = [("closed by", self._last_close.get(name, NOWHERE))]
+        related = [("closed by", self._notes.last_close.get(name, NOWHERE))]
         message = f"dlclose of a handle of {name[0]}, which was closed before and is unloaded"
         self._notes.report("handle-closed-twice", message, here, related, [name[0]])
 
@@ -97,14 +106,18 @@ class Unloading:
         if closed is not None:
             self._closed[name] = closed._replace(reasons=(event,))
 
+    def unloading(self, _record: Record, event: Unloading) -> None:
+        """An object is going to be unloaded: the last moment at which its own code has names in a backtrace."""
+        self._going[event.name, event.namespace] = self._notes.here()
+
     def unloaded(self, _record: Record, event: Unloaded, gone: Departed) -> None:
         """An object is about to be unmapped."""
         name = event.name, event.namespace
         self._closed.pop(name, None)
         self._handles.pop(name, None)
         self._nodelete.pop(name, None)
-        place = self._notes.here()
-        self._notes.unloaded[gone.start, gone.end] = place
+        going = self._going.pop(name) if name in self._going else self._notes.here()
+        self._notes.unloaded[gone.start, gone.end] = going
 
     # -- use --------------------------------------------------------------------------------------------------------------
 

@@ -6,12 +6,21 @@ Source: JSON Schema 2020-12.
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, NewType, Union, get_args, get_origin, get_type_hints
 
 Address = NewType("Address", int)
 """A guest address, link-time address or offset: hexadecimal text in JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Something that could be changed: `code` names the kind for programs, `text` says it to people, `object` is the object concerned."""
+
+    code: str
+    object: str
+    text: str
 
 
 def as_json(answer: Any) -> dict[str, Any]:

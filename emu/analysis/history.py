@@ -5,24 +5,21 @@ An observer on the bus: it decides nothing and asks the guest for nothing but ba
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from emu.analysis.data import Address
-from emu.analysis.why_data import CallFrame, Stamp
+from emu.analysis.frames import call_frames, is_user, user_frame, where
+from emu.analysis.why_data import Stamp
 from emu.core import dl_events as dl
 from emu.core import events as ev
 from emu.rtld.link_map import LT_LOADED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from emu.core.events import Record
     from emu.process import Process
     from emu.process.backtrace import FrameInfo
     from emu.rtld.link_map import LinkMap
-
-_RUNTIME = ("libc.so", "libc-", "libpthread", "libdl", "ld-linux", "libstdc++", "libgcc_s", "linux-vdso")
 
 
 class Open:
@@ -114,7 +111,7 @@ class History:
         user = user_frame(frames)
         place, function = (where(user), user.function) if user is not None else ("", "")
         name = self.threads[thread] = self.thread_name(thread)
-        return Stamp(sequence, time, thread, name, place, function, tuple(call_frames(frames)))
+        return Stamp(sequence, time, thread, name, place, function, call_frames(frames))
 
     def thread_name(self, thread: int) -> str:
         """Return the name of a thread, be it there or gone; empty where nothing was seen of it."""
@@ -288,30 +285,3 @@ def _pair(opens: Sequence[Open], close: Stamp) -> Open | None:
 def _caller(stamp: Stamp) -> str:
     frame = next((frame for frame in stamp.backtrace if is_user(frame.object, frame.function)), None)
     return frame.object if frame is not None else ""
-
-
-def is_runtime(name: str) -> bool:
-    """Whether an object is the C or C++ run-time library, or part of the loader."""
-    return name == "[emu]" or os.path.basename(name).startswith(_RUNTIME)
-
-
-def is_user(name: str, function: str) -> bool:
-    """Whether a frame of `function` in object `name` is the program's own, not the run-time libraries' or the start-up code's."""
-    return bool(name) and not is_runtime(name) and function != "_start"
-
-
-def user_frame(frames: Iterable[FrameInfo]) -> FrameInfo | None:
-    """Return the innermost frame of the program's own."""
-    return next((frame for frame in frames if is_user(frame.object, frame.function)), None)
-
-
-def where(frame: FrameInfo) -> str:
-    """Return file:line of a frame, or what else there is."""
-    return f"{frame.file}:{frame.line}" if frame.file else f"{frame.object}+{frame.offset:#x}"
-
-
-def call_frames(frames: Iterable[FrameInfo]) -> list[CallFrame]:
-    """Return frames as data."""
-    return [
-        CallFrame(f.function, f.file, f.line, f.object, Address(f.offset), f.inlined, f.note) for f in frames
-    ]

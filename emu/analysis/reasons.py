@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from emu.analysis.data import Address
-from emu.analysis.history import call_frames, user_frame, where
+from emu.analysis.frames import call_frames, user_frame, where
 from emu.analysis.why_data import BoundSymbol, Link, OpenCall, PendingDestructor, Reason, ThreadState
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
@@ -256,7 +256,7 @@ class Reasons:
             state,
             what,
             where(user) if user is not None else "",
-            tuple(call_frames(frames)),
+            call_frames(frames),
         )
 
 

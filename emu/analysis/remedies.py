@@ -11,7 +11,7 @@ import os
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from emu.analysis.history import is_user
+from emu.analysis.frames import is_library_source, is_user
 from emu.analysis.reasons import holders
 from emu.analysis.why_data import Remedy
 from emu.elf.demangle import demangle
@@ -171,9 +171,10 @@ def _call(stamp: Stamp) -> str:
     frames = [frame for frame in stamp.backtrace if is_user(frame.object, frame.function)]
     if not frames:
         return "at an unknown place"
-    text = f"at {stamp.place} in {frames[0].function}" if frames[0].function else f"at {stamp.place}"
-    if len(frames) > 1 and frames[1].file:
-        text += f" (called at {frames[1].file}:{frames[1].line})"
+    own = [frame for frame in frames if not is_library_source(frame.file)] or frames
+    text = f"at {stamp.place} in {own[0].function}" if own[0].function else f"at {stamp.place}"
+    if len(own) > 1 and own[1].file:
+        text += f" (called at {own[1].file}:{own[1].line})"
     return text
 
 

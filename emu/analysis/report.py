@@ -1,60 +1,97 @@
-"""What `emu report` shows: one run as JSON-able data, from the events and from the linker's own state.
+"""What `emu report` shows: one run as JSON-able data, from the events, the linker's own state and the rules of `emu check`.
 
-Moments are the numbers of events: virtual time stands still where no system call is made. Texts from the guest stay as they are;
-who puts them into a page has to escape them.
+Every list has a limit, so that a long run gives a page that can be opened; what is beyond it is counted. Moments are the numbers of events:
+virtual time stands still where no system call is made. Texts from the guest stay as they are; who puts them into a page has to escape them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from emu.analysis.check import Checker, chosen_rules
+from emu.analysis.check_text import frame_lines
+from emu.analysis.frames import readable
 from emu.analysis.history import History
 from emu.analysis.reasons import Reasons
 from emu.analysis.remedies import remedies
+from emu.analysis.report_events import MAX_EVENTS, EventList
+from emu.analysis.report_tls import ThreadStorage
 from emu.core import dl_events as dl
 from emu.core import events as ev
-from emu.core.errors import MemoryFault
 from emu.core.ldso_events import PreinitStarted
-from emu.trace.text import RENDERERS, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from emu.analysis.check_notes import Found
+    from emu.analysis.frames import CallFrame
     from emu.core.events import Record
-    from emu.process import Process
+    from emu.process import Process, Result
     from emu.rtld.link_map import LinkMap
 
-MAX_EVENTS = 100_000
-"""So many events a report holds, unless more are asked for; how many more there were is said."""
+MAX_ROWS = 2_000
+"""So many rows any other table holds."""
+
+MAX_FINDINGS = 200
+"""So many findings are shown, whose backtraces are long."""
+
+_MAX_KEPT = 500
+"""So often it is told why an object was kept."""
+
+
+class Rows:
+    """A list that counts what comes when it is full."""
+
+    def __init__(self, limit: int = MAX_ROWS) -> None:
+        self.rows: list[Any] = []
+        self.left_out, self._limit = 0, limit
+
+    def add(self, row: Any) -> bool:
+        """Take a row; return whether there was room for it."""
+        if len(self.rows) < self._limit:
+            self.rows.append(row)
+            return True
+        self.left_out += 1
+        return False
+
+    def data(self) -> dict[str, Any]:
+        """Return the rows and how many more there were."""
+        return {"rows": self.rows, "left_out": self.left_out}
 
 
 class Report:
-    """Watches a process from before its `load` on; `data` tells what was seen."""
+    """Watches a process from before its `load` on; `data` tells what was seen. `limit`: so many events are listed in full."""
 
     def __init__(self, process: Process, limit: int = MAX_EVENTS) -> None:
-        self.process, self.limit = process, limit
+        self.process = process
         self.history = History(process)
-        self._strings: dict[str, int] = {}
-        self._events: list[int] = []
-        self._seen = self._last = 0
-        self._lives: list[dict[str, Any]] = []
+        self._checker = Checker(process, process.bus, chosen_rules((), ()))
+        self._events = EventList(limit)
+        self._storage = storage = ThreadStorage(process)
+        self._lives = Rows()
+        self._spans: list[int] = []
+        self._kept_told = 0
+        self._names: dict[tuple[int, str], int] = {}
         self._alive: dict[tuple[int, str], dict[str, Any]] = {}
-        self._destructors: list[dict[str, Any]] = []
-        self._order: dict[str, list[list[Any]]] = {"init": [], "fini": []}
+        self._destructors = Rows()
+        self._pending: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
+        self._order = {"init": Rows(), "fini": Rows()}
         self._bindings: dict[tuple[str, str], int] = {}
         self._edges: dict[tuple[str, str, str], None] = {}
-        self._modules: list[list[Any]] = []
-        self._layout: list[int] = []
-        self._before: list[list[Any]] | None = None
-        self._threads: dict[int, str] = {}
+        self._before: dict[str, Any] | None = None
         self._handlers: dict[type[Any], Callable[[Record], None]] = {
             ev.LibraryLoad: self._load, dl.Opened: self._opened, dl.CloseRequested: self._close, dl.Kept: self._kept,
             dl.Unloading: self._unloading, dl.Unloaded: self._unloaded, ev.Binding: self._binding,
             ev.Initializer: self._called, ev.Finalizer: self._called, ev.InitStarted: self._started, PreinitStarted: self._started,
             ev.DtorRegistered: self._registered, ev.DtorRun: self._run, ev.DtorDone: self._done,
-            ev.TlsModuleAssigned: self._module, ev.TlsStaticLayout: self._static,
+            ev.TlsBlockAllocated: storage.allocated, ev.ThreadExited: storage.exited,
         }  # fmt: skip
         process.bus.subscribe(self._take, ev.CATEGORIES)
+
+    def run(self) -> Result:
+        """Load and run the program. Raises EmuError."""
+        self._checker.load()
+        return self.process.run()
 
     def data(self, ended: str) -> dict[str, Any]:
         """Return everything after the run; `ended` says how it ended."""
@@ -64,26 +101,24 @@ class Report:
             life = self._alive.get((map_.ns, map_.display_name))
             if life is not None and map_.real is map_:
                 life["end"] = self._why(map_)
+        for life in self._alive.values():
+            if not life["listed"]:
+                self._spans += (life["object"], life["from"], self._events.last)
+        findings = Rows(MAX_FINDINGS)
+        for found in self._checker.finish():
+            findings.add(_finding(found))
         return {
-            "program": process.config.program, "ended": ended, "last": self._last, "seen": self._seen,
-            "categories": list(ev.CATEGORIES), "strings": list(self._strings), "events": self._events,
-            "threads": [[thread, name] for thread, name in (self.history.threads | self._threads).items()],
-            "lives": self._lives, "destructors": self._destructors, "order": self._order,
+            "program": process.config.program, "ended": ended, **self._events.data(), "findings": findings.data(),
+            "threads": [[thread, name] for thread, name in self.history.threads.items()],
+            "objects": [[name, namespace] for namespace, name in self._names], "lives": self._lives.data(), "spans": self._spans,
+            "destructors": self._destructors.data(), "order": {which: rows.data() for which, rows in self._order.items()},
             "edges": [*map(list, self._edges), *([by, to, "bound", n] for (by, to), n in self._bindings.items() if by != to)],
-            "before": self._before or [], "after": self._memory(),
-            "tls": {"layout": self._layout, "modules": self._modules, **self._dtv()},
+            "before": self._before or Rows().data(), "after": self._memory(), "tls": self._storage.data(),
         }  # fmt: skip
 
     def _take(self, record: Record) -> None:
-        self._seen += 1
-        self._last = record.sequence
-        kind = type(record.event)
-        if self._seen <= self.limit:
-            said = printable(RENDERERS[kind](record.event))
-            text = self._strings.setdefault(said, len(self._strings))
-            category = ev.CATEGORIES.index(ev.CATEGORY_OF[kind])
-            self._events += (record.sequence, record.time, record.task, category, text)
-        handler = self._handlers.get(kind)
+        self._events.take(record)
+        handler = self._handlers.get(type(record.event))
         if handler is not None:
             handler(record)
 
@@ -94,12 +129,13 @@ class Report:
 
     def _load(self, record: Record) -> None:
         event: ev.LibraryLoad = record.event
+        key = event.namespace, event.name or event.path
         life: dict[str, Any] = {
-            "name": event.name or event.path, "namespace": event.namespace, "from": record.sequence, "to": None, "closed": None,
-            "deferred": [], "kept": [], "end": None, "start": hex(event.start),
+            "object": self._names.setdefault(key, len(self._names)), "from": record.sequence, "to": None, "closed": None,
+            "deferred": [], "kept": [], "kept_left_out": 0, "end": None, "start": hex(event.start),
         }  # fmt: skip
-        self._lives.append(life)
-        self._alive[event.namespace, life["name"]] = life
+        life["listed"] = self._lives.add(life)
+        self._alive[key] = life
 
     def _opened(self, record: Record) -> None:
         life = self._life(record)
@@ -119,6 +155,10 @@ class Report:
             return
         if not life["deferred"] or life["deferred"][-1][1] is not None:
             life["deferred"].append([life["closed"], None])
+        if not life["listed"] or self._kept_told == _MAX_KEPT:
+            life["kept_left_out"] += 1
+            return
+        self._kept_told += 1
         map_ = self.history.find(record.event.name, record.event.namespace)
         if map_ is not None:
             life["kept"].append([record.sequence, self._why(map_)])
@@ -138,6 +178,8 @@ class Report:
         if life is not None:
             life["to"] = record.sequence
             self._end_deferred(life, record.sequence)
+            if not life["listed"]:  # without details, but on the time line
+                self._spans += (life["object"], life["from"], life["to"])
         rtld = self.process.rtld
         for map_ in [] if rtld is None else rtld.namespaces[event.namespace].maps:
             if (map_.map_start, map_.map_end) == (event.start, event.end) and map_.removed:
@@ -187,66 +229,60 @@ class Report:
     def _called(self, record: Record) -> None:
         event: ev.Initializer | ev.Finalizer = record.event
         which = "init" if isinstance(event, ev.Initializer) else "fini"
-        self._order[which].append([record.sequence, event.name, event.kind, event.function])
+        self._order[which].add([record.sequence, event.name, event.kind, event.function])
 
     def _registered(self, record: Record) -> None:
         event: ev.DtorRegistered = record.event
-        self._destructors.append({
+        one = {
             "thread": record.task, "function": event.function, "object": hex(event.object), "owner": event.owner, "source": event.source,
             "registered": record.sequence, "run": None, "done": None,
-        })  # fmt: skip
-
-    def _pending(self, record: Record, member: str) -> dict[str, Any] | None:
-        event, object_ = record.event, hex(record.event.object)
-        one: dict[str, Any]
-        for one in reversed(self._destructors):
-            if (one["thread"], one["function"], one["object"]) == (record.task, event.function, object_):
-                if one[member] is None and (member == "run" or one["run"] is not None):
-                    return one
-        return None
+        }  # fmt: skip
+        self._destructors.add(one)
+        self._pending.setdefault((record.task, event.function, event.object), []).append(one)
 
     def _run(self, record: Record) -> None:
-        if (one := self._pending(record, "run")) is not None:
-            one["run"] = record.sequence
+        event: ev.DtorRun = record.event
+        waiting = self._pending.get((record.task, event.function, event.object), [])
+        for one in reversed(waiting):
+            if one["run"] is None:
+                one["run"] = record.sequence
+                return
 
     def _done(self, record: Record) -> None:
-        if (one := self._pending(record, "done")) is not None:
-            one["done"] = record.sequence
+        event: ev.DtorDone = record.event
+        key = record.task, event.function, event.object
+        waiting = self._pending.get(key, [])
+        for number in range(len(waiting) - 1, -1, -1):
+            if waiting[number]["run"] is not None:
+                waiting.pop(number)["done"] = record.sequence
+                break
+        if not waiting:
+            self._pending.pop(key, None)
 
     # -- memory -----------------------------------------------------------------------------------------------------------
 
-    def _memory(self) -> list[list[Any]]:
-        rows = []
+    def _memory(self) -> dict[str, Any]:
+        areas = Rows()
         for area in self.process.space:
             bits = "".join(
                 letter if area.prot & bit else "-" for letter, bit in (("r", 1), ("w", 2), ("x", 4))
             )
-            rows.append([hex(area.start), hex(area.end), bits, area.name])
-        return rows
+            areas.add([hex(area.start), hex(area.end), bits, area.name])
+        return areas.data()
 
-    def _module(self, record: Record) -> None:
-        event: ev.TlsModuleAssigned = record.event
-        self._modules.append([event.module, event.name, event.offset, event.size, event.align])
 
-    def _static(self, record: Record) -> None:
-        event: ev.TlsStaticLayout = record.event
-        self._layout = [event.used, event.size, event.align, event.surplus]
+def _finding(found: Found) -> dict[str, Any]:
+    """Return a finding with the events at which it and its related places were noticed."""
+    finding = found.finding
+    related = [
+        {"title": place.title, "thread": place.thread, "event": event, "frames": _lines(place.frames)}
+        for place, event in zip(finding.related, found.related, strict=True)
+    ]
+    return {
+        "rule": finding.rule, "severity": finding.severity, "message": readable(finding.message), "thread": finding.thread, "event": found.event,
+        "frames": _lines(finding.frames), "related": related, "objects": list(finding.objects),
+    }  # fmt: skip
 
-    def _dtv(self) -> dict[str, Any]:
-        """Return the DTV of the thread that ran last: its generation, and module, address and heap pointer of each entry."""
-        pointer, memory = self.process.thread_pointer(), self.process.arena
-        rows: list[list[Any]] = []
-        generation = 0
-        try:
-            dtv = memory.read_u64(pointer + 8) if pointer else 0
-            if dtv:
-                generation = memory.read_u64(dtv)
-                for module in range(1, min(memory.read_u64(dtv - 16), 1024) + 1):
-                    value, heap = memory.read_u64(dtv + 16 * module), memory.read_u64(dtv + 16 * module + 8)
-                    if value or heap:
-                        rows.append(
-                            [module, "not allocated" if value == (1 << 64) - 1 else hex(value), hex(heap)]
-                        )
-        except MemoryFault:
-            rows.append([0, "the DTV is not readable", ""])
-        return {"pointer": hex(pointer), "generation": generation, "dtv": rows}
+
+def _lines(frames: tuple[CallFrame, ...]) -> list[str]:
+    return [readable(line.strip()) for line in frame_lines(frames)]

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emu.analysis.data import Address
-
-
-@dataclass(frozen=True, slots=True)
-class CallFrame:
-    """One frame of a backtrace, the innermost first (`emu.process.backtrace.FrameInfo`). `line` is 0 and `file` empty where they are unknown."""
-
-    function: str
-    file: str
-    line: int
-    object: str
-    offset: Address
-    inlined: bool
-    note: str
+from emu.analysis.data import Address, Proposal
+from emu.analysis.frames import CallFrame
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """When, who and where: the number of the event in the run, virtual nanoseconds, the thread, the place of the call in the user's code.
 
-    `place` is file:line, or a function, or object+offset; empty where nothing is known. `backtrace` is empty before the program runs.
+    `place` is file:line, or a function, or object+offset; empty where nothing is known. It is in the program's own source where there is a
+    frame of that: not in headers of the C++ library, nor in Rust's. `backtrace` is complete; it is empty before the program runs.
     """
 
     sequence: int
@@ -127,16 +116,13 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class Remedy:
+class Remedy(Proposal):
     """One change of a shortest list that would let the library go: all of the list are needed.
 
     `code`: end-thread, touch-elsewhere, run-destructors, close, no-nodelete-flag, no-nodelete-file, no-unique, bind-elsewhere, not-at-start-up, collect or
     finish (a call in progress). `object` is the object concerned, `thread` the thread (0: none), `symbols` the mangled names.
     """
 
-    code: str
-    object: str
-    text: str
     thread: int
     symbols: tuple[str, ...]
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from emu.analysis.history import is_user
+from emu.analysis.frames import is_library_source, is_user, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from emu.analysis.frames import CallFrame
     from emu.analysis.why_data import (
         BoundSymbol,
-        CallFrame,
         Generation,
         Link,
         Moment,
@@ -29,7 +30,7 @@ _LISTED = 5
 
 def render(answer: WhyAnswer, *, folder: str = "", colour: bool = False) -> str:
     """Return the answer as lines of text, the last one ended too. Paths below `folder` are told from there."""
-    text = "".join(line + "\n" for line in _Renderer(answer, colour).lines())
+    text = readable("".join(line + "\n" for line in _Renderer(answer, colour).lines()))
     return text.replace(folder.rstrip("/") + "/", "") if folder.strip("/") else text
 
 
@@ -172,9 +173,17 @@ def _stack(frames: Sequence[CallFrame], *, shown: bool = True) -> Iterator[str]:
     mine = [n for n, frame in enumerate(frames) if is_user(frame.object, frame.function)]
     if not mine or not shown:
         return
-    told = frames[mine[0] : mine[-1] + 1]
-    for frame in told[:_FRAMES]:
-        source = f" ({frame.file}:{frame.line})" if frame.file else f" [{frame.object}+{frame.offset:#x}]"
-        yield f"          {frame.function or '??'}{source}"
-    if len(told) > _FRAMES:
-        yield f"          ... {len(told) - _FRAMES} more frames"
+    lines: list[str] = []
+    for library, group in groupby(
+        frames[mine[0] : mine[-1] + 1], lambda frame: is_library_source(frame.file)
+    ):
+        run = list(group)
+        shown_of_run = run[:1] if library and len(run) > 2 else run
+        for frame in shown_of_run:
+            source = f" ({frame.file}:{frame.line})" if frame.file else f" [{frame.object}+{frame.offset:#x}]"
+            lines.append(f"          {frame.function or '??'}{source}")
+        if len(shown_of_run) < len(run):
+            lines.append(f"          ... {len(run) - 1} more frames in the language's own library")
+    yield from lines[:_FRAMES]
+    if len(lines) > _FRAMES:
+        yield f"          ... {len(lines) - _FRAMES} more frames"

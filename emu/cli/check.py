@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from emu.cli import options, parameters
-from emu.cli import schedule as schedules
+from emu.cli import options
 from emu.core.errors import EXIT_FINDINGS
 from emu.core.events import EventBus
-from emu.process import Process, RunConfig
+from emu.process import Process
 
 if TYPE_CHECKING:
     from emu.analysis.check_data import Report
@@ -39,7 +37,7 @@ def _print_rules(ctx: click.Context, _param: click.Parameter, asked: bool) -> No
 
 
 @click.command("check", context_settings=options.GUEST_CONTEXT)
-@options.guest_options
+@options.run_options
 @click.option("--rule", "only", multiple=True, metavar="RULE", help="Ask only this rule; repeatable.")
 @click.option("--no-rule", "without", multiple=True, metavar="RULE", help="Do not ask this rule; repeatable.")
 @click.option(
@@ -61,30 +59,13 @@ def _print_rules(ctx: click.Context, _param: click.Parameter, asked: bool) -> No
     "--watch", is_flag=True,
     help="See each access to destroyed thread_locals and to data of finalised DSOs; the run is several times slower.",
 )  # fmt: skip
-@click.option("--output", metavar="FILE", help="Where the report goes; standard error otherwise.")
-@click.option(
-    "--schedule", callback=schedules.check, default="round-robin", metavar="POLICY",
-    help="Which thread runs next: round-robin (default), random (by --seed), or replay:FILE.",
-)  # fmt: skip
-@click.option(
-    "--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, metavar="N",
-    help="Seed of the guest's random bytes and of a random schedule (default 0).",
-)  # fmt: skip
-@click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-    help="End the run with exit code 124 after that time.",
-)  # fmt: skip
-@click.option(
-    "--max-memory", callback=parameters.size, metavar="SIZE", help="Limit of the guest's memory, as in 512M."
-)
+@click.option("-o", "--output", metavar="FILE", help="Where the report goes; standard error otherwise.")
 @click.argument("program")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def command(
     program: str,
     arguments: tuple[str, ...],
-    variables: dict[str, str],
-    clean_env: bool,
-    sysroot: str,
+    running: options.Running,
     only: tuple[str, ...],
     without: tuple[str, ...],
     suppressions: tuple[str, ...],
@@ -92,10 +73,6 @@ def command(
     as_json: bool,
     watch: bool,
     output: str | None,
-    schedule: str,
-    seed: int,
-    timeout: float | None,
-    max_memory: int | None,
 ) -> int:
     """Run PROGRAM and report code used after its DSO was unloaded, destructors that never run, closes without effect, and more.
 
@@ -113,39 +90,26 @@ def command(
     """  # noqa: D205 - click shows it as written
     from emu.analysis import check_suppress
     from emu.analysis.check import Checker, chosen_rules
+    from emu.trace.output import check_output, write_answer
 
+    if output is not None:
+        check_output(output, what="answer")
     try:
         rules = chosen_rules(only, without)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     hidden = [entry for path in suppressions for entry in check_suppress.load(path)]
-    env = options.environment(variables, clean_env)
-    config = RunConfig(
-        program=options.find_program(program, env.get("PATH", options.DEFAULT_PATH), sysroot),
-        args=arguments,
-        env=env,
-        cwd=options.guest_directory(sysroot),
-        sysroot=sysroot,
-        seed=seed,
-        max_memory=max_memory,
-        timeout=timeout,
-        argv0=program,
-        policy=schedules.make_policy(schedule, seed),
-    )
     bus = EventBus()
-    report = Checker(Process(config, bus), bus, rules, watch=watch).run()
+    with running.scheduled(running.config(program, arguments)) as config:
+        report = Checker(Process(config, bus), bus, rules, watch=watch).run()
     shown, count = check_suppress.split(report.findings, hidden)
     report = replace(report, findings=tuple(shown), suppressed=count)
-    text = _text(report, as_json=as_json, gen_suppressions=gen_suppressions)
-    if output is None:
-        sys.stderr.write(text)
-    else:
-        with open(output, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(text)
+    text = _text(report, as_json=as_json, gen_suppressions=gen_suppressions, watched=watch)
+    write_answer(output, text)
     return EXIT_FINDINGS if report.findings else report.exit_code
 
 
-def _text(report: Report, *, as_json: bool, gen_suppressions: bool) -> str:
+def _text(report: Report, *, as_json: bool, gen_suppressions: bool, watched: bool) -> str:
     from emu.analysis import check_text
 
     if as_json:
@@ -153,5 +117,5 @@ def _text(report: Report, *, as_json: bool, gen_suppressions: bool) -> str:
 
         text = json.dumps(convert(report), indent=2) + "\n"
     else:
-        text = check_text.render(report)
+        text = check_text.render(report, watched=watched)
     return text + (f"\n{check_text.suppressions(report.findings)}" if gen_suppressions else "")

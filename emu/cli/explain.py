@@ -13,10 +13,11 @@ import click
 from emu.cli import options
 from emu.core.errors import EXIT_FINDINGS, EmuError, LinkError
 from emu.core.events import Binding, EventBus, InitStarted, Record
-from emu.process import Process, RunConfig
+from emu.process import Process
 
 if TYPE_CHECKING:
     from emu.analysis.answer import Answer
+    from emu.process import RunConfig
 
 
 def _print_schema(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
@@ -82,15 +83,7 @@ def command(
     if arguments and not separated:
         raise click.UsageError(f"arguments of the program go behind `--': {arguments[0]!r}")
     running = at_exit or separated
-    env = options.environment(variables, clean_env)
-    config = RunConfig(
-        program=options.find_program(program, env.get("PATH", options.DEFAULT_PATH), sysroot),
-        args=arguments,
-        env=env,
-        cwd=options.guest_directory(sysroot),
-        sysroot=sysroot,
-        argv0=program,
-    )
+    config = options.run_config(program, arguments, variables, clean_env, sysroot)
     asking = _Asking(config, symbol, from_object, version, early=from_object is not None and not at_exit)
     answer = asking.run() if running else asking.start()
     if answer is None:

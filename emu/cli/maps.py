@@ -9,7 +9,7 @@ import click
 
 from emu.cli import options
 from emu.core.events import EventBus
-from emu.process import Process, RunConfig
+from emu.process import Process
 
 if TYPE_CHECKING:
     from emu.machine.vma import Vma
@@ -37,15 +37,7 @@ def command(
       emu maps /bin/ls
       emu maps --json ./hello
     """
-    env = options.environment(variables, clean_env)
-    config = RunConfig(
-        program=options.find_program(program, env.get("PATH", options.DEFAULT_PATH), sysroot),
-        args=arguments,
-        env=env,
-        cwd=options.guest_directory(sysroot),
-        sysroot=sysroot,
-        argv0=program,
-    )
+    config = options.run_config(program, arguments, variables, clean_env, sysroot)
     process = Process(config, EventBus())
     process.start()
     areas = list(process.space)

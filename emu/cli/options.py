@@ -90,13 +90,14 @@ def trace_options(function: Command) -> Command:
         force: bool,
         **rest: Any,
     ) -> Any:
-        if categories is None and (trace_output or trace_format or force):
+        forced = force and not rest.get("output")  # it is for the answer's file, too, where there is one
+        if categories is None and (trace_output or trace_format or forced):
             raise click.UsageError("--trace-output, --trace-format and --force need --trace")
         tracing = Tracing(categories or (), trace_output, trace_format or "text", force)
         return function(*args, tracing=tracing, **rest)
 
     for option in (
-        click.option("--force", is_flag=True, help="Let --trace-output overwrite a file that is no trace."),
+        click.option("--force", is_flag=True, help="Let the output overwrite a file that is something else."),
         click.option(
             "--trace-format",
             type=click.Choice(["text", "brief", "jsonl", "chrome"]),
@@ -158,6 +159,23 @@ _RUN_OPTIONS = {
 _OF_THE_SCHEDULE = ("schedule", "record_schedule")
 
 
+def run_config(
+    program: str,
+    arguments: tuple[str, ...],
+    variables: dict[str, str],
+    clean_env: bool,
+    sysroot: str,
+    **fields: Any,
+) -> RunConfig:
+    """Return the run of a program, which is searched for as a shell does, from what `guest_options` say. `fields` are others of RunConfig.
+
+    Raises ProgramError.
+    """
+    env = environment(variables, clean_env)
+    found = find_program(program, env.get("PATH", DEFAULT_PATH), sysroot)
+    return RunConfig(found, arguments, env, guest_directory(sysroot), sysroot, argv0=program, **fields)
+
+
 class Running(NamedTuple):
     """How a program is to be run: what `run_options` and `guest_options` say. `fields` are those of RunConfig."""
 
@@ -169,16 +187,7 @@ class Running(NamedTuple):
 
     def config(self, program: str, arguments: tuple[str, ...]) -> RunConfig:
         """Return the run of a program, which is searched for as a shell does. Raises ProgramError."""
-        env = environment(self.variables, self.clean_env)
-        sysroot = self.fields["sysroot"]
-        return RunConfig(
-            program=find_program(program, env.get("PATH", DEFAULT_PATH), sysroot),
-            args=arguments,
-            env=env,
-            cwd=guest_directory(sysroot),
-            argv0=program,
-            **self.fields,
-        )
+        return run_config(program, arguments, self.variables, self.clean_env, **self.fields)
 
     @contextmanager
     def policy(self) -> Iterator[Policy]:
@@ -243,11 +252,11 @@ class Tracing(NamedTuple):
         if not self.categories:
             yield
             return
+        from emu.trace.output import ended_by
+
         flush = self._chrome(bus) if self.form == "chrome" else self._writer(bus).flush
-        try:
+        with ended_by(flush, lambda: bus.upcoming > 1):
             yield
-        finally:
-            flush()
 
     def _chrome(self, bus: EventBus) -> Callable[[], None]:
         """Subscribe a Chrome trace and return what ends it."""
@@ -259,7 +268,8 @@ class Tracing(NamedTuple):
         where = self.path or "standard error"
         descriptor = 2 if self.path is None else open_output(self.path, beginnings, force=self.force)
         trace = chrome.ChromeTrace(
-            TraceWriter(descriptor, where, text.render, buffered=True), self.categories
+            TraceWriter(descriptor, where, text.render, buffered=True, fresh=self.path is not None),
+            self.categories,
         )
         flush_before_death(trace.close)
         bus.subscribe(trace, {*self.categories, *chrome.TRACKS})
@@ -282,7 +292,9 @@ class Tracing(NamedTuple):
                 render = text.render_coloured
             writer = TraceWriter(2, "standard error", render, buffered=False)
         else:
-            writer = TraceWriter(open_output(path, beginnings, force=self.force), path, render, buffered=True)
+            writer = TraceWriter(
+                open_output(path, beginnings, force=self.force), path, render, buffered=True, fresh=True
+            )
             if form != "jsonl":
                 writer.line(text.BRIEF_BEGINNING if form == "brief" else text.BEGINNING)
             from emu.cli.last_words import flush_before_death

@@ -41,12 +41,10 @@ def recorded(policy: Policy, path: str | None) -> Iterator[Policy]:
     if path is None:
         yield policy
         return
-    from emu.trace.output import TraceWriter, open_output
+    from emu.trace.output import TraceWriter, ended_by, open_output
 
-    writer = TraceWriter(
-        open_output(path, (BEGINNING,), what="schedule"), path, str, buffered=True, what="schedule"
-    )
-    try:
-        yield Recording(policy, writer.line)
-    finally:
-        writer.flush()
+    fd = open_output(path, (BEGINNING,), what="schedule")
+    writer = TraceWriter(fd, path, str, buffered=True, what="schedule", fresh=True)
+    recording = Recording(policy, writer.line)
+    with ended_by(writer.flush, lambda: recording.decided):
+        yield recording

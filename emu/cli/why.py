@@ -73,11 +73,13 @@ def command(
     if arguments and not click.get_current_context().meta[options.SEPARATED]:
         raise click.UsageError(f"arguments of the program go behind `--': {arguments[0]!r}")
     from emu.analysis.why import Why, only
+    from emu.trace.output import check_output, write_answer
 
     config = running.config(program, arguments)
     bus = EventBus()
     die_at_once()
-    descriptor = _open(output, force=tracing.force)
+    if output is not None:
+        check_output(output, _BEGINNINGS, force=tracing.force, what="answer")
     with tracing.attached(bus), running.scheduled(config) as scheduled:
         process = Process(scheduled, bus)
         why = Why(process, library)
@@ -92,17 +94,8 @@ def command(
     if failure:
         print(failure, file=sys.stderr)
     answer = only(why.answer(ended), which)
-    _write(descriptor, output or "standard error", _text(answer, as_json, output))
+    write_answer(output, _text(answer, as_json, output))
     return EXIT_FINDINGS if answer.stayed else 0
-
-
-def _open(path: str | None, *, force: bool) -> int:
-    """Return the descriptor that the answer goes to: it is known before the run whether that can be written. Raises TraceError."""
-    if path is None:
-        return 2
-    from emu.trace.output import open_output
-
-    return open_output(path, _BEGINNINGS, force=force, what="answer")
 
 
 def _text(answer: WhyAnswer, as_json: bool, output: str | None) -> str:
@@ -115,15 +108,3 @@ def _text(answer: WhyAnswer, as_json: bool, output: str | None) -> str:
     return render(
         answer, folder=os.getcwd(), colour=output is None and os.isatty(2) and options.wants_colour()
     )
-
-
-def _write(descriptor: int, where: str, text: str) -> None:
-    from emu.trace.output import TraceError
-
-    sys.stdout.flush()
-    data = memoryview(text.encode("utf-8", "backslashreplace"))
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-    except OSError as error:
-        raise TraceError(where, str(error.strerror), "answer") from None

@@ -1,4 +1,4 @@
-"""Names of C++ entities in the form that people read."""
+"""Names of C++ and Rust entities in the form that people read."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ _REFERENCES = 40
 _PACKS = 3
 _REFERENCE = re.compile(r"S[0-9A-Z]*_|T[0-9]*_")
 _PACK = re.compile(r"Dp|sp")
+_RUST_HASH = re.compile(r"::h[0-9a-f]{16}$")
+_RUST_ESCAPE = re.compile(r"\$(SP|BP|RF|LT|GT|LP|RP|C|u[0-9a-f]{1,6})\$")
+_RUST_ESCAPES = {"SP": "@", "BP": "*", "RF": "&", "LT": "<", "GT": ">", "LP": "(", "RP": ")", "C": ","}
 
 
 @lru_cache(maxsize=1 << 14)
 def demangle(name: str) -> str:
     """Return the C++ name behind an Itanium-mangled one; any other name comes back as it is, as does one that is made to be expensive.
 
+    Rust's older mangling is that of a C++ namespace with a hash at its end; its escapes are read, too.
+
     A substitution stands for what was before, other substitutions included: 150 characters can mean a gigabyte. Names of programs have ten of them
     (the most in LLVM is 40); a name with more, or a very long one, is left as it is.
-    Source: Itanium C++ ABI "Mangling" (5.1.10 compression); `__cxa_demangle` of libstdc++, by way of the package cxxfilt.
+    Source: Itanium C++ ABI "Mangling" (5.1.10 compression); `__cxa_demangle` of libstdc++, by way of the package cxxfilt;
+    the rustc book, "Symbol Mangling" (legacy).
     """
     if not name.startswith("_Z") or len(name) > _LONGEST:
         return name
@@ -30,4 +36,24 @@ def demangle(name: str) -> str:
         plain: bytes = cxxfilt.demangleb(name.encode("utf-8", "surrogateescape"))
     except (cxxfilt.Error, UnicodeEncodeError):  # no such name, or no C++ library on this machine
         return name
-    return plain.decode("utf-8", "backslashreplace")
+    text = plain.decode("utf-8", "backslashreplace")
+    return _rust(text) if _RUST_HASH.search(text) else text
+
+
+def _rust(name: str) -> str:
+    """Return a Rust path without its hash and escapes."""
+    parts = [
+        _RUST_ESCAPE.sub(_unescape, part.removeprefix("_") if part.startswith("_$") else part).replace(
+            "..", "::"
+        )
+        for part in _RUST_HASH.sub("", name).split("::")
+    ]
+    return "::".join(parts)
+
+
+def _unescape(found: re.Match[str]) -> str:
+    word = found[1]
+    if word in _RUST_ESCAPES:
+        return _RUST_ESCAPES[word]
+    code = int(word[1:], 16)
+    return chr(code) if code < 0x110000 and chr(code).isprintable() else found[0]

@@ -122,15 +122,17 @@ def _parse(lines: Iterable[str], name: str) -> list[Decision]:
 
 
 class Recording:
-    """Another policy's decisions, each handed to `sink` as a line of a schedule."""
+    """Another policy's decisions, each handed to `sink` as a line of a schedule; `decided` tells that there was one."""
 
     def __init__(self, policy: Policy, sink: Callable[[str], None]) -> None:
         self._policy, self._sink = policy, sink
+        self.decided = False
         sink(BEGINNING)
 
     def choose(self, tasks: Sequence[int]) -> Decision:
         """Return the other policy's decision."""
         decision = self._policy.choose(tasks)
+        self.decided = True
         self._sink(f'{{"task":{decision.task},"blocks":{decision.blocks}}}')
         return decision
 

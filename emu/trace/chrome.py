@@ -33,6 +33,9 @@ TRACKS = ("libs", "dl", "init", "fini", "dtors", "threads")
 THREADS, OBJECTS = 1, 2
 """The two groups of tracks; the format calls them processes."""
 
+_FIRST_OBJECT = 3
+"""The number of the first object's track: one that is its process's own would be drawn before the others."""
+
 _HELD = 1 << 16
 """So many events wait at most for the end of a slice among them."""
 
@@ -260,7 +263,7 @@ class ChromeTrace:
             self._instant(record)
         life = self._life(name, event.namespace)
         if life is None:
-            life = self._lives[event.namespace, name] = _Life(len(self._lives) + 1, name)
+            life = self._lives[event.namespace, name] = _Life(len(self._lives) + _FIRST_OBJECT, name)
             place = f" in namespace {event.namespace}" if event.namespace else ""
             self._metadata("thread_name", OBJECTS, life.tid, _short(name) + place)
         while life.depth:
@@ -276,7 +279,7 @@ class ChromeTrace:
         event: dl.Opened = record.event
         self._leave(record, "dlopen")
         self._instant(record)
-        self._count("opens", event.name, "opens", event.opencount)
+        self._count("opens", event.name, "count", event.opencount)
         life = self._life(event.name, event.namespace)
         if life is not None:
             life.closed, life.kept = -1, ""
@@ -290,7 +293,7 @@ class ChromeTrace:
         else:
             self._instant(record)
         if event.opencount_after != event.opencount_before:
-            self._count("opens", event.name, "opens", event.opencount_after)
+            self._count("opens", event.name, "count", event.opencount_after)
             life = self._life(event.name, event.namespace)
             if life is not None and not event.opencount_after:
                 life.closed = self._now

@@ -1,14 +1,20 @@
-"""`emu report` in a headless browser: it opens without errors, filters, marks what is deferred, and keeps hostile names out of the markup."""
+"""`emu report`: what is in its data, and in a headless browser: it opens without errors, filters, marks what is deferred, and keeps hostile
+names out of the markup.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from emu.analysis.report import Rows
+from emu.analysis.report_events import EventList
 from emu.analysis.report_page import BEGINNING, page
+from emu.core.events import Record, Syscall
 from tests.support import emu
 from tools import fixtures
 
@@ -32,6 +38,13 @@ def _attributes(path: Path, fragment: str = "", *flags: str) -> dict[str, str]:
     return dict(re.findall('data-([a-z]+)="([^"]*)"', root))
 
 
+def _data(path: Path) -> dict[str, Any]:
+    """What the page shows."""
+    (text,) = re.findall('id="data">(.*)</script>', path.read_text())
+    data: dict[str, Any] = json.loads(text)
+    return data
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
@@ -43,7 +56,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_opens_marks_what_is_deferred_and_filters(report: Path) -> None:
     whole = _attributes(report)
     assert "error" not in whole and "ready" in whole
-    assert whole["deferred"] == "plugin.so"
+    assert (whole["deferred"], whole["findings"], whole["left"]) == ("plugin.so", "0", "0")
     filtered = _attributes(report, "#filter=dtors")
     assert 0 < int(filtered["rows"]) < int(whole["rows"])
     assert "error" not in filtered
@@ -67,20 +80,27 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     done = emu("report", "/bin/echo", "-o", "r.html", "--", "x", cwd=tmp_path)
     assert done.exit == 0
     evil = "</script><img src=x onerror=document.documentElement.dataset.error=1>"
+    none: dict[str, Any] = {"rows": [], "left_out": 0}
     data = {
-        "program": evil, "ended": evil, "last": 2, "seen": 1, "categories": ["libs"], "strings": [evil], "events": [1, 0, 7, 0, 0],
-        "threads": [[7, evil]], "edges": [[evil, evil, "needed"]], "before": [["0x0", "0x1", "r--", evil]], "after": [],
-        "lives": [{"name": evil, "namespace": 0, "from": 1, "to": None, "closed": None, "deferred": [], "kept": [], "start": "0x0",
-                   "end": {"reasons": [evil], "remedies": [evil]}}],
-        "destructors": [{"thread": 7, "function": evil, "object": "0x0", "owner": evil, "source": "", "registered": 1, "run": None, "done": None}],
-        "order": {"init": [[1, evil, "DT_INIT", evil]], "fini": []},
-        "tls": {"layout": [], "modules": [[1, evil, 16, 8, 8]], "pointer": "0x0", "generation": 0, "dtv": []},
+        "program": evil, "ended": evil, "last": 2, "seen": 2, "categories": ["libs"], "strings": [evil], "events": [1, 0, 7, 0, 0],
+        "left_out": {evil: 1}, "first_left_out": 2, "threads": [[7, evil]], "edges": [[evil, evil, "needed"]],
+        "before": {"rows": [["0x0", "0x1", "r--", evil]], "left_out": 0}, "after": none, "objects": [[evil, 0]], "spans": [0, 1, 2],
+        "findings": {"left_out": 1, "rows": [{"rule": evil, "severity": "error", "message": evil, "thread": 7, "event": 1, "frames": [evil],
+                     "related": [{"title": evil, "thread": 7, "event": 2, "frames": [evil]}], "objects": [evil]}]},
+        "lives": {"left_out": 1, "rows": [{"object": 0, "from": 1, "to": None, "closed": None, "deferred": [], "kept": [], "kept_left_out": 1,
+                  "start": "0x0", "end": {"reasons": [evil], "remedies": [evil]}}]},
+        "destructors": {"left_out": 0, "rows": [{"thread": 7, "function": evil, "object": "0x0", "owner": evil, "source": "", "registered": 1,
+                        "run": None, "done": None}]},
+        "order": {"init": {"rows": [[1, evil, "DT_INIT", evil]], "left_out": 0}, "fini": none},
+        "tls": {"layout": {"used": 0, "size": 0, "align": 0, "surplus": 0, "tcb": 0, "generation": 1}, "left_out": 1,
+                "threads": [{"thread": 7, "name": evil, "ended": 2, "pointer": "0x0", "dtv": "0x0", "length": 0, "generation": 0,
+                             "blocks": [[1, evil, 8, 8, 16, "0x0", evil, None]]}]},
     }  # fmt: skip
     path = tmp_path / "evil.html"
     path.write_text(page(data))
     assert "</script><img" not in path.read_text()
     seen = _attributes(path, "#why=0")
-    assert "error" not in seen and seen["rows"] == "1"
+    assert "error" not in seen and (seen["rows"], seen["findings"], seen["storage"]) == ("1", "1", "7")
 
 
 def test_another_file_is_kept_unless_forced(tmp_path: Path) -> None:
@@ -94,11 +114,98 @@ def test_another_file_is_kept_unless_forced(tmp_path: Path) -> None:
     assert emu(*words, cwd=tmp_path).exit == 0
 
 
-def test_a_hundred_thousand_events_stay_under_20_megabytes(tmp_path: Path) -> None:
-    script = "i=0; while [ $i -lt 100000 ]; do cd /; i=$((i+1)); done"
-    done = emu("report", "sh", "-o", "big.html", "--", "-c", script, cwd=tmp_path)
-    assert done.exit == 0
-    path = tmp_path / "big.html"
-    assert path.stat().st_size < 20_000_000
+def test_an_earlier_report_stays_until_there_is_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(f"{BEGINNING} mine")
+    link = tmp_path / "link.html"
+    link.symlink_to(path)
+    words = ("report", "-o", str(link))
+    assert emu(*words, "./no-such-program", cwd=tmp_path).exit == 127
+    assert (
+        emu(*words, "--env", "LD_BIND_NOW=1", "./main", cwd=fixtures.CACHE / "error-missing-library").exit
+        == 127
+    )
+    assert path.read_text() == f"{BEGINNING} mine"
+    assert emu(*words, "/bin/true", cwd=tmp_path).exit == 0
+    assert link.is_symlink() and len(path.read_text()) > 10_000
+    assert {one.name for one in tmp_path.iterdir()} == {"report.html", "link.html"}
+
+
+def test_its_findings_are_those_of_check(tmp_path: Path) -> None:
+    path, folder = tmp_path / "report.html", fixtures.CACHE / "check-key-destructor"
+    assert emu("report", "./main", "-o", str(path), "--", "./libs2n.so", cwd=folder).exit == 0
+    data = _data(path)
+    checked = json.loads(emu("check", "--json", "./main", "./libs2n.so", cwd=folder).stderr)
+    (finding,), (expected,) = data["findings"]["rows"], checked["findings"]
+    for member in ("rule", "severity", "message", "thread", "objects"):
+        assert finding[member] == expected[member]
+    said = dict(zip(data["events"][::5], data["events"][4::5], strict=True))
+    assert data["strings"][said[finding["event"]]].startswith("SIGSEGV")
+    created, unloaded = finding["related"]
+    assert (created["title"], unloaded["title"]) == ("created by", "unloaded by")
+    assert created["event"] < unloaded["event"] < finding["event"]
+    assert data["strings"][said[unloaded["event"]]].startswith("unmap ./libs2n.so")
+    assert any("free_state (plugin.c:6)" in line for line in finding["frames"])
     seen = _attributes(path)
-    assert seen["rows"] == "100000" and "error" not in seen
+    assert "error" not in seen and seen["findings"] == "1"
+
+
+def test_each_thread_has_its_storage(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    assert (
+        emu(
+            "report", "./main", "-o", str(path), "--", "./libplugin.so", cwd=fixtures.CACHE / "thread-tls-dyn"
+        ).exit
+        == 0
+    )
+    data = _data(path)
+    threads = data["tls"]["threads"]
+    assert threads[0]["thread"] == 1000 and len(threads) > 1
+    assert len({thread["pointer"] for thread in threads}) > 1
+    said = dict(zip(data["events"][::5], data["events"][4::5], strict=True))
+    lazily = 0
+    for thread in threads:
+        pointer = int(thread["pointer"], 16)
+        for module, _, _, _, offset, block, entry, event in thread["blocks"]:
+            if offset:
+                assert int(block, 16) == pointer - offset
+            elif event is not None and entry == "set":
+                lazily += 1
+                assert data["strings"][said[event]].startswith(f"allocate module {module} of ")
+                assert block in data["strings"][said[event]]
+    assert lazily > 1
+    seen = _attributes(path, f"#thread={threads[-1]['thread']}")
+    assert "error" not in seen and seen["storage"] == str(threads[-1]["thread"])
+
+
+def test_what_is_left_out_is_said_and_the_size_has_a_limit(tmp_path: Path) -> None:
+    path, limit = tmp_path / "report.html", 200
+    done = emu("report", "--max-events", str(limit), "./main", "-o", str(path), "--", "count", cwd=_FOLDER)
+    assert done.exit == 0
+    data = _data(path)
+    listed = len(data["events"]) // 5
+    assert limit < listed <= limit + limit // 10
+    assert listed + sum(data["left_out"].values()) == data["seen"] and data["left_out"]["bindings"] > 0
+    numbers = data["events"][::5]
+    assert all(number in numbers for number in range(1, data["first_left_out"]))
+    assert data["destructors"]["rows"] and len(data["objects"]) > 5
+    seen = _attributes(path)
+    assert "error" not in seen
+    assert (seen["left"], seen["deferred"]) == (str(data["seen"] - listed), "plugin.so")
+
+
+def test_long_texts_take_the_room_of_several_events() -> None:
+    events = EventList(limit := 100)
+    for number in range(1, 501):
+        events.take(Record(number, 0, 1, Syscall(0, "write", f"{number}{'<' * 2000}", "0")))
+    data = events.data()
+    listed = len(data["events"]) // 5
+    assert 0 < listed < limit
+    assert (data["first_left_out"], data["left_out"]) == (listed + 1, {"syscalls": 500 - listed})
+    assert len(json.dumps(data).replace("<", "\\u003c")) < 160 * limit + 510_000
+
+
+def test_other_tables_say_what_they_leave_out() -> None:
+    rows = Rows(limit=2)
+    assert [rows.add(number) for number in range(5)] == [True, True, False, False, False]
+    assert rows.data() == {"rows": [0, 1], "left_out": 3}

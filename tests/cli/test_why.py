@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,33 @@ def test_a_pending_destructor_is_told_with_its_thread_and_line() -> None:
     thread = noisy["thread"]
     assert (thread["thread"], thread["name"], thread["state"]) == (1001, "first", "waiting")
     assert thread["what"].startswith("on a futex") and thread["place"].endswith("main.cc:19")
+
+
+def test_a_place_is_in_the_users_source_not_in_that_of_a_language(tmp_path: Path) -> None:
+    _, told = answer("why-rust-cdylib:boxed")
+    (pending,) = told["generations"][0]["moments"][0]["reasons"][0]["destructors"]
+    assert re.search(r"cdylib\.c:\d+$", pending["registered"]["place"])
+    sources = [frame["file"] for frame in pending["registered"]["backtrace"]]
+    assert any(file.endswith("/native/lazy.rs") for file in sources)
+    (tmp_path / "main.cc").write_text(_UNIQUE_PTR)
+    subprocess.run(["g++", "-g", "-O1", "main.cc", "-o", "main"], cwd=tmp_path, check=True)
+    library = fixtures.build("why-rust-cdylib") / "libboxed.so"
+    done = support.emu("why", "--json", "./main", str(library), "--", str(library), cwd=tmp_path)
+    moment = json.loads(done.stderr)["generations"][0]["moments"][0]
+    assert moment["kind"] == "dlclose" and moment["at"]["place"].endswith("main.cc:6")
+    assert any("/c++/" in frame["file"] for frame in moment["at"]["backtrace"])
+
+
+_UNIQUE_PTR = """#include <dlfcn.h>
+#include <memory>
+static void use(const char *path) {
+    std::unique_ptr<void, int (*)(void *)> handle(dlopen(path, RTLD_NOW), dlclose);
+    reinterpret_cast<int (*)()>(dlsym(handle.get(), "lib_func"))();
+}
+int main(int, char **argv) {
+    use(argv[1]);
+}
+"""
 
 
 def test_a_binding_is_told_with_its_slot_and_call() -> None:

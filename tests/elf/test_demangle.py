@@ -23,6 +23,17 @@ def test_every_symbol_of_libstdcxx() -> None:
     assert len(names) > 5000
 
 
+def test_rusts_older_mangling() -> None:
+    names = [
+        "_ZN6touch05STATE28_$u7b$$u7b$constant$u7d$$u7d$28_$u7b$$u7b$closure$u7d$$u7d$17h55306553a58324bdE",
+        "_ZN3std3sys12thread_local6native4lazy20Storage$LT$T$C$D$GT$16get_or_init_slow17h8993202360aa7d53E",
+        "_ZN85_$LT$$LP$$RP$$u20$as$u20$std..sys..thread_local..native..lazy..DestroyedState$GT$13register_dtor17h9cceeed90f2ed1f8E",
+        "_ZN4core3ptr38drop_in_place$LT$touch0..Noisy$GT$17h0a7b890144ef55ecE",
+    ]
+    done = subprocess.run(["c++filt", "--no-verbose", *names], capture_output=True, text=True, check=True)
+    assert [demangle(name) for name in names] == done.stdout.splitlines()
+
+
 def _doubling(levels: int) -> str:
     """f(a, b<a, a>, b<b<a, a>, b<a, a>>, ...): each argument is made of two of the one before."""
     digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"

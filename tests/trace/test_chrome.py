@@ -90,7 +90,7 @@ def test_a_deferred_object_is_marked_from_its_dlclose_to_its_unmap(tmp_path: Pat
     closes = [event for event in events if event.get("name", "").startswith("dlclose")]
     assert deferred["ts"] in [event["ts"] for event in closes]
     assert all(event["ph"] == "X" for event in closes)
-    counts = [event["args"]["opens"] for event in _named(events, "opens of plugin.so", "C")]
+    counts = [event["args"]["count"] for event in _named(events, "opens of plugin.so", "C")]
     assert counts[:2] == [1, 0]
     assert [e["args"]["live"] for e in _named(events, "thread_local of plugin.so", "C")][-1] == 0
 
