@@ -1,6 +1,6 @@
 """The contract with one libc: plants the hosted entries, fills `_rtld_global_ro` and the TCB, and starts a program as ld.so does.
 
-Source: glibc elf/rtld.c:dl_main, sysdeps/nptl/dl-tls_init_tp.c:__tls_init_tp, sysdeps/unix/sysv/linux/dl-sysdep.c.
+Source: glibc elf/rtld.c:dl_main, sysdeps/unix/sysv/linux/dl-sysdep.c.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.core.effects import CallGuest, Effect, Hosted, Jump, SystemCall
+from emu.core.effects import CallGuest, Effect, Hosted, Jump
 from emu.core.errors import UnsupportedError
 from emu.core.events import Initializer
 from emu.elf import constants as c
@@ -18,6 +18,7 @@ from emu.glibc.call import Call, Handler
 from emu.glibc.call_page import CallPage, build_call_page
 from emu.glibc.cxa_thread_atexit_impl import ThreadAtexit
 from emu.glibc.errors import Errors
+from emu.glibc.first_thread import first_thread, prepare_stack_lists
 from emu.glibc.layout import Layout, load_layout
 from emu.glibc.mirror_global import GlobalMirror
 from emu.glibc.probe import find_own, glibc_version
@@ -34,14 +35,8 @@ from emu.rtld.startup import bind_malloc, tell_scopes, tell_statistics
 if TYPE_CHECKING:
     from emu.machine.address_space import AddressSpace
 
-_AT_RANDOM, _AT_PLATFORM, _AT_CLKTCK, _AT_PAGESZ, _AT_MINSIGSTKSZ, _AT_HWCAP2 = 25, 15, 17, 6, 51, 26
-_SYS_ARCH_PRCTL, _SYS_SET_TID_ADDRESS, _SYS_SET_ROBUST_LIST, _SYS_RSEQ = 158, 218, 273, 334
-_ARCH_SET_FS = 0x1002
+_AT_PLATFORM, _AT_CLKTCK, _AT_PAGESZ, _AT_MINSIGSTKSZ, _AT_HWCAP2 = 15, 17, 6, 51, 26
 _RWX = 7
-_RSEQ_SIG = 0x53053053
-_RSEQ_USED = 20
-"""What __rseq_size says of an area of 32 bytes (rseq-internal.h: RSEQ_AREA_SIZE_INITIAL_USED)."""
-_ROBUST_LIST_HEAD_SIZE = 24
 _POINTERS_FOUND = {"_dl_catch_error": b"_dl_catch_error", "_dl_mcount": b"_dl_mcount"}
 
 
@@ -221,8 +216,8 @@ class Contract:
         yield from relocate_bootstrap(rtld, ld_so)
         ld_so.relocated = True
         self._fill_ro(info)
-        self._lists()
-        yield from self._first_thread(info)
+        prepare_stack_lists(self)
+        yield from first_thread(self, info)
         base = rtld.namespaces[0]
         main = base.maps[0]
         rtld.set_state(base, RT_ADD)
@@ -344,62 +339,6 @@ class Contract:
             symbol = find_own(ld_so, name)
             if symbol is not None:
                 self.arena.write(ld_so.addr + symbol[4], value.to_bytes(size, "little"))
-
-    def _lists(self) -> None:
-        """The lists of thread stacks must be circular before the first thread enters one."""
-        for name in ("_dl_stack_used", "_dl_stack_user", "_dl_stack_cache"):
-            head = self.mirror.global_address(name)
-            self.arena.write(head, struct.pack("<QQ", head, head))
-        main = self.rtld.namespaces[0].maps[0]
-        flags = next((p.flags for p in main.phdrs if p.type == c.PT_GNU_STACK), 7)
-        self.mirror.set_global("_dl_stack_flags", flags | (c.PF_X if self.rtld.executable_stack else 0), 4)
-        self.mirror.set_global("_dl_nns", 1)
-        self.mirror.set_global("_dl_load_adds", self.rtld.load_adds)
-
-    def _first_thread(self, info: StartInfo) -> Generator[Effect, int, None]:
-        """Make the TCB of the main thread and tell the kernel of it, as `__tls_init_tp` does."""
-        arena, rtld = self.arena, self.rtld
-        thread = rtld.tls.allocate_thread()
-        at = self.layout.offsets("pthread")
-        arena.write_u64(thread, thread)
-        arena.write_u64(thread + 16, thread)
-        random = arena.read(info.auxv[_AT_RANDOM], 16)
-        arena.write(thread + at["header.stack_guard"], b"\0" + random[1:8])
-        arena.write(thread + at["header.pointer_guard"], random[8:16])
-        self.mirror.set_global("_dl_initial_dtv", arena.read_u64(thread + 8))
-        yield SystemCall(_SYS_ARCH_PRCTL, (_ARCH_SET_FS, thread))
-        tid = yield SystemCall(_SYS_SET_TID_ADDRESS, (thread + at["tid"],))
-        arena.write_u32(thread + at["tid"], tid)
-        arena.write_u64(thread + at["specific[]"], thread + at["specific_1stblock"])
-        arena.write(thread + at["user_stack"], b"\1")
-        users = self.mirror.global_address("_dl_stack_user")
-        node = thread + at["list"]
-        arena.write(node, struct.pack("<QQ", users, users))
-        arena.write(users, struct.pack("<QQ", node, node))
-        robust = thread + at["robust_head"]
-        arena.write_u64(thread + at["robust_prev"], robust)
-        futex_offset = 0xFFFFFFE0  # offsetof (pthread_mutex_t, __lock) minus that of its list node: -32
-        arena.write(robust, struct.pack("<QqQ", robust, futex_offset - (1 << 32), 0))
-        yield SystemCall(_SYS_SET_ROBUST_LIST, (robust, _ROBUST_LIST_HEAD_SIZE))
-        arena.write_u64(thread + at["stackblock_size"], info.stack_pointer)
-        yield from self._rseq(thread)
-
-    def _rseq(self, thread: int) -> Generator[Effect, int, None]:
-        """Register the restartable-sequences area and publish where it is. Source: sysdeps/unix/sysv/linux/rseq-internal.h."""
-        at = self.layout.offsets("pthread").get("rseq_area")
-        ld_so = self.rtld.ld_so
-        assert ld_so is not None
-        size = find_own(ld_so, b"__rseq_size")
-        offset = find_own(ld_so, b"__rseq_offset")
-        if at is None or size is None or offset is None:
-            return
-        disabled = "glibc.pthread.rseq=0" in self.rtld.env.get("GLIBC_TUNABLES", "").split(":")
-        result = -1 if disabled else (yield SystemCall(_SYS_RSEQ, (thread + at, 32, 0, _RSEQ_SIG)))
-        if result == 0:
-            self.arena.write_u32(ld_so.addr + size[4], _RSEQ_USED)
-        else:
-            self.arena.write_u32(thread + at + 4, (-2 if disabled else -1) & 0xFFFFFFFF)
-        self.arena.write_u64(ld_so.addr + offset[4], at)
 
     info: StartInfo
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from emu.machine import binding, regs
+from emu.machine.answers import answer_instructions
 from emu.machine.arena import BUS, PROT_EXEC, PROT_READ, PROT_WRITE, Arena, physical
 from emu.machine.binding import RegisterBatch, TlbEntry, Unicorn
 from emu.machine.counter import BlockCounter
@@ -25,8 +26,6 @@ _FETCH, _WRITE = binding.UC_MEM_FETCH, binding.UC_MEM_WRITE
 _FIRST_FLUSH = 2000
 _BLOCKS_KEPT = 20_000
 """Translated blocks after which the next removal of code throws all of them away: Unicorn gets no single block's memory back."""
-_CPUID_1 = (0x306C4, 0x800, 0x8ED82203, 0x78BFBFD)
-"""CPUID leaf 1 of Unicorn's Haswell (no AVX, FMA or F16C), less RDRAND, whose numbers would be the host's."""
 
 
 class PageFault(NamedTuple):
@@ -316,9 +315,7 @@ class Cpu:
         engine.hook(
             binding.UC_HOOK_INSN, binding.INSN_SYSCALL(self._on_syscall), instruction=binding.INS_SYSCALL
         )
-        engine.hook(binding.UC_HOOK_INSN, binding.INSN_BOOL(self._on_rdtsc), instruction=binding.INS_RDTSC)
-        engine.hook(binding.UC_HOOK_INSN, binding.INSN_BOOL(self._on_rdtscp), instruction=binding.INS_RDTSCP)
-        engine.hook(binding.UC_HOOK_INSN, binding.INSN_BOOL(self._on_cpuid), instruction=binding.INS_CPUID)
+        answer_instructions(engine, lambda: self.read_tsc())
         engine.hook(binding.UC_HOOK_INTR, binding.INTR(self._on_exception))
         engine.hook(binding.UC_HOOK_EDGE_GENERATED, binding.EDGE_GENERATED(self._on_block))
 
@@ -374,16 +371,6 @@ class Cpu:
             self.pending = error
         self.engine.stop()
 
-    def _on_rdtsc(self, _uc: int, _data: int) -> int:
-        value = self.read_tsc()
-        self._raw_set(regs.RAX, value & 0xFFFFFFFF)
-        self._raw_set(regs.RDX, value >> 32)
-        return 1
-
-    def _on_rdtscp(self, uc: int, data: int) -> int:
-        self._raw_set(regs.RCX, 0)
-        return self._on_rdtsc(uc, data)
-
     def _peek(self, register: int) -> int:
         batch = self._batch(register)
         batch.read()
@@ -393,13 +380,6 @@ class Cpu:
         batch = self._batch(register)
         batch.values[0] = value
         batch.write()
-
-    def _on_cpuid(self, _uc: int, _data: int) -> int:
-        if self._peek(regs.RAX) & 0xFFFF_FFFF != 1:
-            return 0
-        for register, value in zip((regs.RAX, regs.RBX, regs.RCX, regs.RDX), _CPUID_1, strict=True):
-            self._raw_set(register, value)
-        return 1
 
     def _on_exception(self, _uc: int, vector: int, _data: int) -> None:
         self.raise_exception(vector, 0)

@@ -22,6 +22,7 @@ from emu.rtld.heap import Heap
 from emu.rtld.link_map import LT_EXECUTABLE, LT_LIBRARY, LinkMap
 from emu.rtld.lookup import find_symbol
 from emu.rtld.map_object import adopt
+from emu.rtld.mirror_view import MirrorView
 from emu.rtld.scope import Namespace, Scope
 from emu.rtld.search_path import SearchPath
 from emu.rtld.tls import Tls
@@ -45,79 +46,6 @@ class Entries(NamedTuple):
     tlsdesc_return: int
     tlsdesc_undefweak: int
     tlsdesc_dynamic: int
-
-
-class MirrorView(Protocol):
-    """What the loader tells of its state to whoever keeps the guest's copy: the part of its argument that has changed."""
-
-    def new_map(self, map_: LinkMap, address: int = 0) -> None:
-        """A map exists that was not there before."""
-
-    def free_map(self, map_: LinkMap) -> None:
-        """A map is gone."""
-
-    def appended(self, map_: LinkMap) -> None:
-        """A map has come to the end of its namespace's list."""
-
-    def unlinked(self, namespace: Namespace, index: int) -> None:
-        """The map that was at `index` of the list is out of it."""
-
-    def chain(self, namespace: Namespace) -> None:
-        """The order of the list."""
-
-    def namespace(self, namespace: Namespace) -> None:
-        """Head, length and libc of a namespace."""
-
-    def namespaces(self) -> None:
-        """The number of namespaces."""
-
-    def flags(self, map_: LinkMap) -> None:
-        """Single-bit flags."""
-
-    def opencount(self, map_: LinkMap) -> None:
-        """The count of direct opens."""
-
-    def nodelete(self, map_: LinkMap) -> None:
-        """NODELETE, active or pending."""
-
-    def versions(self, map_: LinkMap) -> None:
-        """Its versions, now checked."""
-
-    def names(self, map_: LinkMap) -> None:
-        """The names that it is known by."""
-
-    def loader(self, map_: LinkMap) -> None:
-        """Who loaded it."""
-
-    def tls_offset(self, map_: LinkMap) -> None:
-        """Its TLS module id and static offset."""
-
-    def initfini(self, map_: LinkMap) -> None:
-        """Its dependencies in init order."""
-
-    def reldeps(self, map_: LinkMap) -> None:
-        """Its relocation dependencies."""
-
-    def searchlist(self, map_: LinkMap) -> None:
-        """Its search list."""
-
-    def dependencies(self, root: LinkMap) -> None:
-        """Search list and init order, both."""
-
-    def scopes(self, map_: LinkMap) -> None:
-        """The list of its scopes."""
-
-    def tls(self) -> None:
-        """The TLS modules."""
-
-    def debug_state(self, namespace: Namespace) -> None:
-        """The state shown to debuggers."""
-
-    def debug_chain(self) -> None:
-        """A namespace has come to the list shown to debuggers."""
-
-    def dtor_count(self, map_: LinkMap) -> int:
-        """Return the number of pending thread_local destructors, which the guest's copy alone knows."""
 
 
 class MappedObject(NamedTuple):

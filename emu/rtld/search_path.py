@@ -22,7 +22,7 @@ from emu.core.ldso_events import CacheSearched, SearchEnded, SearchPathUsed, Sea
 from emu.elf.constants import DF_1_NODEFLIB, EHDR_SIZE, PHDR_SIZE
 from emu.elf.header import ForeignObjectError, parse_ehdr
 from emu.rtld.cache import CACHE_PATH, LdSoCache
-from emu.rtld.dst import dst_at
+from emu.rtld.dst import substitute, substitute_securely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 SYSTEM_DIRS = ("/lib/x86_64-linux-gnu/", "/usr/lib/x86_64-linux-gnu/", "/lib/", "/usr/lib/")
 """The default directories of Debian's ld.so (`ld.so --help` lists them)."""
-DST_LIB = "lib/x86_64-linux-gnu"
-PLATFORM = "x86_64"
 HWCAPS = ("x86-64-v2",)
 """The glibc-hwcaps subdirectories for the CPU that is emulated."""
 
@@ -79,20 +77,6 @@ def check_header(backing: Backing, path: str) -> None:
     ehdr = parse_ehdr(backing.pread(EHDR_SIZE, 0), path)
     if ehdr.phoff + ehdr.phnum * PHDR_SIZE > backing.size():
         raise ElfError(path, "cannot read file data")
-
-
-def _is_trusted(path: str) -> bool:
-    """Whether a path, its `.` and `..` resolved by name, lies in a system directory.
-
-    Source: glibc elf/dl-load.c:is_trusted_path_normalize.
-    """
-    parts: list[str] = []
-    for part in path.split("/"):
-        if part == "..":
-            del parts[-1:]
-        elif part not in ("", "."):
-            parts.append(part)
-    return path.startswith("/") and f"/{'/'.join(parts)}/".startswith(SYSTEM_DIRS)
 
 
 class SearchPath:
@@ -253,32 +237,11 @@ class SearchPath:
         return list(for_list.values())
 
     def expand(self, text: str, map_: MapView | None, main: MapView | None) -> str:
-        """Replace $ORIGIN, $LIB and $PLATFORM (also in braces) in a path of `map_`; "" if that is impossible or not allowed.
-
-        Other uses of `$` stay. In a secure process $ORIGIN must be the whole first part of the path, and in a
-        path of the program the result must lie in a system directory.
-        Source: glibc elf/dl-load.c:_dl_dst_substitute; gABI chapter 5 "Substitution Sequences".
-        """
-        if "$" not in text:
-            return text
-        parts: list[str] = []
-        at = 0
-        must_be_trusted = False
-        while (dollar := text.find("$", at)) >= 0:
-            parts.append(text[at:dollar])
-            token, length = dst_at(text, dollar + 1)
-            at = dollar + 1 + length
-            if token == "ORIGIN":
-                if self._secure and not (dollar == 0 and text[at : at + 1] in ("", "/")):
-                    return ""
-                must_be_trusted = self._secure and map_ is main
-                if map_ is None or map_.origin is None:
-                    return ""
-                parts.append(map_.origin)
-            else:
-                parts.append({"PLATFORM": PLATFORM, "LIB": DST_LIB, "": "$"}[token])
-        path = "".join(parts) + text[at:]
-        return "" if must_be_trusted and not _is_trusted(path) else path
+        """Replace the dynamic string tokens in a path of `map_`; "" if that is impossible, or in a secure process not allowed."""
+        origin = map_.origin if map_ is not None else None
+        if not self._secure:
+            return substitute(text, origin)
+        return substitute_securely(text, origin, SYSTEM_DIRS if map_ is main else None)
 
     def _try_directories(self, attempt: _Attempt, directories: list[_Directory], rule: str) -> Found | None:
         """Try every directory of a list that may exist; a list without any is emptied, but for the system's and the user's. Source: open_path."""

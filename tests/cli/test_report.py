@@ -144,7 +144,7 @@ def test_its_findings_are_those_of_check(tmp_path: Path) -> None:
     created, unloaded = finding["related"]
     assert (created["title"], unloaded["title"]) == ("created by", "unloaded by")
     assert created["event"] < unloaded["event"] < finding["event"]
-    assert data["strings"][said[unloaded["event"]]].startswith("unmap ./libs2n.so")
+    assert data["strings"][said[unloaded["event"]]].startswith("drop ./libs2n.so")
     assert any("free_state (plugin.c:6)" in line for line in finding["frames"])
     seen = _attributes(path)
     assert "error" not in seen and seen["findings"] == "1"
