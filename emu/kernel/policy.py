@@ -17,7 +17,9 @@ from emu.core.errors import EmuError
 from emu.kernel.entropy import Entropy
 
 SLICE = 20_000
-"""Basic blocks that round-robin gives a task: about 0.1 ms of virtual time."""
+"""Basic blocks that round-robin gives a task at most: about 0.1 ms of virtual time."""
+_GOLDEN = 0x9E37_79B9
+"""2**32 over the golden ratio: its multiples modulo 2**32 are spread evenly and never fall into step with a loop."""
 _RANDOM_BITS = 13
 _STREAM = 0x7363_6865_6475_6C65
 BEGINNING = '{"schedule":1}'
@@ -49,11 +51,20 @@ class Policy(Protocol):
 
 
 class RoundRobin:
-    """Everybody in turn, for slices of one length."""
+    """Everybody in turn, for slices between half of SLICE and all of it.
+
+    With slices of one length a task that takes a lock again and again can be preempted at the same place of its
+    loop for ever, and never without the lock: those that wait for it would starve.
+    """
+
+    def __init__(self) -> None:
+        self._phase = 0
 
     def choose(self, tasks: Sequence[int]) -> Decision:
         """Return the first."""
-        return Decision(tasks[0], SLICE)
+        blocks = SLICE - (SLICE // 2 * self._phase >> 32)
+        self._phase = (self._phase + _GOLDEN) & 0xFFFF_FFFF
+        return Decision(tasks[0], blocks)
 
     def finish(self) -> None:
         """There is nothing to do."""

@@ -32,6 +32,16 @@ def test_round_robin_takes_the_first() -> None:
     assert RoundRobin().choose([3, 1, 2]) == Decision(3, SLICE)
 
 
+@pytest.mark.parametrize("period", [2, 7, 100, 250, 1000, SLICE // 2, SLICE])
+def test_round_robin_falls_into_step_with_no_loop(period: int) -> None:
+    policy, at = RoundRobin(), 0
+    places = set()
+    for _ in range(64):
+        at += policy.choose([1, 2]).blocks
+        places.add(at % period * 8 // period)
+    assert len(places) == min(period, 8)  # every part of the loop is preempted
+
+
 def test_random_depends_on_its_seed_alone() -> None:
     def draw(seed: int) -> list[Decision]:
         policy = Random(seed)
