@@ -100,7 +100,7 @@ class _Explainer:
         )  # fmt: skip
 
     def _references(self, map_: LinkMap, index: int, wanted: bool) -> list[Explanation]:
-        """Return the explanations of one symbol of an object's table, one for each outcome, and note its slots, if they are `wanted`."""
+        """Return the explanations of one symbol of an object's table, one for each outcome; add its slots in any case."""
         uses = [use for use in slotting.uses(self.facts, map_) if use.symbol == index]
         _, info, other, shndx, _, _ = map_.symtab.fields(index)
         classes = list(dict.fromkeys(type_class(use.kind) for use in uses))
@@ -124,8 +124,8 @@ class _Explainer:
             )  # fmt: skip
             retelling = Retelling((map_, index), None, {}, "") if at_home else retell(self.facts, question)
             slots = [slotting.describe(self.facts, map_, use, retelling.found) for use in mine]
+            self.slots += slots
             if wanted:
-                self.slots += slots
                 told.append(self._explain(reference, question, retelling, slots))
         return _merged(told)
 

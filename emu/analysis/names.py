@@ -6,9 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from emu.core.errors import EXIT_FINDINGS, EmuError
-from emu.elf import constants as c
 from emu.elf.demangle import demangle
-from emu.glibc.probe import find_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -56,7 +54,7 @@ def find_symbol(rtld: Rtld, word: str, unexported: Callable[[LinkMap, bytes], ob
             for raw, text in shorter.items()
             if wanted in (_without_blanks(text), _without_blanks(_without_return(text)))
         ]
-    if len(found) == 1 or found and _one_definition(rtld, found):
+    if len(found) == 1:
         return found[0]
     if found:
         listed = "\n".join(f"  {raw.decode(errors='replace')}  {readable[raw]}" for raw in found)
@@ -67,21 +65,6 @@ def find_symbol(rtld: Rtld, word: str, unexported: Callable[[LinkMap, bytes], ob
     if keeping:
         text += f"; not exported, and so bound without a look-up: that of {', '.join(keeping)}"
     raise NotFoundError(missing(text, word, _spellings(names, readable.values())))
-
-
-def _one_definition(rtld: Rtld, names: list[bytes]) -> bool:
-    """Whether names are those of one function, as the complete-object and the base-object destructor of a class often are.
-
-    Source: Itanium C++ ABI, 5.1.4.3.
-    """
-    defining = False
-    for namespace in rtld.namespaces:
-        for map_ in namespace.maps:
-            own = [symbol for name in names if (symbol := find_own(map_, name)) and symbol[3] != c.SHN_UNDEF]
-            if own and (len(own) < len(names) or len({symbol[4] for symbol in own}) > 1):
-                return False
-            defining |= bool(own)
-    return defining
 
 
 def find_objects(rtld: Rtld, word: str) -> list[LinkMap]:

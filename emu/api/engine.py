@@ -63,7 +63,7 @@ class Engine(Stations):
         with self.limited():
             self._advance()
         if self.here is None:
-            raise self.over("before the program's first instruction")
+            raise self._over("before the program's first instruction")
 
     def call(self, function: int, arguments: Arguments, task: Task | None = None) -> Outcome:
         """Call a guest function in the innermost station's thread, or in that of `task`; see `run`."""
@@ -255,7 +255,7 @@ class Engine(Stations):
             if self.result is not None:
                 if target is None:
                     return
-                raise self.over("during a call")
+                raise self._over("during a call")
             station = self.here
             if station is None:
                 continue
@@ -305,7 +305,7 @@ class Engine(Stations):
         self.ended: Exit | Killed | None = process.runner.ended if process.runner is not None else None
         self.result = process.finish()
 
-    def over(self, when: str) -> EmuError:
+    def _over(self, when: str) -> EmuError:
         """Return the error for a process that has ended."""
         assert self.result is not None
         result, name = self.result, self.process.config.program

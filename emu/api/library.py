@@ -134,12 +134,6 @@ class Library:
         self.__dict__[name] = function
         return function
 
-    def __dir__(self) -> list[str]:
-        """Return the attributes, the object's own functions among them: for completion at a prompt."""
-        own = symbols_of(self.link_map) if self.loaded else ()
-        functions = (symbol.name for symbol in own if symbol.kind == "function")
-        return [*super().__dir__(), *(name for name in functions if name.isidentifier())]
-
     def in_dll(self, type_: type[_C], name: str) -> _C:
         """Return a data symbol as a ctypes object that is the guest's memory. Thread-local data are those of the thread that calls would run in."""
         symbol = self.symbol(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time as clock
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, overload
@@ -15,7 +14,7 @@ from emu.api.checking import Checked
 from emu.api.convert import Prototype
 from emu.api.dtors import Destructions
 from emu.api.engine import Engine
-from emu.api.errors import ArgumentError, Error, GuestFault, StateError
+from emu.api.errors import ArgumentError, Error, StateError
 from emu.api.events import Event, kinds_of
 from emu.api.function import Calls, Function
 from emu.api.hooks import Hooks
@@ -27,7 +26,6 @@ from emu.api.thread import Thread
 from emu.core.effects import Hosted, Jump
 from emu.core.events import CATEGORIES, EventBus, Record
 from emu.glibc.host_program import build_host_program
-from emu.kernel.clock import EPOCH_NS
 from emu.kernel.policy import Policy, Random, RoundRobin
 from emu.process import Process as Inner
 from emu.process import RunConfig
@@ -49,9 +47,8 @@ class Process(Answers):
 
     `env` is the guest's environment (None: ours), `trace` the categories of events to keep, or "all"; `schedule` is "round-robin", "random" (by
     `seed`) or a policy. `stdin`, `stdout` and `stderr` are files or descriptors of the host (None: ours). `tls_dtors`, `unload_rule`,
-    `max_memory` and `writable` are as in `RunConfig`; `time` is the guest's at the start, in seconds since 1970 or "now" (None: 2024-01-01).
-    `timeout` is how many seconds of host time one call, `run` or `step` may take: then it raises RunTimeout. `check` watches for what `emu
-    check` finds, by all rules or by those named.
+    `max_memory` and `writable` are as in `RunConfig`. `timeout` is how many seconds of host time one call, `run` or
+    `step` may take: then it raises RunTimeout. `check` watches for what `emu check` finds, by all rules or by those named.
 
     Ctrl-C stops the guest where it is, between two instructions: KeyboardInterrupt. Either way it is whole: `run` and `step` can be called
     again, and `resume` goes on with a call.
@@ -82,14 +79,9 @@ class Process(Answers):
         writable: Sequence[str] = (),
         max_memory: int | None = None,
         timeout: float | None = None,
-        time: float | Literal["now"] | None = None,
         check: bool | Sequence[str] = False,
     ) -> None:
         host = build_host_program() if program is None else None
-        if unload_rule == "nodelete-flag" and tls_dtors == "guest":
-            raise ArgumentError(
-                "unload_rule='nodelete-flag' changes the hosted destructors: it goes with tls_dtors='model'"
-            )
         if isinstance(schedule, str):
             schedule = Random(seed) if schedule == "random" else RoundRobin()
         config = RunConfig(
@@ -105,7 +97,6 @@ class Process(Answers):
             unload_rule=unload_rule,
             image=host.image if host is not None else None,
             policy=schedule,
-            start_time=_start_time(time),
             stdio=(_descriptor(stdin, 0), _descriptor(stdout, 1), _descriptor(stderr, 2)),
         )
         self._bus = EventBus()
@@ -245,24 +236,15 @@ class Process(Answers):
                 self.engine.begin()
 
     def close(self) -> None:
-        """End a hosting process as a return from `main` does; a program that is not over is dropped where it is.
-
-        Raises GuestFault if a signal kills the guest at that.
-        """
+        """End a hosting process as a return from `main` does; a program that is not over is dropped where it is."""
         if self._hosting and not self.ended and self.engine.usable:
-            result = self.engine.finish()
-            if result.signal:
-                raise self.engine.over("at its end")
+            self.engine.finish()
 
     def __enter__(self) -> Process:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        try:
-            self.close()
-        except GuestFault:
-            if kind is None:  # else what is on its way says more
-                raise
+        self.close()
 
     def _caller(self, address: int) -> str:
         """Name the place of a call of the guest: for one that Python makes, the line of Python."""
@@ -341,12 +323,6 @@ class Process(Answers):
             f"ended with status {self.status}" if self.ended else "running" if self.place.running else "ready"
         )
         return f"<emu.Process {self.inner.config.program}, {state}>"
-
-
-def _start_time(seconds: float | Literal["now"] | None) -> int:
-    if seconds == "now":
-        return clock.time_ns()
-    return EPOCH_NS if seconds is None else int(seconds * 1_000_000_000)
 
 
 def _descriptor(file: int | BinaryIO | None, default: int) -> int:

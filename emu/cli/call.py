@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from emu.cli import options, standard
+from emu.cli import options
 from emu.core.events import EventBus
 from emu.process import RunConfig
 
@@ -64,7 +64,6 @@ def command(
         cwd=options.guest_directory(sysroot),
         sysroot=sysroot,
         tls_dtors=tls_dtors,
-        stdio=standard.descriptors(),
     )
     bus = EventBus()
     with tracing.attached(bus):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import NoReturn
@@ -9,7 +10,6 @@ from typing import NoReturn
 import click
 
 from emu import __version__
-from emu.cli import standard
 from emu.core.errors import EXIT_USAGE, EmuError, LinkError
 
 EXIT_SIGINT = 128 + 2
@@ -68,10 +68,6 @@ def _dispatch(arguments: list[str]) -> int:
     try:
         result = group.main(arguments, prog_name="emu", standalone_mode=False)
         sys.stdout.flush()
-    except standard.OutputError as error:
-        print(error_line(error), file=sys.stderr)
-        standard.discard()
-        return error.exit_code
     except EmuError as error:
         if str(error):
             print(error_line(error), file=sys.stderr)
@@ -86,12 +82,13 @@ def _dispatch(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return EXIT_SIGINT
     except BrokenPipeError:
-        standard.discard()
+        # The reader of our own output has gone; what the interpreter still holds must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_SIGPIPE
     return result if isinstance(result, int) else 0
 
 
 def main() -> NoReturn:
     """Run the command line of this process and end with its exit code."""
-    standard.prepare()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(_dispatch(sys.argv[1:]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
 
-from emu.cli import parameters, schedule, standard
+from emu.cli import parameters, schedule
 from emu.core.errors import EXIT_LOADER, EXIT_NOT_EXECUTABLE, ProgramError
 from emu.core.events import CATEGORIES, ON_REQUEST
 from emu.kernel.clock import EPOCH_NS
@@ -173,7 +173,6 @@ def run_config(
     """
     env = environment(variables, clean_env)
     found = find_program(program, env.get("PATH", DEFAULT_PATH), sysroot)
-    fields.setdefault("stdio", standard.descriptors())
     return RunConfig(found, arguments, env, guest_directory(sysroot), sysroot, argv0=program, **fields)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from emu.core.effects import Exit
@@ -385,8 +384,7 @@ class Process:
 
 def _say(text: str) -> None:
     """Write to standard error at once, in order with what the guest writes."""
-    with suppress(OSError):  # there is nobody to tell
-        os.write(2, os.fsencode(text))
+    os.write(2, os.fsencode(text))
 
 
 def _mapped(image: KernelImage) -> MappedObject:

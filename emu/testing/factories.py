@@ -55,4 +55,11 @@ class ProgramFactory:
 
 def end(process: Process) -> None:
     """End a process that is not over. Raises GuestFault if a signal kills the guest at that."""
+    if process.ended:
+        return
     process.close()
+    result = process.engine.result
+    if result is not None and result.signal:
+        from emu.api import GuestFault
+
+        raise GuestFault(result.report.removeprefix("emu: "), result.status, result.signal, ())

@@ -258,39 +258,3 @@ def test_users_code_type_checks(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout
-
-
-def test_a_guest_that_dies_at_its_end_is_an_error(built_fixtures: object, tmp_path: Path) -> None:
-    (tmp_path / "bad.c").write_text(
-        "__attribute__((destructor)) static void end(void) { *(volatile int *)8 = 1; }\nint one(void) { return 1; }\n"
-    )
-    subprocess.run(["gcc", "-shared", "-fPIC", "-g", "-o", "bad.so", "bad.c"], cwd=tmp_path, check=True)
-    with pytest.raises(emu.GuestFault, match="write to 0x8") as caught, emu.Process() as p:
-        assert p.dlopen(tmp_path / "bad.so").one() == 1
-    assert caught.value.backtrace[0].function == "end"
-
-    def fail() -> None:
-        with emu.Process() as p:
-            p.dlopen(tmp_path / "bad.so")
-            raise KeyError
-
-    with pytest.raises(KeyError):  # what was on its way goes on
-        fail()
-
-
-def test_the_names_of_a_library_complete(built_fixtures: object) -> None:
-    with emu.Process(cwd=str(fixtures.CACHE / "api-plugin")) as p:
-        lib = p.dlopen("./libplugin.so")
-        names = dir(lib)
-        assert {"touch", "fail", "weigh", "in_dll", "close"} <= set(names)
-        assert "answer" not in names and all(name.isidentifier() for name in names)
-
-
-def test_the_time_at_the_start() -> None:
-    with emu.Process(time=1_000_000) as p:
-        assert p.function("time")(0) == 1_000_000
-
-
-def test_what_does_not_go_together() -> None:
-    with pytest.raises(emu.ArgumentError, match="goes with tls_dtors='model'"):
-        emu.Process(unload_rule="nodelete-flag", tls_dtors="guest")
