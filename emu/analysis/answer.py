@@ -168,8 +168,8 @@ class Slot:
 class Answer:
     """The whole answer. `symbol` is the name as the objects have it; `moment` when the question was asked.
 
-    `failure` is what ended the linking or the run, if anything did. `slots` are those of all objects. It shows itself as `emu explain`
-    prints it.
+    `failure` is what ended the linking or the run, if anything did. `slots` are those of all objects, or of the one that was asked about;
+    `aliases` other names of the same definitions, which demangle alike and have references of their own. It shows itself as `emu explain` prints it.
     """
 
     program: str
@@ -181,6 +181,7 @@ class Answer:
     explanations: tuple[Explanation, ...]
     slots: tuple[Slot, ...]
     gone: tuple[GoneObject, ...]
+    aliases: tuple[str, ...]
 
     def __repr__(self) -> str:
         from emu.analysis.text import render

@@ -14,7 +14,7 @@ from emu.analysis import changes as changing
 from emu.analysis import slots as slotting
 from emu.analysis.answer import Answer, Explanation, GoneObject, LoadedObject, Reference, Rule
 from emu.analysis.facts import Facts, binding_name, type_name, visibility_name
-from emu.analysis.names import find_objects, find_symbol, parse
+from emu.analysis.names import aliases, find_objects, find_symbol, parse
 from emu.analysis.retell import Question, Retelling, look_up_flags, retell, scopes_searched
 from emu.analysis.rules import rules
 from emu.elf import constants as c
@@ -84,11 +84,12 @@ class _Explainer:
         """Return the answer; `referring` and `version` narrow the references down."""
         explanations: list[Explanation] = []
         for map_ in self.facts.objects():
-            wanted = referring is None or map_ in referring
+            if referring is not None and map_ not in referring:
+                continue
             for index in self.facts.indexes(map_):
                 asked = reference_version(map_, index)
                 named = asked.name.decode(errors="replace") if asked is not None else ""
-                explanations += self._references(map_, index, wanted and version in (None, named))
+                explanations += self._references(map_, index, version in (None, named))
         if not explanations:
             main = self.rtld.namespaces[0].main
             assert main is not None
@@ -96,11 +97,11 @@ class _Explainer:
         symbol = self.facts.name.decode(errors="replace")
         return Answer(
             self.rtld.program, symbol, demangle(symbol), moment, failure, tuple(self._objects()), tuple(explanations),
-            tuple(self.slots), tuple(self._gone()),
+            tuple(self.slots), tuple(self._gone()), tuple(raw.decode(errors="replace") for raw in aliases(self.rtld, self.facts.name)),
         )  # fmt: skip
 
     def _references(self, map_: LinkMap, index: int, wanted: bool) -> list[Explanation]:
-        """Return the explanations of one symbol of an object's table, one for each outcome; add its slots in any case."""
+        """Return the explanations of one symbol of an object's table, one for each outcome; add its slots, whatever the version."""
         uses = [use for use in slotting.uses(self.facts, map_) if use.symbol == index]
         _, info, other, shndx, _, _ = map_.symtab.fields(index)
         classes = list(dict.fromkeys(type_class(use.kind) for use in uses))

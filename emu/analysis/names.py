@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from emu.core.errors import EXIT_FINDINGS, EmuError
+from emu.elf import constants as c
 from emu.elf.demangle import demangle
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def parse(word: str) -> tuple[str, str | None]:
 def find_symbol(rtld: Rtld, word: str, unexported: Callable[[LinkMap, bytes], object]) -> bytes:
     """Return the symbol's name as the objects have it; `word` is that name, or a demangled one with or without its parameters.
 
-    `unexported` finds a definition that only the static symbol table of an object has.
+    Of aliases (see there) it is the first that some object refers to. `unexported` finds a definition that only the static symbol table of an
+    object has.
     Raises NotFoundError, with the nearest names, or with all that it may mean.
     """
     exact = os.fsencode(word)
@@ -54,8 +56,9 @@ def find_symbol(rtld: Rtld, word: str, unexported: Callable[[LinkMap, bytes], ob
             for raw, text in shorter.items()
             if wanted in (_without_blanks(text), _without_blanks(_without_return(text)))
         ]
-    if len(found) == 1:
-        return found[0]
+    if len(found) == 1 or (found and aliases(rtld, found[0]) == found[1:]):
+        referred = _all_names(rtld, undefined=True)
+        return next((raw for raw in found if raw in referred), found[0])
     if found:
         listed = "\n".join(f"  {raw.decode(errors='replace')}  {readable[raw]}" for raw in found)
         raise NotFoundError(f"{word}: ambiguous, choose one of\n{listed}")
@@ -65,6 +68,33 @@ def find_symbol(rtld: Rtld, word: str, unexported: Callable[[LinkMap, bytes], ob
     if keeping:
         text += f"; not exported, and so bound without a look-up: that of {', '.join(keeping)}"
     raise NotFoundError(missing(text, word, _spellings(names, readable.values())))
+
+
+def aliases(rtld: Rtld, name: bytes) -> list[bytes]:
+    """Return the symbols that people write as they write `name`, and that each object defines where it defines that.
+
+    So it is with the two names of a C++ constructor or destructor of a class without virtual bases. Source: Itanium C++ ABI 5.1.4.3.
+    """
+    if not name.startswith(b"_Z"):
+        return []
+    places: dict[bytes, set[tuple[LinkMap, int, int]]] = {}
+    for namespace in rtld.namespaces:
+        for map_ in namespace.maps:
+            table = map_.symtab
+            symbols = [(index, *table.fields(index)) for index in range(1, table.count)]
+            here = {(s[4], s[5]) for s in symbols if s[4] and table.strings.holds(name + b"\0", s[1])}
+            for index, _, _, _, shndx, value, _ in symbols:
+                if (shndx, value) in here:
+                    places.setdefault(table.symbol_name(index), set()).add((map_, shndx, value))
+    return sorted(
+        other
+        for other in places
+        if other != name and places[other] == places[name] and _readable(other) == _readable(name)
+    )
+
+
+def _readable(name: bytes) -> str:
+    return demangle(name.decode(errors="replace"))
 
 
 def find_objects(rtld: Rtld, word: str) -> list[LinkMap]:
@@ -110,14 +140,16 @@ def _real_path(rtld: Rtld, path: str) -> str:
         return path  # the vDSO, or a file that is gone
 
 
-def _all_names(rtld: Rtld) -> set[bytes]:
+def _all_names(rtld: Rtld, *, undefined: bool = False) -> set[bytes]:
+    """Return the names in all symbol tables, or those that are not defined where they stand."""
     names: set[bytes] = set()
     for namespace in rtld.namespaces:
         for map_ in namespace.maps:
             table = map_.symtab
             size = len(table.strings.data)
             # Without a hash table the table's end is a guess: what lies behind it may be no symbol.
-            places = (table.fields(index)[0] for index in range(1, table.count))
+            symbols = (table.fields(index) for index in range(1, table.count))
+            places = (fields[0] for fields in symbols if not undefined or fields[3] == c.SHN_UNDEF)
             names.update(table.strings.at(place) for place in places if place < size)
     names.discard(b"")
     return names

@@ -52,9 +52,13 @@ def remedies(reasons: Reasons, map_: LinkMap, found: tuple[Reason, ...]) -> tupl
         return tuple(_of_reason(found[0], main))
     above = holders(reasons.rtld, map_)
     by_object: dict[tuple[str, int], set[Remedy]] = {}
+    nodelete = {(one.object, one.namespace) for one in found if one.code.startswith("nodelete")}
     for reason in found:
-        mine = by_object.setdefault((reason.object, reason.namespace), set())
+        which = (reason.object, reason.namespace)
+        mine = by_object.setdefault(which, set())
         mine.update(_of_reason(reason, main))
+        if reason.code == "open-count" and which not in nodelete:
+            mine.update(_closed_in_vain(reason))
     roots = {
         root: by_object.get((root.display_name, root.ns), set())
         for root in above
@@ -148,6 +152,17 @@ def _of_reason(reason: Reason, main: int) -> Iterator[Remedy]:
             if reason.count > len(reason.destructors):
                 text = f"the destructors of {short} in the libc of another namespace must run"
                 yield Remedy("run-destructors", name, text, 0, ())
+
+
+def _closed_in_vain(reason: Reason) -> Iterator[Remedy]:
+    """Yield the closes that are missing since those that were made came while the object was NODELETE, which it is no more."""
+    short = os.path.basename(reason.object)
+    calls = [_call(one.closed) for one in reason.opens if one.closed is not None]
+    for call in dict.fromkeys(calls):
+        times = calls.count(call)
+        often = "once more" if times == 1 else f"{times} times more"
+        text = f"dlclose {short} {often}, now that it is not NODELETE: the dlclose {call} did nothing"
+        yield Remedy("close", reason.object, text, 0, ())
 
 
 def _of_thread(objects: list[PendingDestructor], name: str, main: int) -> Remedy:

@@ -78,6 +78,10 @@ class Renderer:
             f"{answer.demangled}  ({answer.symbol})" if answer.demangled != answer.symbol else answer.symbol
         )
         yield self._painted(readable, _BOLD)
+        for alias in answer.aliases:
+            yield from self._wrapped(
+                f"{alias} is an alias: the same definition, with references of its own", "  "
+            )
         if answer.moment:
             yield from self._wrapped(answer.moment, "  ")
         if answer.failure:

@@ -164,12 +164,15 @@ class Engine(Stations):
         self.process.halt()
 
     def finish(self) -> Result:
-        """Let the process run to its end."""
+        """Let the process run to its end. Raises GuestFault if a signal kills it on the way."""
         if self.result is None:
             self.check()
             self.leave(self.stations[0])
             with self.limited():
                 self._pump(None)
+            assert self.result is not None
+            if self.result.signal:
+                raise self._over("at its end")
         assert self.result is not None
         return self.result
 

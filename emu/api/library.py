@@ -134,6 +134,14 @@ class Library:
         self.__dict__[name] = function
         return function
 
+    def __dir__(self) -> list[str]:
+        """Return the attributes, for completion: of the functions those that the object itself defines and that Python can spell."""
+        own = symbols_of(self.link_map) if self.loaded and not self._refusal else ()
+        functions = {
+            symbol.name for symbol in own if symbol.kind == "function" and symbol.name.isidentifier()
+        }
+        return sorted({*super().__dir__(), *functions})
+
     def in_dll(self, type_: type[_C], name: str) -> _C:
         """Return a data symbol as a ctypes object that is the guest's memory. Thread-local data are those of the thread that calls would run in."""
         symbol = self.symbol(name)

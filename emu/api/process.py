@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time as host_time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, overload
 
 from emu.analysis.history import History
@@ -14,7 +16,7 @@ from emu.api.checking import Checked
 from emu.api.convert import Prototype
 from emu.api.dtors import Destructions
 from emu.api.engine import Engine
-from emu.api.errors import ArgumentError, Error, StateError
+from emu.api.errors import ArgumentError, Error, GuestFault, StateError
 from emu.api.events import Event, kinds_of
 from emu.api.function import Calls, Function
 from emu.api.hooks import Hooks
@@ -26,6 +28,7 @@ from emu.api.thread import Thread
 from emu.core.effects import Hosted, Jump
 from emu.core.events import CATEGORIES, EventBus, Record
 from emu.glibc.host_program import build_host_program
+from emu.kernel.clock import EPOCH_NS
 from emu.kernel.policy import Policy, Random, RoundRobin
 from emu.process import Process as Inner
 from emu.process import RunConfig
@@ -46,7 +49,8 @@ class Process(Answers):
     handlers run.
 
     `env` is the guest's environment (None: ours), `trace` the categories of events to keep, or "all"; `schedule` is "round-robin", "random" (by
-    `seed`) or a policy. `stdin`, `stdout` and `stderr` are files or descriptors of the host (None: ours). `tls_dtors`, `unload_rule`,
+    `seed`) or a policy. `time` is the guest's time at the start, in seconds since 1970, or "now" (None: 2024-01-01, so that runs are alike).
+    `stdin`, `stdout` and `stderr` are files or descriptors of the host (None: ours). `tls_dtors`, `unload_rule`,
     `max_memory` and `writable` are as in `RunConfig`. `timeout` is how many seconds of host time one call, `run` or
     `step` may take: then it raises RunTimeout. `check` watches for what `emu check` finds, by all rules or by those named.
 
@@ -70,6 +74,7 @@ class Process(Answers):
         cwd: str | None = None,
         trace: Sequence[str] | Literal["all"] = (),
         seed: int = 0,
+        time: int | Literal["now"] | None = None,
         schedule: Literal["round-robin", "random"] | Policy = "round-robin",
         tls_dtors: Literal["model", "guest"] = "model",
         unload_rule: Literal["dtor-count", "nodelete-flag"] = "dtor-count",
@@ -81,6 +86,10 @@ class Process(Answers):
         timeout: float | None = None,
         check: bool | Sequence[str] = False,
     ) -> None:
+        if unload_rule == "nodelete-flag" and tls_dtors == "guest":
+            raise ArgumentError(
+                "unload_rule nodelete-flag is not what the guest's libc does: it needs tls_dtors model"
+            )
         host = build_host_program() if program is None else None
         if isinstance(schedule, str):
             schedule = Random(seed) if schedule == "random" else RoundRobin()
@@ -91,6 +100,7 @@ class Process(Answers):
             cwd=cwd if cwd is not None else os.getcwd() if sysroot == "/" else "/",
             sysroot=sysroot,
             seed=seed,
+            start_time=_start_time(time),
             writable=tuple(writable),
             max_memory=max_memory,
             tls_dtors=tls_dtors,
@@ -236,7 +246,10 @@ class Process(Answers):
                 self.engine.begin()
 
     def close(self) -> None:
-        """End a hosting process as a return from `main` does; a program that is not over is dropped where it is."""
+        """End a hosting process as a return from `main` does; a program that is not over is dropped where it is.
+
+        Raises GuestFault if a signal kills the guest at that. Leaving the `with` block does so too, unless another error leaves it already.
+        """
         if self._hosting and not self.ended and self.engine.usable:
             self.engine.finish()
 
@@ -244,7 +257,8 @@ class Process(Answers):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        self.close()
+        with suppress(GuestFault) if kind is not None else nullcontext():
+            self.close()
 
     def _caller(self, address: int) -> str:
         """Name the place of a call of the guest: for one that Python makes, the line of Python."""
@@ -327,3 +341,14 @@ class Process(Answers):
 
 def _descriptor(file: int | BinaryIO | None, default: int) -> int:
     return default if file is None else file if isinstance(file, int) else file.fileno()
+
+
+def _start_time(given: int | Literal["now"] | None) -> int:
+    """Return nanoseconds since the epoch. Raises ArgumentError."""
+    if given is None:
+        return EPOCH_NS
+    if given == "now":
+        return host_time.time_ns()
+    if not isinstance(given, int) or not 0 <= given < 1 << 33:
+        raise ArgumentError(f'time={given!r} is neither "now" nor a whole number of seconds since 1970')
+    return given * 10**9

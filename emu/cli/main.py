@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 from typing import NoReturn
@@ -10,10 +9,10 @@ from typing import NoReturn
 import click
 
 from emu import __version__
+from emu.cli import streams
 from emu.core.errors import EXIT_USAGE, EmuError, LinkError
 
 EXIT_SIGINT = 128 + 2
-EXIT_SIGPIPE = 128 + 13
 
 COMMANDS = {
     "run": "run", "call": "call", "ldd": "ldd", "explain": "explain", "why": "why",
@@ -69,26 +68,33 @@ def _dispatch(arguments: list[str]) -> int:
         result = group.main(arguments, prog_name="emu", standalone_mode=False)
         sys.stdout.flush()
     except EmuError as error:
-        if str(error):
-            print(error_line(error), file=sys.stderr)
+        if isinstance(error, streams.StreamError):
+            streams.abandon(error.number)
+        _say(error_line(error) if str(error) else "")
         return error.exit_code
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "emu"
-        print(f"emu: {error.format_message()} (try '{where} --help')", file=sys.stderr)
+        _say(f"emu: {error.format_message()} (try '{where} --help')")
         return EXIT_USAGE
     except click.ClickException as error:
-        print(f"emu: {error.format_message()}", file=sys.stderr)
+        _say(f"emu: {error.format_message()}")
         return EXIT_USAGE
     except (KeyboardInterrupt, click.Abort):
         return EXIT_SIGINT
-    except BrokenPipeError:
-        # The reader of our own output has gone; what the interpreter still holds must not be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return EXIT_SIGPIPE
     return result if isinstance(result, int) else 0
+
+
+def _say(line: str) -> None:
+    """Write a line to standard error, if that can be written to: the exit code tells the rest."""
+    try:
+        if line:
+            print(line, file=sys.stderr)
+        sys.stderr.flush()
+    except streams.StreamError as error:
+        streams.abandon(error.number)
 
 
 def main() -> NoReturn:
     """Run the command line of this process and end with its exit code."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    streams.install()
     sys.exit(_dispatch(sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import click
@@ -42,13 +43,11 @@ def command(
     die_at_once()
     with tracing.attached(bus), running.scheduled(config) as scheduled:
         result = Process(scheduled, bus).run()
-    if result.report:
+    if result.report and result.signal != signal.SIGPIPE:  # as with `| head`; no shell says a word about it
         print(result.report, file=sys.stderr)
     return result.status
 
 
 def die_at_once() -> None:
     """Let Ctrl-C end the process while it loads, as it would the guest; from the start on the guest gets it."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -138,9 +139,11 @@ class Kernel:
 
     def _adopt(self, number: int, host: int) -> None:
         try:
-            os.fstat(host)
+            flags = fcntl.fcntl(host, fcntl.F_GETFL)
         except OSError:
             return  # started with this descriptor closed: so is the guest's
+        if flags & os.O_PATH:
+            return  # it was closed, and `emu` keeps its number from other files
         self.fds.install(HostFile(host), fd=number)
 
     # -- tasks -----------------------------------------------------------------------------------------------

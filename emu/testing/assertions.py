@@ -61,11 +61,10 @@ def assert_no_findings(process: Process) -> None:
     """
     __tracebackhide__ = True
     from emu.api import GuestFault, StateError
-    from emu.testing.factories import end
 
     at_end = None
     try:
-        end(process)
+        process.close()
     except GuestFault as fault:
         at_end = fault
     if not process.ended:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from emu.testing.factories import LibraryFactory, ProgramFactory, end
+from emu.testing.factories import LibraryFactory, ProgramFactory
 from emu.testing.schedules import Run, Schedule, parse
 from emu.testing.settings import ARGUMENTS, Settings, settings
 
@@ -235,7 +235,7 @@ def emu_process(request: pytest.FixtureRequest) -> Iterator[Process]:
     """An emu.Process that hosts libraries, by the arguments of the marker `emu`; it traces `dl` and `dtors`, is checked, and ends with the test."""
     process: Process = _start(request)()
     yield process
-    end(process)
+    process.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 PROCESS = (
-    "seed", "trace", "env", "cwd", "sysroot", "tls_dtors", "unload_rule", "check", "stdin", "stdout", "stderr", "writable", "max_memory", "timeout",
+    "seed", "trace", "env", "cwd", "sysroot", "tls_dtors", "unload_rule", "check", "stdin", "stdout", "stderr", "writable", "max_memory", "timeout", "time",
 )  # fmt: skip
 """Arguments that are those of `emu.Process`."""
 ARGUMENTS = ("schedules", "schedule", *PROCESS)

@@ -67,7 +67,7 @@ def _answer() -> Answer:
     rule = Rule("version", "it has the version that is asked for, " + "and that is a long story " * 8)
     one = Explanation(reference, (scope,), definition, (rule,), (), (), (), ())
     objects = tuple(LoadedObject(name, 0, name, None, "", "start-up", True) for name in (main, lib))
-    return Answer(main, "f", "f", "now", "", objects, (one,), (), ())
+    return Answer(main, "f", "f", "now", "", objects, (one,), (), (), ())
 
 
 def test_it_fits_the_terminal() -> None:

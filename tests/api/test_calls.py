@@ -163,6 +163,25 @@ def test_the_death_of_the_guest_says_where(p: emu.Process, lib: emu.Library) -> 
     assert p.ended
 
 
+def test_a_death_at_the_end_leaves_the_with_block() -> None:
+    def die_at_exit() -> emu.Process:
+        process = emu.Process()
+        libc = process.dlopen("libc.so.6")
+        libc.on_exit(libc.abort, None)
+        return process
+
+    with pytest.raises(emu.GuestFault, match="SIGABRT") as caught, die_at_exit() as p:
+        pass
+    assert (caught.value.signal, p.status) == (6, 134)
+    assert "abort" in [frame.function for frame in caught.value.backtrace]
+    p.close()
+    with pytest.raises(emu.GuestFault):
+        die_at_exit().close()
+    with pytest.raises(ValueError, match="mine"), die_at_exit() as p:
+        raise ValueError("mine")
+    assert p.ended
+
+
 def test_exit_in_a_call_ends_the_process(p: emu.Process, lib: emu.Library) -> None:
     with pytest.raises(emu.ProcessEnded) as caught:
         lib.leave(3)

@@ -83,6 +83,29 @@ def test_a_signal_is_a_status_and_a_report(start: Callable[..., emu.Process]) ->
         assert "read of 0x0" in p.report
 
 
+def test_the_time_is_given_or_always_the_same() -> None:
+    for given, told in ((None, 1704067200), (86400, 86400)):
+        with emu.Process(time=given) as p:
+            assert p.dlopen("libc.so.6").time(None) == told
+    with pytest.raises(emu.ArgumentError, match="time='today' is neither"):
+        emu.Process(time="today")  # type: ignore[arg-type]
+
+
+def test_what_the_guests_libc_cannot_do_is_refused() -> None:
+    with pytest.raises(
+        emu.ArgumentError, match="unload_rule nodelete-flag is not what the guest's libc does"
+    ):
+        emu.Process(unload_rule="nodelete-flag", tls_dtors="guest")
+
+
+def test_tab_completes_functions(p: emu.Process, lib: emu.Library) -> None:
+    names = dir(lib)
+    assert {"touch", "fail", "read_at", "close", "path"} <= set(names)
+    assert not {"answer", "printf", "level"} & set(names)
+    lib.close()
+    assert "touch" not in dir(lib)
+
+
 def test_interposition_sees_every_caller(start: Callable[..., emu.Process]) -> None:
     written: list[int] = []
     with start("tls-dsos", "c") as p:

@@ -85,3 +85,27 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     script = f"set -o pipefail; {emu} trace-schema | head -c 1"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("{", "")
+
+
+@pytest.mark.parametrize("command", ["ldd /bin/true", "call libm.so.6 abs 3", "tour", "run --help"])
+def test_standard_output_that_cannot_be_written_is_one_line(command: str) -> None:
+    for redirection, reason in ((">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
+        script = f"{sys.executable} -m emu {command} {redirection}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (125, f"emu: standard output: {reason}\n")
+
+
+@pytest.mark.parametrize("command", ["cat /etc/hostname", "printf x", "bash -c 'echo x'"])
+def test_a_closed_descriptor_is_closed_for_the_guest_too(command: str) -> None:
+    def run(emu: str) -> tuple[int, str]:
+        script = f"exec <&- >&-; LC_ALL=C {emu} {command}"
+        done = subprocess.run(["bash", "-c", script], stderr=subprocess.PIPE, text=True, timeout=60)
+        return done.returncode, done.stderr.replace("/bin/", "").replace("/usr", "")
+
+    assert run(f"{sys.executable} -m emu run") == run("env")
+
+
+def test_a_guest_whose_reader_leaves_dies_silently() -> None:
+    script = f"{sys.executable} -m emu run yes | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (141, "y\n", "")

@@ -91,6 +91,12 @@ def test_the_rule_of_2_18() -> None:
     assert code == 1
 
 
+def test_a_close_in_vain_must_be_made_again() -> None:
+    code, told = answer("unload-rules:count", "--unload-rule", "nodelete-flag", library="plugin.so")
+    assert summary(told)[-1].endswith("stayed [plugin.so open-count 1] -> [close plugin.so]")
+    assert code == 1
+
+
 def test_a_pending_destructor_is_told_with_its_thread_and_line() -> None:
     _, told = answer("why-threads:waits")
     noisy, buffer = told["generations"][0]["moments"][0]["reasons"][0]["destructors"]
