@@ -27,6 +27,8 @@ _ADDRESS_LIMIT = 1 << 40
 _PATH_MAX = 4096
 _KERNEL_PHDRS_LIMIT = 0x10000
 _ENOEXEC = 8
+_ARCHIVE = b"!<arch>\n"
+_NO_PROGRAMS = {c.ET_REL: "an object file: link it first", c.ET_CORE: "a core file"}
 
 
 class Ehdr(NamedTuple):
@@ -241,14 +243,16 @@ def check_executable(data: Data, name: str) -> tuple[Ehdr, list[Phdr], bytes | N
     Differs: programs of another class or byte order are refused, where Linux looks at e_machine only.
     """
     if len(data) < c.EHDR_SIZE or data[:4] != c.ELFMAG:
-        raise NotExecutableError(name, "not an ELF file")
+        archive = data[: len(_ARCHIVE)] == _ARCHIVE
+        raise NotExecutableError(name, "an archive of object files" if archive else "not an ELF file")
     ehdr = Ehdr._make(_EHDR.unpack_from(data))
     if ehdr.ident[c.EI_CLASS] != c.ELFCLASS64:
         raise NotExecutableError(name, "not a 64-bit ELF file")
     if ehdr.ident[c.EI_DATA] != c.ELFDATA2LSB:
         raise NotExecutableError(name, "not a little-endian ELF file")
     if ehdr.type not in (c.ET_EXEC, c.ET_DYN):
-        raise NotExecutableError(name, f"e_type {ehdr.type} is neither ET_EXEC nor ET_DYN")
+        what = _NO_PROGRAMS.get(ehdr.type, f"e_type {ehdr.type} is neither ET_EXEC nor ET_DYN")
+        raise NotExecutableError(name, what)
     if ehdr.machine != c.EM_X86_64:
         raise NotExecutableError(name, f"e_machine {ehdr.machine} is not EM_X86_64")
     if ehdr.phentsize != c.PHDR_SIZE:
