@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 @click.argument("program")
 def command(program: str, variables: dict[str, str], clean_env: bool, sysroot: str, as_json: bool) -> int:
-    """Show what PROGRAM loads, in load order: name, path, who needed it, the rule that found it.
+    """Show what PROGRAM, or a shared library, loads, in load order: name, path, who needed it, the rule that found it.
 
     Nothing of PROGRAM is executed. The exit code is 1 when an object is missing.
 
@@ -30,6 +30,7 @@ def command(program: str, variables: dict[str, str], clean_env: bool, sysroot: s
     Examples:
       emu ldd /bin/ls
       emu ldd --env LD_LIBRARY_PATH=./lib ./hello
+      emu ldd ./libplugin.so
       emu ldd --json ./hello
     """
     env = options.environment(variables, clean_env)

@@ -350,4 +350,5 @@ def find_program(name: str, path: str, sysroot: str) -> str:
             denied = True
     if denied:
         raise ProgramError(f"{name}: Permission denied", EXIT_NOT_EXECUTABLE)
-    raise ProgramError(f"{name}: command not found", EXIT_LOADER)
+    hint = f" (the file here is ./{name})" if sysroot == "/" and os.path.isfile(name) else ""
+    raise ProgramError(f"{name}: command not found{hint}", EXIT_LOADER)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.errors import EXIT_LOADER, EXIT_NOT_EXECUTABLE, ElfError, ProgramError
 from emu.elf import constants as c
+from emu.elf.dynamic import Dynamic
 from emu.elf.header import Ehdr, NotExecutableError, Phdr, check_executable
 from emu.kernel import abi
 from emu.kernel.kernel import Program
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from emu.kernel.openfile import RegularFile
 
 PIE_BASE = 0x5555_5555_4000
+_INTERPRETER = b"/lib64/ld-linux-x86-64.so.2"
 _SCRIPT_DEPTH = 4
 _SCRIPT_LINE = 256
 _ARGUMENT_LIMIT = STACK_SIZE // 4
@@ -84,21 +86,26 @@ def load_program(
     envp: list[bytes],
     vdso: bytes = b"",
     image: bytes | None = None,
+    *,
+    listed: bool = False,
 ) -> Loaded:
     """Map the program at the guest path `path` and make its stack; `vdso` is an ELF image to be shown as
-    [vdso]. With `image` the program is these bytes, in a file that has no name.
+    [vdso]. With `image` the program is these bytes, in a file that has no name. One that is only `listed` need not be
+    executable, and may be a DSO: it gets the interpreter that it does not name, as ldd has it.
 
     Raises ProgramError with the shell's exit code: 127 for a missing file, 126 for one that cannot be
     executed.
     """
     name = path
     if image is None:
-        file, argv, path = _resolve_scripts(kernel, path, list(argv))
+        file, argv, path = _resolve_scripts(kernel, path, list(argv), listed)
     else:
         file = kernel.fs.in_memory(path, image)
     if sum(map(len, argv)) + sum(map(len, envp)) + 9 * (len(argv) + len(envp)) > _ARGUMENT_LIMIT:
         raise ProgramError(f"{path}: Argument list too long", EXIT_NOT_EXECUTABLE)
     ehdr, phdrs, interp_path = _judge(file, path)
+    if listed and interp_path is None and _is_dso(file, path, phdrs):
+        interp_path = _INTERPRETER
     bias = _program_bias(ehdr, phdrs)
     program = _map_or_die(kernel, file, path, ehdr, phdrs, bias)
     kernel.brk_start = kernel.brk = _page_up(program.end)
@@ -129,15 +136,15 @@ def load_program(
     )  # fmt: skip
 
 
-def _open_executable(kernel: Kernel, path: str) -> RegularFile:
+def _open_executable(kernel: Kernel, path: str, listed: bool = False) -> RegularFile:
     try:
         inode = kernel.fs.find(path)
         if inode.fmt == abi.S_IFDIR:
             raise ProgramError(f"{path}: Is a directory", EXIT_NOT_EXECUTABLE)
         if inode.fmt != abi.S_IFREG:
             raise ProgramError(f"{path}: Permission denied (not a regular file)", EXIT_NOT_EXECUTABLE)
-        kernel.fs.allow(inode, abi.X_OK)
-        if not inode.stat().mode & 0o111:
+        kernel.fs.allow(inode, abi.R_OK if listed else abi.X_OK)
+        if not listed and not inode.stat().mode & 0o111:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         return kernel.fs.open_for_loading(path)
     except OSError as error:
@@ -146,11 +153,13 @@ def _open_executable(kernel: Kernel, path: str) -> RegularFile:
         raise ProgramError(f"{path}: {error.strerror}", code) from None
 
 
-def _resolve_scripts(kernel: Kernel, path: str, argv: list[bytes]) -> tuple[RegularFile, list[bytes], str]:
+def _resolve_scripts(
+    kernel: Kernel, path: str, argv: list[bytes], listed: bool
+) -> tuple[RegularFile, list[bytes], str]:
     """Follow `#!` lines to an ELF file; return it, the arguments that it gets, and its path."""
     first = path
     for _ in range(_SCRIPT_DEPTH + 1):
-        file = _open_executable(kernel, path)
+        file = _open_executable(kernel, path, listed)
         head = file.pread(_SCRIPT_LINE, 0)
         if head[:2] != b"#!":
             return file, argv, path
@@ -176,6 +185,14 @@ def _exists(kernel: Kernel, path: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_dso(file: RegularFile, path: str, phdrs: list[Phdr]) -> bool:
+    """Whether this is a shared object, and no static program, PIE or not."""
+    for phdr in phdrs:
+        if phdr.type == c.PT_DYNAMIC:
+            return not Dynamic(file.pread(phdr.filesz, phdr.offset), path).is_pie
+    return False
 
 
 def _judge(file: RegularFile, path: str) -> tuple[Ehdr, list[Phdr], bytes | None]:

@@ -16,7 +16,8 @@ class RunConfig(NamedTuple):
     `env` is the guest's whole environment, `start_time` its CLOCK_REALTIME at the start, in nanoseconds since the epoch. `max_memory` is
     in bytes, `timeout` in seconds of host time. `tls_dtors` chooses who keeps the thread_local destructors: our model, or libc's own code.
     `unload_rule` is what keeps an object with pending destructors (the second needs the model). With `keep_going` missing objects are
-    recorded, not fatal. `image` is the program itself where it is no file (`program` then only names it). `policy` schedules the threads;
+    recorded, not fatal, and the program may be a DSO (see `load_program`).
+    `image` is the program itself where it is no file (`program` then only names it). `policy` schedules the threads;
     None is round-robin. `stdio` are the host descriptors behind 0, 1 and 2 (None: closed).
     """
 

@@ -110,7 +110,7 @@ class Process:
         argv = [os.fsencode(config.argv0 or config.program), *map(os.fsencode, config.args)]
         envp = [os.fsencode(f"{name}={value}") for name, value in config.env.items()]
         loaded = self.loaded = load_program(
-            self.kernel, config.program, argv, envp, build_vdso(), config.image
+            self.kernel, config.program, argv, envp, build_vdso(), config.image, listed=config.keep_going
         )
         if loaded.interpreter is not None:
             self._link(loaded, loaded.interpreter)

@@ -63,6 +63,25 @@ def test_ldd_says_not_found(tmp_path: Path) -> None:
     assert "not found" in done.stdout
 
 
+def test_ldd_of_a_library_that_is_not_executable(tmp_path: Path) -> None:
+    (tmp_path / "x.cc").write_text("#include <string>\nstd::string x(int i) { return std::to_string(i); }")
+    subprocess.run(
+        "g++ -shared -fPIC -o libx.so x.cc && chmod -x libx.so", shell=True, cwd=tmp_path, check=True
+    )
+    objects = json.loads(_emu("ldd", "--json", "./libx.so", cwd=tmp_path).stdout)["objects"]
+    native = subprocess.run(["ldd", "./libx.so"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert {one["name"] for one in objects} == {line.split()[0] for line in native.stdout.splitlines()} | {
+        "./libx.so"
+    }
+    hint = _emu("ldd", "libx.so", cwd=tmp_path)
+    assert (
+        hint.stderr == "emu: libx.so: command not found (the file here is ./libx.so)\n"
+        and hint.returncode == 127
+    )
+    static = _emu("ldd", str(fixtures.build("static-pie") / "main"))
+    assert (static.returncode, static.stdout.rpartition(": ")[2]) == (0, "statically linked\n")
+
+
 def test_maps_shows_stack_vdso_and_libraries(hello: Path) -> None:
     done = _emu("maps", str(hello))
     assert done.returncode == 0, done.stderr
