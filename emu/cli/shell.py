@@ -76,7 +76,8 @@ def command(
     # The guest writes to the same descriptors, unbuffered by us.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with running.policy() as policy, open(os.devnull, "rb") as nothing:
-        found, variables, cwd = None, options.environment(running.variables, running.clean_env), None
+        found, variables = None, options.environment(running.variables, running.clean_env)
+        cwd = options.guest_directory(running.fields["sysroot"])
         if program is not None:
             config = running.config(program, arguments)
             found, variables, cwd = config.program, config.env, config.cwd
