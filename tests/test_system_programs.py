@@ -154,6 +154,15 @@ strings -n 8 /bin/true
 size /bin/true
 c++filt _ZNSt6vectorIiSaIiEE9push_backERKi
 ar t archive.a
+node -e 'console.log([1,2,3].map(x=>x*x))'
+python3 -c 'import concurrent.futures as f; print(list(f.ThreadPoolExecutor(4).map(lambda x: x ** 2, range(10))))'
+python3 -c 'import ctypes as t; c = t.CDLL(None); f = t.CFUNCTYPE(t.c_int, *[t.c_void_p] * 2)(lambda a, b: print("asked") or 0); c.bsearch(b"x", b"a", 1, 1, f)'
+python3 -c 'import sqlite3; print(sqlite3.connect(":memory:").execute("select sum(value) from json_each(?)", ("[1,2]",)).fetchall())'
+perl -Mthreads -e 'print join(",", map { $_->join } map { my $n = $_; threads->create(sub { $n * $n }) } 1..4), "\n"'
+openssl kdf -keylen 32 -kdfopt digest:SHA256 -kdfopt pass:x -kdfopt salt:y -kdfopt iter:1000 PBKDF2
+xz -T2 -c binary
+zstd -T2 -c -q binary
+git hash-object words binary
 """
 """A line is split as a shell would; `< FILE` at its end is standard input."""
 

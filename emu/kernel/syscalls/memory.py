@@ -1,6 +1,6 @@
 """Memory: mmap and its kin, brk, madvise.
 
-Source: mmap(2), mremap(2), brk(2), madvise(2), mincore(2), membarrier(2).
+Source: mmap(2), mremap(2), brk(2), madvise(2), mincore(2), membarrier(2), pkey_alloc(2).
 """
 
 from __future__ import annotations
@@ -125,6 +125,16 @@ def _sys_pkey_mprotect(k: Kernel, t: Task, address: int, length: int, prot: int,
     if key != -1:
         raise fail(errno.EINVAL)
     return _sys_mprotect(k, t, address, length, prot)
+
+
+@syscall(330, "pkey_alloc", "int", "hex")
+def _sys_pkey_alloc(k: Kernel, t: Task, flags: int, rights: int) -> int:
+    raise fail(errno.EINVAL)  # as Linux has it where the CPU has no protection keys
+
+
+@syscall(331, "pkey_free", "int")
+def _sys_pkey_free(k: Kernel, t: Task, key: int) -> int:
+    raise fail(errno.EINVAL)
 
 
 @syscall(25, "mremap", "ptr", "size", "size", "hex", "ptr")
