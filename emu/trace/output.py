@@ -131,7 +131,7 @@ def ended_by(flush: Callable[[], None], begun: Callable[[], bool]) -> Iterator[N
 def check_output(
     path: str, beginnings: tuple[str, ...] = (), *, force: bool = False, what: str = "trace"
 ) -> None:
-    """Look before the run whether `write_answer` may and can write to `path`, by the rules of `open_output`. Raises TraceError."""
+    """Look before the run whether `write_output` may and can write to `path`, by the rules of `open_output`. Raises TraceError."""
     folder = os.path.dirname(os.path.realpath(path))
     try:
         status = os.stat(path)
