@@ -81,7 +81,7 @@ def map_segments(rtld: Rtld, backing: Backing, phdrs: list[Phdr], name: str) -> 
     except OSError as error:
         if base:
             mappings.munmap(base, end - start)
-        raise LoaderError(name, "failed to map segment from shared object", error.errno or 0) from None
+        raise LoaderError(name, "failed to map segment from shared object") from None
     return base - start
 
 
