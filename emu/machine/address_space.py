@@ -43,12 +43,12 @@ class AddressSpace:
     """All areas of one process. Methods raise OSError with Linux's errno; lengths and addresses are in bytes.
 
     `on_change(start, end, had_exec)` is called before an existing range changes, so that the CPU drops what
-    it keeps of it.
+    it keeps of it. `max_memory` and `limit` (RLIMIT_AS) bound what is mapped.
     """
 
     def __init__(self, arena: Arena, max_memory: int = 1 << 62) -> None:
         self.arena = arena
-        self.max_memory = max_memory
+        self.max_memory = self.limit = max_memory
         self.total = 0
         self.shared_files = SharedFiles()
         self._starts: list[int] = []
@@ -113,8 +113,8 @@ class AddressSpace:
         if length <= 0 or address & (PAGE_SIZE - 1) and fixed or offset & (PAGE_SIZE - 1):
             raise OSError(errno.EINVAL, "mmap: bad length, address or offset")
         length = page_up(length)
-        self._charge(length)
         address &= -PAGE_SIZE
+        self._charge(length - (self._mapped(address, address + length) if fixed and not noreplace else 0))
         if fixed:
             if physical(address) < 0 or physical(address + length - 1) != physical(address) + length - 1:
                 raise OSError(errno.ENOMEM, "address outside the guest's windows")
@@ -247,11 +247,14 @@ class AddressSpace:
         last = physical(address + length - 1)
         return physical(address) >= 0 and last >= 0 and not self.overlapping(address, address + length)
 
+    def _mapped(self, start: int, end: int) -> int:
+        return sum(min(area.end, end) - max(area.start, start) for area in self.overlapping(start, end))
+
     def _charge(self, length: int) -> None:
         if length > 1 << 46:
             raise OSError(errno.ENOMEM, "absurd length")
-        if self.total + length > self.max_memory:
-            raise OSError(errno.ENOMEM, "--max-memory reached")
+        if length > 0 and self.total + length > min(self.max_memory, self.limit):
+            raise OSError(errno.ENOMEM, "--max-memory or RLIMIT_AS reached")
 
     def _enter(self, area: Vma) -> None:
         """Make a new area's bytes and permissions, then let it join its neighbours."""
@@ -359,7 +362,7 @@ class AddressSpace:
         )
 
     def _move(self, area: Vma, old: int, old_size: int, new_size: int, new: int) -> int:
-        self._charge(new_size)
+        self._charge(new_size - old_size)
         if self.overlapping(new, new + new_size):
             self.munmap(new, new_size)
         kept = min(old_size, new_size)

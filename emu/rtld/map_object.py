@@ -78,10 +78,10 @@ def map_segments(rtld: Rtld, backing: Backing, phdrs: list[Phdr], name: str) -> 
                 hole = loads[index + 1].vaddr & -_PAGE
                 if hole > mem_end:
                     mappings.mmap(base + mem_end - start, hole - mem_end, 0, fixed=True, name=backing.path)
-    except OSError as error:
+    except OSError:
         if base:
             mappings.munmap(base, end - start)
-        raise LoaderError(name, "failed to map segment from shared object", error.errno or 0) from None
+        raise LoaderError(name, "failed to map segment from shared object") from None
     return base - start
 
 

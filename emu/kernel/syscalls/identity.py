@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from emu.kernel import abi
 from emu.kernel.inodes import fail
+from emu.kernel.stack import STACK_SIZE
 from emu.kernel.syscalls.time import pack_timeval
 from emu.kernel.table import syscall
 from emu.machine import regs
@@ -27,6 +28,8 @@ _RANDOM_LIMIT = 1 << 25
 """The most that one getrandom call gives (32 MiB: Linux gives 33554431)."""
 _PIECE = 1 << 16
 _MEM_TOTAL = 4 << 30
+_STACK_TO_COME = STACK_SIZE - (132 << 10)
+"""Bytes of the stack that are mapped here, while Linux maps them when they are touched."""
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 1, 2, 3, 4
 _PR_GET_KEEPCAPS, _PR_SET_KEEPCAPS, _PR_GET_TIMING, _PR_SET_NAME, _PR_GET_NAME = 7, 8, 13, 15, 16
 _PR_GET_SECCOMP, _PR_CAPBSET_READ, _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 21, 23, 29, 30
@@ -245,6 +248,8 @@ def _limit(k: Kernel, resource: int, new: int, old: int) -> int:
         k.rlimits[resource] = (soft, hard)
         if resource == abi.RLIMIT_NOFILE:
             k.fds.limit = soft
+        elif resource == abi.RLIMIT_AS:
+            k.space.limit = soft + _STACK_TO_COME
     if old:
         k.arena.copy_out(old, struct.pack("<QQ", *before))
     return 0
