@@ -16,6 +16,9 @@ from emu.process import Process
 if TYPE_CHECKING:
     from emu.analysis.check_data import Report
 
+_BEGINNINGS = ("emu check: ", "emu: ", '{\n  "program"')
+"""Of its own reports, as text and as JSON: other files are not overwritten."""
+
 
 def _print_schema(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
     if asked:
@@ -60,6 +63,7 @@ def _print_rules(ctx: click.Context, _param: click.Parameter, asked: bool) -> No
     help="See each access to destroyed thread_locals and to data of finalised DSOs; the run is several times slower.",
 )  # fmt: skip
 @click.option("-o", "--output", metavar="FILE", help="Where the report goes; standard error otherwise.")
+@click.option("--force", is_flag=True, help="Let --output overwrite a file that is no report.")
 @click.argument("program")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def command(
@@ -73,6 +77,7 @@ def command(
     as_json: bool,
     watch: bool,
     output: str | None,
+    force: bool,
 ) -> int:
     """Run PROGRAM and report code used after its DSO was unloaded, destructors that never run, closes without effect, and more.
 
@@ -93,7 +98,7 @@ def command(
     from emu.trace.output import check_output, write_answer
 
     if output is not None:
-        check_output(output, what="answer")
+        check_output(output, _BEGINNINGS, force=force, what="report")
     try:
         rules = chosen_rules(only, without)
     except ValueError as error:

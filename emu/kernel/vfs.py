@@ -4,6 +4,8 @@ Every path is resolved here, name by name, in the guest's own tree: `..` stops a
 a symbolic link is a guest path too. So neither leads out of the sysroot. Nothing below this module ever
 follows a link on the host.
 
+One piece: each operation resolves its path, checks permissions and changes directories by the same few rules.
+
 Source: path_resolution(7), open(2), rename(2), credentials(7).
 """
 

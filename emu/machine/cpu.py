@@ -3,6 +3,8 @@
 A trap is a `syscall` instruction. The handler given to `run` is called inside Unicorn's hook with the registers read in one batch; what
 it does to the registers is what the guest goes on with, so most traps never leave Unicorn. Nothing ever runs guest code from inside a hook.
 
+One piece: hooks, registers and runs share what is known of the present trap.
+
 Unicorn runs some instructions wrong, VEX.128 as its destructive SSE form for one: each newly translated block is scanned (once, not each
 time that it runs) for them, see `emu.machine.scan` and `emu.machine.special`.
 """

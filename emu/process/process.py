@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from emu.kernel.exec import MappedImage as KernelImage
     from emu.rtld.link_map import LinkMap
 
-_PID = 1000
-_DEFAULT_MEMORY = 4 << 30
+_PID, _DEFAULT_MEMORY = 1000, 4 << 30
 _GLIBC_NAMES = {
     "start": "_dl_start",
     "fini": "_dl_fini",

@@ -121,7 +121,7 @@ def ended_by(flush: Callable[[], None], begun: Callable[[], bool]) -> Iterator[N
     """Call `flush` at the end, but not after an error that came before anything `begun`: an earlier file then stays as it is."""
     try:
         yield
-    except BaseException:
+    except BaseException:  # Ctrl-C, too: it is raised again
         if begun():
             flush()
         raise

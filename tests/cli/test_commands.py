@@ -140,3 +140,21 @@ def test_writes_vanish_unless_let_through(tmp_path: Path) -> None:
     assert not target.exists()
     assert _emu("run", "--writable", str(tmp_path), "bash", "-c", script).returncode == 0
     assert target.read_text() == "hi\n"
+
+
+@pytest.mark.parametrize("command", ["check", "report", "why"])
+def test_an_output_file_destroys_nothing(command: str, tmp_path: Path) -> None:
+    file, library = tmp_path / "file", ("libc.so.6",) if command == "why" else ()
+    file.write_text("mine\n")
+    refused = _emu(command, "-o", str(file), "/bin/true", *library)
+    assert refused.returncode == 125 and "not overwritten (--force overwrites it)" in refused.stderr
+    assert refused.stderr.count("\n") == 1 and file.read_text() == "mine\n"
+    for words in (("--force", "-o"), ("-o",)):  # its own it may overwrite
+        assert _emu(command, *words, str(file), "/bin/true", *library).returncode in (0, 1)
+        assert file.read_text() != "mine\n"
+
+
+def test_check_overwrites_its_own_report_as_json(tmp_path: Path) -> None:
+    file = str(tmp_path / "report.json")
+    for _ in range(2):
+        assert _emu("check", "--json", "-o", file, "/bin/true").returncode == 0
