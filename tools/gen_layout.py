@@ -25,6 +25,7 @@ WANTED = {
     LD_SO: (
         "link_map", "rtld_global", "rtld_global_ro", "r_scope_elem", "libname_list", "dtv_slotinfo_list", "dtv_slotinfo",
         "r_debug_extended", "link_map_reldeps", "r_found_version", "dl_exception", "r_search_path_struct", "link_namespaces",
+        "tunable_t",
     ),
     LIBC: ("pthread", "tcbhead_t", "dtor_list", "dl_find_object"),
 }  # fmt: skip

@@ -23,6 +23,7 @@ from emu.glibc.layout import Layout, load_layout
 from emu.glibc.mirror_global import GlobalMirror
 from emu.glibc.probe import find_own, glibc_version
 from emu.glibc.stubs import Stubs, build_stubs
+from emu.glibc.tunables import set_tunables
 from emu.machine.arena import Arena
 from emu.rtld.init import init
 from emu.rtld.link_map import LinkMap
@@ -213,6 +214,7 @@ class Contract:
         rtld, mirror, info = self.rtld, self.mirror, self.info
         ld_so = rtld.ld_so
         assert ld_so is not None
+        set_tunables(self.layout, self.arena, rtld.heap, ld_so, rtld.env)
         yield from relocate_bootstrap(rtld, ld_so)
         ld_so.relocated = True
         self._fill_ro(info)
