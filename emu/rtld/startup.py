@@ -1,4 +1,4 @@
-"""Steps of start-up that only LD_DEBUG shows: the list of scopes, ld.so's own look-ups, the sums.
+"""Steps of start-up beside the linking: what is refused, and what only LD_DEBUG shows (the scopes, ld.so's own look-ups, the sums).
 
 Source: glibc elf/rtld.c:dl_main, print_statistics; elf/dl-minimal.c.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emu.core.errors import UnsupportedError
 from emu.core.ldso_events import InitialScopes, StartupStatistics
 from emu.elf import constants as c
 from emu.elf.hash import sysv_hash
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
 _MALLOC_VERSION = b"GLIBC_2.2.5"
 CYCLES_PER_NS = 3
 """The rate of the emulated time-stamp counter."""
+
+
+def refuse_auditors(rtld: Rtld, main: LinkMap) -> None:
+    """Raise UnsupportedError where ld.so would load auditors: they might change every decision, so none is left out without a word."""
+    if rtld.env.get("LD_AUDIT"):
+        raise UnsupportedError("LD_AUDIT (auditing)", rtld.program, "unset it: --env LD_AUDIT=")
+    for tag, name in ((c.DT_AUDIT, "DT_AUDIT"), (c.DT_DEPAUDIT, "DT_DEPAUDIT")):
+        if main.dynamic.get(tag) is not None:
+            raise UnsupportedError(
+                f"{name} (auditing)", rtld.program, "link it without --audit and --depaudit"
+            )
 
 
 def tell_scopes(rtld: Rtld) -> None:

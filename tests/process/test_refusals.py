@@ -92,3 +92,24 @@ def test_mutated_programs_end_without_a_traceback(tmp_path: Path, data: st.DataO
     bad.chmod(0o755)
     done = _run(bad, "--timeout", "10", "--max-memory", "1G")
     assert "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "flags", "thing"),
+    [
+        (["--env", "LD_AUDIT=./auditor.so"], [], "LD_AUDIT"),
+        ([], ["-Wl,--audit=auditor.so"], "DT_AUDIT"),
+        ([], ["-Wl,--depaudit=auditor.so"], "DT_DEPAUDIT"),
+        (["--env", "LD_AUDIT="], [], None),
+    ],
+)
+def test_auditors_are_not_left_out_without_a_word(
+    tmp_path: Path, options: list[str], flags: list[str], thing: str | None
+) -> None:
+    done = _run(_build(tmp_path, "int main(void) { return 0; }", *flags), *options)
+    if thing is None:
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert done.returncode == 125
+        assert done.stderr.count("\n") == 1
+        assert f"unsupported {thing} (auditing)" in done.stderr
