@@ -188,9 +188,9 @@ def _sys_rt_sigreturn(k: Kernel, t: Task) -> RegistersSet | int:
     return REGISTERS_SET
 
 
-def _target(pid: int) -> None:
-    """Check that a kill goes to this process: there is no other. Raises OSError(ESRCH)."""
-    if pid not in (abi.PID, 0, -1, -abi.PGID):
+def _target(k: Kernel, pid: int) -> None:
+    """Check that a kill goes to this process: there is no other. Any thread's id names it too. Raises OSError(ESRCH)."""
+    if pid not in (abi.PID, 0, -1, -abi.PGID) and pid not in k.tasks:
         raise fail(errno.ESRCH)
 
 
@@ -208,7 +208,7 @@ def _sys_kill(k: Kernel, t: Task, pid: int, signo: int) -> int:
         raise fail(errno.EINVAL)
     if pid == -1:
         raise fail(errno.ESRCH)  # "every other process": there is none
-    _target(pid)
+    _target(k, pid)
     return _send(k, None, signo, abi.SI_USER)
 
 
@@ -247,7 +247,7 @@ def _queue(k: Kernel, t: Task | None, signo: int, address: int) -> int:
 
 @syscall(129, "rt_sigqueueinfo", "pid", "signal", "ptr")
 def _sys_rt_sigqueueinfo(k: Kernel, t: Task, pid: int, signo: int, address: int) -> int:
-    if pid != abi.PID:
+    if pid != abi.PID and pid not in k.tasks:
         raise fail(errno.ESRCH)
     return _queue(k, None, signo, address)
 
