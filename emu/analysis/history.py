@@ -18,8 +18,38 @@ if TYPE_CHECKING:
 
     from emu.core.events import Record
     from emu.process import Process
-    from emu.process.backtrace import FrameInfo
+    from emu.process.backtrace import Captured, FrameInfo
     from emu.rtld.link_map import LinkMap
+
+
+class Seen:
+    """An event that was seen: its number, and its `stamp`, whose functions and lines are read when it is asked for.
+
+    Most are never asked for, and the first time that something of an object is read costs most.
+    """
+
+    __slots__ = ("_frames", "_history", "_name", "_stamp", "_thread", "_time", "sequence")
+
+    def __init__(self, history: History, record: Record, frames: Sequence[Captured]) -> None:
+        self.sequence, self._thread, self._time = record.sequence, record.task, record.time
+        self._history, self._frames = history, frames
+        self._name = history.threads[record.task] = history.thread_name(record.task)
+        self._stamp: Stamp | None = None
+
+    @property
+    def stamp(self) -> Stamp:
+        """When, who and where."""
+        if self._stamp is None:
+            frames = self._history.process.resolve(self._frames)
+            self._stamp = stamp_of(self.sequence, self._time, self._thread, self._name, frames)
+        return self._stamp
+
+
+def stamp_of(sequence: int, time: int, thread: int, name: str, frames: Sequence[FrameInfo]) -> Stamp:
+    """Return a stamp from its parts."""
+    user = user_frame(frames)
+    place, function = (where(user), user.function) if user is not None else ("", "")
+    return Stamp(sequence, time, thread, name, place, function, call_frames(frames))
 
 
 class Open:
@@ -27,21 +57,21 @@ class Open:
 
     __slots__ = ("closed", "flags", "opened")
 
-    def __init__(self, flags: str, opened: Stamp) -> None:
+    def __init__(self, flags: str, opened: Seen) -> None:
         self.flags, self.opened = flags, opened
-        self.closed: Stamp | None = None
+        self.closed: Seen | None = None
 
 
 class Registration:
     """A thread_local destructor on a thread's list."""
 
-    __slots__ = ("address", "function", "object", "owner", "running", "source", "stamp")
+    __slots__ = ("address", "function", "object", "owner", "running", "seen", "source")
 
-    def __init__(self, event: ev.DtorRegistered, owner: LinkMap, stamp: Stamp) -> None:
+    def __init__(self, event: ev.DtorRegistered, owner: LinkMap, seen: Seen) -> None:
         self.function, self.address, self.object, self.source = (
             event.function, event.address, event.object, event.source,
         )  # fmt: skip
-        self.owner, self.stamp, self.running = owner, stamp, False
+        self.owner, self.seen, self.running = owner, seen, False
 
 
 class Bound(NamedTuple):
@@ -50,13 +80,13 @@ class Bound(NamedTuple):
     symbol: str
     relocation: str
     slot: int
-    stamp: Stamp
+    seen: Seen
 
 
 class Release(NamedTuple):
     """The last time that an object lost something that kept it."""
 
-    stamp: Stamp
+    seen: Seen
     text: str
 
 
@@ -70,8 +100,8 @@ class History:
     def __init__(self, process: Process, watched: frozenset[str] = CATEGORIES) -> None:
         self.process, self.watched = process, watched & CATEGORIES
         self.opens: dict[LinkMap, list[Open]] = {}
-        self.loads: dict[LinkMap, Stamp] = {}
-        self.marked: dict[LinkMap, list[tuple[dl.NodeleteSet, Stamp]]] = {}
+        self.loads: dict[LinkMap, Seen] = {}
+        self.marked: dict[LinkMap, list[tuple[dl.NodeleteSet, Seen]]] = {}
         self.void: dict[LinkMap, tuple[int, frozenset[bytes]]] = {}
         self.pending: dict[int, list[Registration]] = {}
         self.bindings: dict[tuple[LinkMap, LinkMap], list[Bound]] = {}
@@ -101,17 +131,19 @@ class History:
 
     # -- for those who ask ----------------------------------------------------------------------------------------------
 
-    def stamp(self, record: Record) -> Stamp:
-        """Return when, who and where of a record that is being told of."""
-        frames = self.process.backtrace() if self._running() else []
-        return self.stamp_of(record.sequence, record.time, record.task, frames)
+    def seen(self, record: Record) -> Seen:
+        """Note when, who and where of a record that is being told of."""
+        return Seen(self, record, self.process.capture() if self._running() else [])
 
-    def stamp_of(self, sequence: int, time: int, thread: int, frames: Sequence[FrameInfo]) -> Stamp:
-        """Return a stamp from its parts."""
-        user = user_frame(frames)
-        place, function = (where(user), user.function) if user is not None else ("", "")
-        name = self.threads[thread] = self.thread_name(thread)
-        return Stamp(sequence, time, thread, name, place, function, call_frames(frames))
+    def now(self) -> Stamp:
+        """Return when and who of this moment."""
+        bus = self.process.bus
+        return stamp_of(bus.upcoming, bus.now(), bus.task, self.thread_name(bus.task), [])
+
+    def loaded(self, map_: LinkMap) -> Stamp | None:
+        """Return when, who and where of an object's loading, None where that was not watched."""
+        seen = self.loads.get(map_)
+        return seen.stamp if seen is not None else None
 
     def thread_name(self, thread: int) -> str:
         """Return the name of a thread, be it there or gone; empty where nothing was seen of it."""
@@ -149,12 +181,12 @@ class History:
             return
         for map_ in rtld.namespaces[event.namespace].maps:
             if map_.map_start == event.start and map_.addr == event.base and map_.real is map_:
-                self.loads[map_] = self.stamp(record)
+                self.loads[map_] = self.seen(record)
 
     def _opened(self, record: Record) -> None:
         event: dl.Opened = record.event
         if (map_ := self.find(event.name, event.namespace)) is not None:
-            self.opens.setdefault(map_, []).append(Open(event.flags, self.stamp(record)))
+            self.opens.setdefault(map_, []).append(Open(event.flags, self.seen(record)))
 
     def _close(self, record: Record) -> None:
         """Pair a dlclose with its dlopen: one by the same function if there is one, or by the same object, the latest first."""
@@ -162,20 +194,20 @@ class History:
         map_ = self.find(event.name, event.namespace)
         if map_ is None:
             return
-        stamp = self.stamp(record)
+        seen = self.seen(record)
         opens = self.opens.get(map_, [])
         if event.outcome == "nodelete":
-            if (mine := _pair([one for one in opens if one.closed is None], stamp)) is not None:
-                mine.closed = stamp
+            if (mine := _pair([one for one in opens if one.closed is None], seen)) is not None:
+                mine.closed = seen
         elif event.opencount_after < event.opencount_before:
-            if (mine := _pair(opens, stamp)) is not None:
+            if (mine := _pair(opens, seen)) is not None:
                 opens.remove(mine)
-            self.releases[map_] = Release(stamp, "it was closed")
+            self.releases[map_] = Release(seen, "it was closed")
 
     def _nodelete(self, record: Record) -> None:
         event: dl.NodeleteSet = record.event
         if (map_ := self.find(event.name, event.namespace)) is not None:
-            self.marked.setdefault(map_, []).append((event, self.stamp(record)))
+            self.marked.setdefault(map_, []).append((event, self.seen(record)))
             self._depends(record, event.by, event.by_namespace, map_, event.symbol)
 
     def _cleared(self, record: Record) -> None:
@@ -188,7 +220,7 @@ class History:
         self.void[map_] = (
             record.sequence, frozenset(name for name, (owner, _) in unique.items() if owner is map_)
         )  # fmt: skip
-        self.releases[map_] = Release(self.stamp(record), "its last thread_local destructor had run")
+        self.releases[map_] = Release(self.seen(record), "its last thread_local destructor had run")
 
     def _dependency(self, record: Record) -> None:
         event: dl.RelocationDependency = record.event
@@ -198,7 +230,7 @@ class History:
     def _depends(self, record: Record, by: str, namespace: int, map_: LinkMap, symbol: str) -> None:
         """Note a binding of which the linker has taken note itself; the relocation that it is for is told of next."""
         if by and (origin := self.find(by, namespace)) is not None and origin is not map_:
-            bound = Bound(symbol, "", -1, self.stamp(record))
+            bound = Bound(symbol, "", -1, self.seen(record))
             self.bindings.setdefault((origin, map_), []).append(bound)
 
     def _binding(self, record: Record) -> None:
@@ -218,7 +250,7 @@ class History:
                     to is target
                     and by.display_name == event.origin
                     and last[:3] == (event.symbol, "", -1)
-                    and last.stamp.sequence == record.sequence - 1
+                    and last.seen.sequence == record.sequence - 1
                 ):
                     bound[-1] = last._replace(relocation="dlsym", slot=0)
             return
@@ -228,9 +260,8 @@ class History:
         if bound and bound[-1].slot < 0 and bound[-1].symbol == event.symbol:
             bound[-1] = bound[-1]._replace(relocation=event.relocation, slot=event.slot)
             return
-        frames = self.process.backtrace() if event.lazy else []
-        stamp = self.stamp_of(record.sequence, record.time, record.task, frames)
-        bound.append(Bound(event.symbol, event.relocation, event.slot, stamp))
+        seen = Seen(self, record, self.process.capture() if event.lazy else [])
+        bound.append(Bound(event.symbol, event.relocation, event.slot, seen))
 
     def _registered(self, record: Record) -> None:
         event: ev.DtorRegistered = record.event
@@ -243,7 +274,7 @@ class History:
         if owner is not None:
             self._last_owner[record.task] = owner
             if owner.type == LT_LOADED:
-                mine = Registration(event, owner, self.stamp(record))
+                mine = Registration(event, owner, self.seen(record))
                 self.pending.setdefault(record.task, []).append(mine)
 
     def _run(self, record: Record) -> None:
@@ -262,19 +293,21 @@ class History:
                 del mine[number]
                 if not event.count_after:
                     text = f"its last thread_local destructor ({one.function}) had run"
-                    self.releases[one.owner] = Release(self.stamp(record), text)
+                    self.releases[one.owner] = Release(self.seen(record), text)
                 return
 
     def _thread(self, record: Record) -> None:
         self.threads[record.event.thread] = record.event.name
 
 
-def _pair(opens: Sequence[Open], close: Stamp) -> Open | None:
+def _pair(opens: Sequence[Open], close: Seen) -> Open | None:
     """Return the open that a close most likely belongs to."""
-    caller = _caller(close)
+    if len(opens) < 2:
+        return opens[0] if opens else None
+    function, caller = close.stamp.function, _caller(close.stamp)
     for same in (
-        [one for one in opens if close.function and one.opened.function == close.function],
-        [one for one in opens if caller and _caller(one.opened) == caller],
+        [one for one in opens if function and one.opened.stamp.function == function],
+        [one for one in opens if caller and _caller(one.opened.stamp) == caller],
         opens,
     ):
         if same:

@@ -20,7 +20,7 @@ from emu.rtld.link_map import LT_LOADED
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from emu.analysis.history import Bound, History
+    from emu.analysis.history import Bound, History, Open
     from emu.analysis.why_data import Stamp
     from emu.process import Process
     from emu.rtld.link_map import LinkMap
@@ -103,7 +103,7 @@ class Reasons:
         )
 
     def _opens(self, root: LinkMap, count: int, chain: tuple[Link, ...]) -> Reason:
-        opens = tuple(OpenCall(one.flags, one.opened, one.closed) for one in self.history.opens.get(root, []))
+        opens = tuple(_open_call(one) for one in self.history.opens.get(root, []))
         text = f"is open: {_times(count, 'dlopen')} without dlclose"
         idle = sum(1 for one in opens if one.closed is not None)
         if idle:
@@ -140,14 +140,13 @@ class Reasons:
         marked = history.marked.get(root, [])
         if root.dynamic.flags_1 & c.DF_1_NODELETE and not void:
             text = "is marked NODELETE in its file (DF_1_NODELETE)"
-            since: Stamp | None = history.loads.get(root)
-            yield self._reason("nodelete-file", root, text, chain, since=since)
+            yield self._reason("nodelete-file", root, text, chain, since=history.loaded(root))
         opens = history.opens.get(root, [])
         flagged = [one for one in opens if "NODELETE" in one.flags.split("|") and one.opened.sequence > void]
         if flagged:
-            calls = tuple(OpenCall(one.flags, one.opened, one.closed) for one in flagged)
+            calls = tuple(_open_call(one) for one in flagged)
             text = "was opened with RTLD_NODELETE"
-            since = flagged[0].opened
+            since: Stamp | None = flagged[0].opened.stamp
             yield self._reason("nodelete-open", root, text, chain, count=len(calls), since=since, opens=calls)
         elif any(event.why == "RTLD_NODELETE" for event, _ in marked):
             yield self._reason("nodelete-open", root, "was opened with RTLD_NODELETE", chain)
@@ -158,12 +157,14 @@ class Reasons:
             if owner is root and name not in void_unique
         ]
         if names:
-            seen = {event.symbol: (event, stamp) for event, stamp in marked if event.why == "unique symbol"}
+            seen = {event.symbol: (event, at) for event, at in marked if event.why == "unique symbol"}
             symbols = []
             for name in names:
-                event, stamp = seen.get(name, (None, None))
+                event, at = seen.get(name, (None, None))
                 by = event.by if event is not None else ""
-                symbols.append(BoundSymbol(name, demangle(name), by, "", None, stamp))
+                symbols.append(
+                    BoundSymbol(name, demangle(name), by, "", None, at.stamp if at is not None else None)
+                )
             plural = "s" if len(names) > 1 else ""
             text = f"is NODELETE since it defines the STB_GNU_UNIQUE symbol{plural} {', '.join(one.demangled for one in symbols)} for its whole namespace"
             since = next((one.bound for one in symbols if one.bound is not None), None)
@@ -181,13 +182,13 @@ class Reasons:
         for (origin, target), bound in self.history.bindings.items():
             if target is not root or origin.type == LT_LOADED:
                 continue
-            later = [one for one in bound if one.stamp.sequence > void]
+            later = [one for one in bound if one.seen.sequence > void]
             symbols = tuple(_bound_symbol(origin, one) for one in later)
             if symbols:
                 listed = ", ".join(dict.fromkeys(one.demangled for one in symbols))
                 text = f"is NODELETE since {origin.display_name}, which was there at start-up, has bound to {listed}"
                 yield self._reason(
-                    "nodelete-reference", root, text, chain, count=len(symbols), since=later[0].stamp, bindings=symbols
+                    "nodelete-reference", root, text, chain, count=len(symbols), since=later[0].seen.stamp, bindings=symbols
                 )  # fmt: skip
 
     def _left_over(self, map_: LinkMap) -> Reason:
@@ -196,8 +197,8 @@ class Reasons:
         releases = self.history.releases
         found = [(releases[m], m) for m in holders(self.rtld, map_) if m in releases]
         if found:
-            release, who = max(found, key=lambda pair: pair[0].stamp.sequence)
-            since = release.stamp
+            release, who = max(found, key=lambda pair: pair[0].seen.sequence)
+            since = release.seen.stamp
             what = release.text if who is map_ else f"of {who.display_name}: {release.text}"
             text += f": {what}"
         return self._reason("never-collected", map_, text, (), count=0, since=since)
@@ -214,7 +215,7 @@ class Reasons:
                 if one.owner is map_:
                     yield PendingDestructor(
                         type_of(one.function), one.function, one.source, Address(one.object), one.running,
-                        self.thread(thread), one.stamp,
+                        self.thread(thread), one.seen.stamp,
                     )  # fmt: skip
 
     def _listed(self, map_: LinkMap) -> Iterator[PendingDestructor]:
@@ -307,7 +308,13 @@ def _by_needed(holder: LinkMap, held: LinkMap) -> list[LinkMap]:
 
 def _bound_symbol(origin: LinkMap, one: Bound) -> BoundSymbol:
     slot = Address(one.slot) if one.slot > 0 else None
-    return BoundSymbol(one.symbol, demangle(one.symbol), origin.display_name, one.relocation, slot, one.stamp)
+    return BoundSymbol(
+        one.symbol, demangle(one.symbol), origin.display_name, one.relocation, slot, one.seen.stamp
+    )
+
+
+def _open_call(one: Open) -> OpenCall:
+    return OpenCall(one.flags, one.opened.stamp, one.closed.stamp if one.closed is not None else None)
 
 
 def _times(number: int, what: str) -> str:

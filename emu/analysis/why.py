@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from emu.analysis.data import Address
-from emu.analysis.history import History
+from emu.analysis.history import History, Seen
 from emu.analysis.names import NotFoundError, find_objects, missing, names_of
 from emu.analysis.reasons import Reasons, is_kept
 from emu.analysis.remedies import remedies
@@ -43,12 +43,12 @@ def why_loaded(process: Process, library: str, history: History | None = None) -
 def now(asked: Reasons, library: str, maps: Iterable[LinkMap]) -> WhyAnswer:
     """Return the answer about objects of a process that goes on: one moment each, the present one."""
     process, history = asked.process, asked.history
-    stamp = history.stamp_of(process.bus.upcoming, process.bus.now(), process.bus.task, [])
+    stamp = history.now()
     lives = []
     for number, map_ in enumerate(maps, 1):
         reasons = asked.of(map_)
         moment = Moment("now", "", "", stamp, "stayed", reasons, remedies(asked, map_, reasons))
-        loaded = history.loads.get(map_)
+        loaded = history.loaded(map_)
         lives.append(
             Generation(
                 number, map_.display_name, map_.ns, map_.path, Address(map_.addr), loaded, None, (moment,)
@@ -98,7 +98,7 @@ class Why:
         self.history = History(process)
         self._lives: list[_Life] = []
         self._alive: dict[LinkMap, _Life] = {}
-        self._close: tuple[dl.CloseRequested, Stamp] | None = None
+        self._close: tuple[dl.CloseRequested, Seen] | None = None
         self._wanted = {library, os.path.abspath(library)}
         self._seen: set[str] = set()
         self._handlers: dict[type[Any], Callable[[Record], None]] = {
@@ -150,7 +150,7 @@ class Why:
         names = {name for name in names_of(rtld, map_) if name}
         self._seen |= names
         if names & self._wanted:
-            life = _Life(len(self._lives) + 1, map_, self.history.loads.get(map_))
+            life = _Life(len(self._lives) + 1, map_, self.history.loaded(map_))
             self._lives.append(life)
             self._alive[map_] = life
 
@@ -177,9 +177,9 @@ class Why:
 
     def _closed(self, record: Record) -> None:
         event: dl.CloseRequested = record.event
-        stamp = self.history.stamp(record)
+        seen = self.history.seen(record)
         if event.outcome == "collect":
-            self._close = event, stamp
+            self._close = event, seen
             return
         map_ = self.history.find(event.name, event.namespace)
         life = self._alive.get(map_) if map_ is not None else None
@@ -187,12 +187,12 @@ class Why:
             return
         if event.outcome == "later":
             life.waiting.append(len(life.moments))
-        self._add(life, "dlclose", event, stamp, "stayed")
+        self._add(life, "dlclose", event, seen, "stayed")
 
     def _collected(self, record: Record) -> None:
         """A collection has marked, and now tells what it found; what it decides is asked of the same marks."""
         assert self._close is not None
-        event, stamp = self._close
+        event, seen = self._close
         for life in list(self._alive.values()):
             if life.map.ns != record.event.namespace or life.map.display_name != record.event.name:
                 continue
@@ -200,20 +200,20 @@ class Why:
             mine = (event.name, event.namespace) == (life.map.display_name, life.map.ns)
             for number in life.waiting:
                 life.moments[number] = self._moment(life, "dlclose", None, life.moments[number], outcome)
-            if life.closing == stamp.sequence and life.moments:
+            if life.closing == seen.sequence and life.moments:
                 life.moments[-1] = self._moment(life, life.moments[-1].kind, None, life.moments[-1], outcome)
             elif not life.waiting:
-                self._add(life, "dlclose" if mine else "other-dlclose", event, stamp, outcome)
-            life.closing, life.waiting = stamp.sequence, []
+                self._add(life, "dlclose" if mine else "other-dlclose", event, seen, outcome)
+            life.closing, life.waiting = seen.sequence, []
 
-    def _add(self, life: _Life, kind: str, event: dl.CloseRequested, stamp: Stamp, outcome: str) -> None:
-        life.moments.append(self._moment(life, kind, (event, stamp), None, outcome))
+    def _add(self, life: _Life, kind: str, event: dl.CloseRequested, seen: Seen, outcome: str) -> None:
+        life.moments.append(self._moment(life, kind, (event, seen), None, outcome))
 
     def _moment(
         self,
         life: _Life,
         kind: str,
-        close: tuple[dl.CloseRequested, Stamp] | None,
+        close: tuple[dl.CloseRequested, Seen] | None,
         before: Moment | None,
         outcome: str,
     ) -> Moment:
@@ -222,7 +222,7 @@ class Why:
             closed, what, stamp = before.closed, before.close_outcome, before.at
         else:
             assert close is not None
-            closed, what, stamp = close[0].name, close[0].outcome, close[1]
+            closed, what, stamp = close[0].name, close[0].outcome, close[1].stamp
         reasons, changes = self._ask(life.map) if outcome == "stayed" else ((), ())
         return Moment(kind, closed, what, stamp, outcome, reasons, changes)
 
@@ -240,12 +240,10 @@ class Why:
         for map_ in rtld.namespaces[event.namespace].maps:
             if (map_.map_start, map_.map_end) == (event.start, event.end) and map_.removed:
                 if (life := self._alive.pop(map_, None)) is not None:
-                    life.gone = self.history.stamp(record)
+                    life.gone = self.history.seen(record).stamp
                 self.history.forget(map_)
                 return
 
     def _end(self, life: _Life) -> None:
-        process = self.process
-        stamp = self.history.stamp_of(process.bus.upcoming, process.bus.now(), process.bus.task, [])
         reasons, changes = self._ask(life.map)
-        life.moments.append(Moment("program-end", "", "", stamp, "stayed", reasons, changes))
+        life.moments.append(Moment("program-end", "", "", self.history.now(), "stayed", reasons, changes))

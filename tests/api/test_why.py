@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import emu
+from emu.process.symbols import Symbols
 from tests import support
 from tools import fixtures
 
@@ -36,6 +37,18 @@ def test_the_whole_answer(p: emu.Process) -> None:
     html = p.why_loaded(lib)._repr_html_()
     assert "it is open" not in html and "./libplugin.so is open: 1 dlopen without dlclose" in html
     assert "to let it go" in html
+
+
+def test_functions_and_lines_are_read_when_they_are_asked_for(
+    p: emu.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.delattr(Symbols, "code")
+        lib = p.dlopen("./libplugin.so")  # seen
+        p.dlopen("libm.so.6").close()
+        lib.touch(1)
+    (reason,) = [reason for reason in p.why_loaded(lib) if reason.code == "open-count"]
+    assert reason.opens[0].opened.place == f"{__file__}:{_line('# seen')}"
 
 
 def test_what_is_not_traced_is_said(built_fixtures: object) -> None:
