@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from emu.process.call import Argument, Kind
 
 
-@click.command("call", context_settings=options.GUEST_CONTEXT)
+@click.command("call", short_help="Call one function of a library.", context_settings=options.GUEST_CONTEXT)
 @options.guest_options
 @options.trace_options
 @click.option(

@@ -29,7 +29,7 @@ def _print_schema(ctx: click.Context, _param: click.Parameter, asked: bool) -> N
         ctx.exit()
 
 
-@click.command("explain", cls=options.SeparatedCommand)
+@click.command("explain", short_help="Tell why a symbol binds where it does.", cls=options.SeparatedCommand)
 @options.guest_options
 @click.option(
     "--from",

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from emu.rtld.link_map import LinkMap
 
 
-@click.command("ldd", context_settings=options.GUEST_CONTEXT)
+@click.command(
+    "ldd",
+    short_help="Show what a program loads, for whom, by which rule.",
+    context_settings=options.GUEST_CONTEXT,
+)
 @options.guest_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 @click.argument("program")

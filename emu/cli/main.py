@@ -72,6 +72,9 @@ def _dispatch(arguments: list[str]) -> int:
             streams.abandon(error.number)
         _say(error_line(error) if str(error) else "")
         return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        _say(error.format_message())
+        return EXIT_USAGE
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "emu"
         _say(f"emu: {error.format_message()} (try '{where} --help')")

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from emu.machine.vma import Vma
 
 
-@click.command("maps", context_settings=options.GUEST_CONTEXT)
+@click.command(
+    "maps", short_help="Show a program's memory after start-up.", context_settings=options.GUEST_CONTEXT
+)
 @options.guest_options
 @click.option("--json", "as_json", is_flag=True, help="A JSON array instead of lines.")
 @click.argument("program")

@@ -13,7 +13,7 @@ from emu.core.events import EventBus
 from emu.process import Process
 
 
-@click.command("report", cls=options.SeparatedCommand)
+@click.command("report", short_help="Write one HTML page about a run.", cls=options.SeparatedCommand)
 @options.run_options
 @click.option("-o", "--output", required=True, metavar="FILE", help="The HTML file to write.")
 @click.option("--force", is_flag=True, help="Overwrite a file that is no emu report.")

@@ -12,7 +12,9 @@ from emu.core.events import EventBus
 from emu.process import Process
 
 
-@click.command("run", context_settings=options.GUEST_CONTEXT)
+@click.command(
+    "run", short_help="Run a program; trace what the linker does.", context_settings=options.GUEST_CONTEXT
+)
 @options.trace_options
 @options.run_options
 @click.argument("program")
@@ -23,7 +25,7 @@ def command(
     running: options.Running,
     tracing: options.Tracing,
 ) -> int:
-    """Run PROGRAM under emu; its exit code is emu's.
+    """Run PROGRAM; emu ends with its exit code.
 
     Options after PROGRAM are PROGRAM's own. One killed by signal N ends with 128+N and a line that says what
     happened.

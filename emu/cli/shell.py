@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
-@click.command("shell", context_settings=options.GUEST_CONTEXT)
+@click.command(
+    "shell", short_help="Give a Python prompt with the process in it.", context_settings=options.GUEST_CONTEXT
+)
 @options.session_options
 @click.option(
     "--trace", "categories", callback=parameters.categories, default="all", metavar="CATEGORIES",

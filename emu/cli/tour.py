@@ -48,7 +48,7 @@ def blocks(page: str) -> list[Block]:
     return found
 
 
-@click.command("tour")
+@click.command("tour", short_help="Learn how a dynamic linker works.")
 @click.option(
     "--files", "folder", type=click.Path(), metavar="DIR",
     help="Write the lesson's programs into DIR, and build.sh with the commands that build them; nothing is overwritten.",

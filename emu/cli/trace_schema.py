@@ -9,7 +9,7 @@ import click
 from emu.trace.schema import schema
 
 
-@click.command("trace-schema")
+@click.command("trace-schema", short_help="Print the JSON Schema of a trace.")
 def command() -> None:
     """Print the JSON Schema of a line of --trace-format jsonl.
 

@@ -30,7 +30,7 @@ def _print_schema(ctx: click.Context, _param: click.Parameter, asked: bool) -> N
         ctx.exit()
 
 
-@click.command("why", cls=options.SeparatedCommand)
+@click.command("why", short_help="Tell why dlclose leaves a library loaded.", cls=options.SeparatedCommand)
 @options.trace_options
 @options.run_options
 @click.option("-o", "--output", metavar="FILE", help="Where the answer goes; standard error otherwise.")

@@ -31,6 +31,12 @@ def test_help_has_examples() -> None:
         assert "Examples" in done.stdout
 
 
+def test_without_a_command_there_is_the_help() -> None:
+    done = _emu()
+    assert done.returncode == 2 and done.stderr.startswith("Usage: emu ")
+    assert "..." not in done.stderr.partition("Commands:")[2]  # each has a line that is short enough
+
+
 def test_wrong_usage_is_one_line_with_the_next_step() -> None:
     done = _emu("run", "--trace", "nonsense", "/bin/true")
     assert done.returncode == 2
