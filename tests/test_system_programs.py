@@ -163,6 +163,16 @@ openssl kdf -keylen 32 -kdfopt digest:SHA256 -kdfopt pass:x -kdfopt salt:y -kdfo
 xz -T2 -c binary
 zstd -T2 -c -q binary
 git hash-object words binary
+git diff --no-index --stat words words2
+jq -n '[range(5)]|map(.*2)|add'
+sqlite3 :memory: 'with recursive c(x) as (select 1 union all select x+1 from c where x<1000) select sum(x), avg(x) from c'
+openssl enc -chacha20 -K 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff -iv 000102030405060708090a0b0c0d0e0f -in words -a
+perl -MDigest::SHA=sha256_hex -e 'print sha256_hex("abc"),"\n"'
+perl -e 'local $SIG{ALRM}=sub{print "alarm\n"; exit 4}; alarm 1; 1 while 1'
+python3 -c 'import decimal as d; d.getcontext().prec=60; print(d.Decimal(2).sqrt(), d.Decimal(1)/7)'
+python3 -c 'import zlib,bz2,lzma; b=b"hello "*1000; print(len(zlib.compress(b)),len(bz2.compress(b)),len(lzma.compress(b)),zlib.crc32(b))'
+python3 -c 'import mmap; f=open("words","rb"); m=mmap.mmap(f.fileno(),0,access=mmap.ACCESS_READ); print(m.find(b"three"),m[:3])'
+readelf --debug-dump=frames /bin/true
 """
 """A line is split as a shell would; `< FILE` at its end is standard input."""
 
