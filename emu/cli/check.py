@@ -39,7 +39,11 @@ def _print_rules(ctx: click.Context, _param: click.Parameter, asked: bool) -> No
         ctx.exit()
 
 
-@click.command("check", context_settings=options.GUEST_CONTEXT)
+@click.command(
+    "check",
+    short_help="Find destructors and code that a dlclose breaks.",
+    context_settings=options.GUEST_CONTEXT,
+)
 @options.run_options
 @click.option("--rule", "only", multiple=True, metavar="RULE", help="Ask only this rule; repeatable.")
 @click.option("--no-rule", "without", multiple=True, metavar="RULE", help="Do not ask this rule; repeatable.")
