@@ -20,6 +20,7 @@ from emu.kernel.futex import Futexes
 from emu.kernel.hostfile import HostFile
 from emu.kernel.locks import FileLocks
 from emu.kernel.names import syscall_name
+from emu.kernel.network import Network
 from emu.kernel.passthrough import mount_writable
 from emu.kernel.procfs import mount_proc
 from emu.kernel.scheduler import Scheduler
@@ -125,6 +126,7 @@ class Kernel:
         self.rlimits[abi.RLIMIT_STACK] = (_STACK_LIMIT, abi.RLIM_INFINITY)
         self.rlimits[abi.RLIMIT_CORE] = (0, abi.RLIM_INFINITY)
         self.rlimits[abi.RLIMIT_NOFILE] = (_NOFILE_LIMIT, 4096)
+        self.network = Network(self)
         self.signals = Signals(self)
         self.timers = Timers(self)
         self._reported: set[str] = set()

@@ -9,10 +9,12 @@ from emu.kernel.syscalls import (
     identity,
     io,
     memory,
+    messages,
     names,
     polling,
     scheduling,
     signal,
+    socket_options,
     sockets,
     stat,
     threads,
@@ -21,6 +23,6 @@ from emu.kernel.syscalls import (
 from emu.kernel.table import TABLE
 
 __all__ = [
-    "TABLE", "attributes", "descriptors", "futex", "identity", "io", "memory", "names", "polling", "scheduling",
-    "signal", "sockets", "stat", "threads", "time",
+    "TABLE", "attributes", "descriptors", "futex", "identity", "io", "memory", "messages", "names", "polling",
+    "scheduling", "signal", "socket_options", "sockets", "stat", "threads", "time",
 ]  # fmt: skip
