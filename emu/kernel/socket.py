@@ -77,6 +77,8 @@ class Socket(OpenFile):
         "connects", "remote", "shut", "start", "unix", "used", "waiting", "_stat", "_watchers",
     )  # fmt: skip
 
+    is_socket = True
+
     def __init__(self, kernel: Kernel, family: int, kind: int, protocol: int, flags: int = 0) -> None:
         self.kernel = kernel
         self._stat = anonymous_stat(kernel, abi.S_IFSOCK | 0o777)

@@ -20,7 +20,6 @@ from emu.kernel.syscalls.sockets import (
     SO_SNDTIMEO,
     deadline_of,
     read_address,
-    refuse,
     socket_call,
     store_address,
 )
@@ -44,8 +43,9 @@ _MSGHDR_SIZE, _MMSGHDR_SIZE, _STORAGE_SIZE = 56, 64, 128
 # -- receiving --------------------------------------------------------------------------------------------------
 
 
-def receive(k: Kernel, t: Task, socket: Socket, vectors: Vectors, flags: int = 0) -> Waiting:
+def receive(k: Kernel, t: Task, socket: OpenFile, vectors: Vectors, flags: int = 0) -> Waiting:
     """Receive into pieces of memory, as read(2), readv(2) and recv(2) do; files that come along are closed."""
+    assert isinstance(socket, Socket)
     return _receive_to(k, t, socket, vectors, flags, deadline_of(k, socket, SO_RCVTIMEO))
 
 
@@ -175,8 +175,9 @@ def _sys_recvmsg(k: Kernel, t: Task, socket: Socket, place: int, flags: int) -> 
 # -- sending ----------------------------------------------------------------------------------------------------
 
 
-def send(k: Kernel, t: Task, socket: Socket, data: bytes, flags: int = 0) -> Waiting:
+def send(k: Kernel, t: Task, socket: OpenFile, data: bytes, flags: int = 0) -> Waiting:
     """Send bytes, as write(2), writev(2) and send(2) do."""
+    assert isinstance(socket, Socket)
     return _send_once(k, t, socket, data, (), None, flags, deadline_of(k, socket, SO_SNDTIMEO))
 
 
@@ -339,5 +340,5 @@ def _sys_recvmmsg(
     k: Kernel, t: Task, socket: Socket, vector: int, count: int, flags: int, timeout: int
 ) -> int | Waiting:
     if timeout:
-        return refuse(k, "recvmmsg (299) with a timeout")
+        return k.refuse("recvmmsg (299) with a timeout")
     return _each(k, t, socket, vector, count, flags & abi.U32, sending=False)

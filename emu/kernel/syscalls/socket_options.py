@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from emu.kernel import abi
 from emu.kernel.inodes import fail
-from emu.kernel.syscalls.sockets import SO_RCVTIMEO, SO_SNDTIMEO, refuse, socket_call
+from emu.kernel.syscalls.sockets import SO_RCVTIMEO, SO_SNDTIMEO, socket_call
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
@@ -98,7 +98,7 @@ def _sys_getsockopt(
         raise fail(errno.EINVAL)
     value = _value(k, socket, (level, name))
     if value is None:
-        refuse(k, f"getsockopt (55) of level {level}, option {name}")
+        k.refuse(f"getsockopt (55) of level {level}, option {name}")
         raise fail(errno.ENOPROTOOPT)
     value = value[:room]
     k.arena.copy_out(address, value)
@@ -141,7 +141,7 @@ def _sys_setsockopt(
     ):
         raise fail(errno.ENOPROTOOPT)
     elif not _known(socket, option):
-        refuse(k, f"setsockopt (54) of level {level}, option {name}")
+        k.refuse(f"setsockopt (54) of level {level}, option {name}")
         raise fail(errno.ENOPROTOOPT)
     elif option in _FLAGS:
         value = int(value != 0)

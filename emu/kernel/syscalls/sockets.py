@@ -40,12 +40,6 @@ _SOMAXCONN = 4096
 SO_RCVTIMEO, SO_SNDTIMEO = (1, 20), (1, 21)
 
 
-def refuse(k: Kernel, what: str) -> int:
-    """Say that something of a socket is not there; the program is told ENOSYS."""
-    k.report_once(f"system call {what}", f"emu: syscall {what} is not supported; the program was told ENOSYS")
-    return -errno.ENOSYS
-
-
 def socket_call(number: int, name: str, *formats: str) -> Callable[[Callable[..., int | Waiting]], None]:
     """Enter the decorated function as the handler of a call whose first argument is a socket; on one of the host's it is refused."""
 
@@ -57,7 +51,7 @@ def socket_call(number: int, name: str, *formats: str) -> Callable[[Callable[...
                 return handler(k, t, file, *rest)
             if file.stat().mode & abi.S_IFMT != abi.S_IFSOCK:
                 raise fail(errno.ENOTSOCK)
-            return refuse(k, f"{name} ({number}) on a socket of the host")
+            return k.refuse(f"{name} ({number}) on a socket of the host")
 
     return enter
 
@@ -124,7 +118,7 @@ def _kind(family: int, kind: int, protocol: int) -> tuple[int, int, int]:
 def _sys_socket(k: Kernel, t: Task, family: int, kind: int, protocol: int) -> int:
     _check(family, kind)
     if family not in (AF_UNIX, AF_INET, AF_INET6) or family != AF_UNIX and kind & _TYPE_MASK == SOCK_RAW:
-        return refuse(k, f"socket (41) of family {family}, type {kind & _TYPE_MASK}")
+        return k.refuse(f"socket (41) of family {family}, type {kind & _TYPE_MASK}")
     kind, protocol, flags = _kind(family, kind, protocol)
     socket = Socket(k, family, kind, protocol, flags & abi.O_NONBLOCK)
     return k.fds.install(socket, bool(flags & abi.O_CLOEXEC))
@@ -134,7 +128,7 @@ def _sys_socket(k: Kernel, t: Task, family: int, kind: int, protocol: int) -> in
 def _sys_socketpair(k: Kernel, t: Task, family: int, kind: int, protocol: int, address: int) -> int:
     _check(family, kind)
     if family not in (AF_UNIX, AF_INET, AF_INET6):
-        return refuse(k, f"socketpair (53) of family {family}")
+        return k.refuse(f"socketpair (53) of family {family}")
     kind, protocol, flags = _kind(family, kind, protocol)
     if family != AF_UNIX:
         raise fail(errno.EOPNOTSUPP)
