@@ -14,6 +14,7 @@ from emu.core.errors import MemoryFault
 from emu.core.events import ThreadExited, ThreadNamed
 from emu.kernel import abi, formats
 from emu.kernel.clock import TICK_NS, Clock
+from emu.kernel.credentials import Credentials
 from emu.kernel.devices import mount_devices
 from emu.kernel.entropy import Entropy
 from emu.kernel.fdtable import FdTable
@@ -116,6 +117,7 @@ class Kernel:
         )
         self.fs.on_store = space.shared_files.stored
         self.fs.on_resize = space.file_resized
+        self.credentials = Credentials(config.uid, config.gid)
         self.locks = FileLocks()
         self.fds = FdTable(_NOFILE_LIMIT, self.locks)
         self.program = Program("", None, (), (), b"", 0)

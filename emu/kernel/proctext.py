@@ -108,7 +108,21 @@ def stat_text(k: Kernel, task: Task) -> bytes:
     pages = k.space.total // abi.PAGE_SIZE
     threads = max(len(k.tasks), 1)
     fields = [abi.PPID, abi.PGID, abi.SID, 0, abi.PGID, 0x400000]
-    fields += [0, 0, 0, 0, ticks, 0, 0, 0, 20, 0, threads, 0, start]
+    fields += [
+        0,
+        0,
+        0,
+        0,
+        ticks,
+        0,
+        0,
+        0,
+        -1 - task.priority if task.priority else 20 + task.nice,
+        task.nice,
+        threads,
+        0,
+        start,
+    ]
     fields += [k.space.total, pages, abi.RLIM_INFINITY, 0, 0, k.program.stack_top]
     fields += [0] * 9 + [17] + [0] * 8 + [k.brk_start] + [0] * 5
     head = f"{task.tid} ({task.name}) {_state(task)}"
@@ -145,8 +159,8 @@ def status_text(k: Kernel, task: Task) -> bytes:
         ("Pid", task.tid),
         ("PPid", abi.PPID),
         ("TracerPid", 0),
-        ("Uid", "\t".join([str(k.fs.uid)] * 4)),
-        ("Gid", "\t".join([str(k.fs.gid)] * 4)),
+        ("Uid", "\t".join(map(str, k.credentials.users.all()))),
+        ("Gid", "\t".join(map(str, k.credentials.groups.all()))),
         ("FDSize", 64),
         ("Groups", " ".join(map(str, k.fs.groups)) + " "),
         *((name, f"{size:8d} kB") for name in ("VmPeak", "VmSize", "VmHWM", "VmRSS")),
@@ -158,6 +172,7 @@ def status_text(k: Kernel, task: Task) -> bytes:
         ("SigBlk", _mask(task.mask)),
         ("SigIgn", _mask(ignored)),
         ("SigCgt", _mask(caught)),
+        *((f"Cap{name}", f"{held:016x}") for name, held in k.credentials.sets()),
         ("NoNewPrivs", k.no_new_privs),
         ("Seccomp", 0),
         ("Cpus_allowed", 1),

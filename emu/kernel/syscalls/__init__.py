@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from emu.kernel.syscalls import (
     attributes,
+    credentials,
     descriptors,
     futex,
     identity,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from emu.kernel.table import Entry
 
 __all__ = [
-    "TABLE", "attributes", "descriptors", "find", "futex", "identity", "io", "memory", "names", "polling", "scheduling", "signal", "stat",
+    "TABLE", "attributes", "credentials", "descriptors", "find", "futex", "identity", "io", "memory", "names", "polling", "scheduling", "signal", "stat",
     "threads", "time",
 ]  # fmt: skip
 

@@ -85,7 +85,7 @@ def _write(k: Kernel, t: Task, file: OpenFile, data: bytes, offset: int | None) 
                     raise
             yield from wait_for_file(k, t, file, abi.POLLOUT, "to write to", begun=done > 0)
     except BrokenPipeError:
-        k.signals.send(SignalInfo(abi.SIGPIPE, abi.SI_USER, abi.PID, k.config.uid), t)
+        k.signals.send(SignalInfo(abi.SIGPIPE, abi.SI_USER, abi.PID, k.credentials.users.real), t)
         if done:
             return done
         raise

@@ -47,6 +47,10 @@ def _clone(k: Kernel, t: Task, flags: int, stack: int, parent_tid: int, child_ti
         raise fail(errno.EPERM)
     child = Task(k.next_tid, t.name)
     child.mask = t.mask
+    if not t.policy & abi.SCHED_RESET_ON_FORK:
+        child.policy, child.priority, child.nice = t.policy, t.priority, t.nice
+    elif not t.priority:
+        child.nice = max(t.nice, 0)
     if flags & _PARENT_SETTID:
         k.arena.copy_out(parent_tid, child.tid.to_bytes(4, "little"))
     if flags & _CHILD_SETTID:
