@@ -65,7 +65,7 @@ class KernelConfig(NamedTuple):
     gid: int = 0
     groups: tuple[int, ...] = ()
     stdio: tuple[int | None, int | None, int | None] = (0, 1, 2)
-    hwcap: int = 0x078B_FBFF
+    hwcap: int = 0x078B_FBFD
     """AT_HWCAP: CPUID.1:EDX of the machine's CPU model."""
 
 

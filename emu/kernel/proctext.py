@@ -208,18 +208,10 @@ def _stat(k: Kernel) -> bytes:
     return f"cpu  {cpu}\ncpu0 {cpu}\nctxt 0\nbtime {boot}\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n".encode()
 
 
-def _cpuinfo(k: Kernel) -> bytes:
-    rows = (
-        ("processor\t", "0"),
-        ("vendor_id\t", "GenuineIntel"),
-        ("model name\t", "emu"),
-        ("cpu cores\t", "1"),
-        (
-            "flags\t\t",
-            "fpu tsc cx8 sep cmov mmx fxsr sse sse2 syscall nx lm pni ssse3 cx16 sse4_1 sse4_2 popcnt",
-        ),
-    )
-    return ("".join(f"{name}: {value}\n" for name, value in rows) + "\n").encode()
+def _cpuinfo_text(k: Kernel) -> bytes:
+    from emu.kernel.cpuinfo import cpuinfo_text  # few programs ask
+
+    return cpuinfo_text(k)
 
 
 def _constant(text: str) -> Callable[[Kernel], bytes]:
@@ -236,7 +228,7 @@ MACHINE_TEXTS: dict[str, Callable[[Kernel], bytes]] = {
     "meminfo": _meminfo,
     "uptime": _uptime,
     "stat": _stat,
-    "cpuinfo": _cpuinfo,
+    "cpuinfo": _cpuinfo_text,
     "loadavg": _constant("0.00 0.00 0.00 1/1 1000"),
     "filesystems": _constant("nodev\tproc\nnodev\toverlay"),
     "sys/kernel/osrelease": _constant("6.1.0"),
