@@ -66,7 +66,7 @@ def _sys_mmap(
                 else errno.ENODEV
             )
     if flags & abi.MAP_32BIT and not fixed:
-        address = _low_gap(k, length)
+        address = _low_gap(k, address & ~(_PAGE - 1), length)
         fixed = noreplace = True
     return k.space.mmap(
         address, length, prot & _PROT_ALL, fixed=fixed, noreplace=noreplace, shared=shared, backing=backing,
@@ -78,10 +78,12 @@ def _is_zero_device(path: str) -> bool:
     return path == "/dev/zero"
 
 
-def _low_gap(k: Kernel, length: int) -> int:
-    """Return the lowest free place from 1 GiB to 2 GiB (MAP_32BIT)."""
+def _low_gap(k: Kernel, hint: int, length: int) -> int:
+    """Return the hint if it is free and below 2 GiB, or the lowest free place from 1 GiB to 2 GiB (MAP_32BIT)."""
     length = _page_up(length)
     place, end = 0x4000_0000, 0x8000_0000
+    if hint and hint + length <= end and not any(k.space.overlapping(hint, hint + length)):
+        return hint
     for area in k.space.overlapping(place, end):
         if place + length <= area.start:
             break
