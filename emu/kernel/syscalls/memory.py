@@ -22,6 +22,7 @@ _PROT_ALL = abi.PROT_READ | abi.PROT_WRITE | abi.PROT_EXEC
 _MS_ASYNC, _MS_INVALIDATE, _MS_SYNC = 1, 2, 4
 _MADV_DONTNEED, _MADV_FREE, _MADV_REMOVE = 4, 8, 9
 _MADV_ACCEPTED = frozenset((0, 1, 2, 3, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 25))
+_MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 _MEMBARRIER_QUERY = 0
 _MEMBARRIER_SUPPORTED = 0x1FF
 
@@ -143,7 +144,26 @@ def _sys_pkey_free(k: Kernel, t: Task, key: int) -> int:
 def _sys_mremap(k: Kernel, t: Task, old: int, old_size: int, new_size: int, flags: int, new: int) -> int:
     if old_size > 1 << 47 or not 0 < new_size <= 1 << 47:
         raise fail(errno.EINVAL)
+    if flags & _MREMAP_DONTUNMAP:
+        return _leave_mapped(k, old, _page_up(old_size), _page_up(new_size), flags & ~_MREMAP_DONTUNMAP, new)
     return k.space.mremap(old, old_size, new_size, flags, new)
+
+
+def _leave_mapped(k: Kernel, old: int, old_size: int, new_size: int, flags: int, new: int) -> int:
+    """Move the pages of a mapping and leave it there, empty (MREMAP_DONTUNMAP)."""
+    if not flags & _MREMAP_MAYMOVE or old_size != new_size:
+        raise fail(errno.EINVAL)
+    area = k.space.find(old)
+    if area is None or old + old_size > area.end:
+        raise fail(errno.EFAULT)
+    if area.shared or area.backing is not None:
+        return k.refuse("mremap (25) with MREMAP_DONTUNMAP of a file's or a shared mapping")
+    prot, name = area.prot, area.name
+    if not flags & _MREMAP_FIXED:
+        flags, new = flags | _MREMAP_FIXED, k.space.find_gap(new_size)
+    moved = k.space.mremap(old, old_size, new_size, flags, new)
+    k.space.mmap(old, old_size, prot, fixed=True, name=name)
+    return moved
 
 
 @syscall(12, "brk", "ptr")
