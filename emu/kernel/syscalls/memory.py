@@ -12,6 +12,7 @@ from emu.kernel import abi
 from emu.kernel.inodes import fail
 from emu.kernel.openfile import DirectoryFile, RegularFile
 from emu.kernel.table import syscall
+from emu.machine.arena import HIGH_START, LOW_END, PIE_END, PIE_START
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
@@ -69,6 +70,12 @@ def _sys_mmap(
     if flags & abi.MAP_32BIT and not fixed:
         address = _low_gap(k, address & ~(_PAGE - 1), length)
         fixed = noreplace = True
+    if fixed and address + length <= 1 << 47 and not k.space.reachable(address, length):
+        k.report_once(
+            "mmap beyond the windows",
+            f"emu: mmap of {length:#x} bytes at {address:#x} is not supported: programs have the addresses below {LOW_END:#x}, from "
+            f"{PIE_START:#x} to {PIE_END:#x}, and from {HIGH_START:#x}; the program was told ENOMEM",
+        )
     return k.space.mmap(
         address, length, prot & _PROT_ALL, fixed=fixed, noreplace=noreplace, shared=shared, backing=backing,
         offset=offset if backing is not None else 0, grows_down=bool(flags & abi.MAP_GROWSDOWN),
