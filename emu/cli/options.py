@@ -184,6 +184,7 @@ def run_config(
         argv0=program,
         ignored=ignored,
         blocked=blocked,
+        nice=os.getpriority(os.PRIO_PROCESS, 0),
         **fields,
     )
 

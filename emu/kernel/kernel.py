@@ -54,7 +54,7 @@ class KernelConfig(NamedTuple):
 
     A writable directory appears at the same path in the guest. `max_memory` bounds, in bytes, guest mappings
     and overlay together. `stdio` are the host descriptors behind 0, 1 and 2 (None: closed). `ignored` and `blocked` are the
-    signals that are so from the start, a tuple and a mask.
+    signals that are so from the start, a tuple and a mask, `nice` is the main thread's nice value.
     """
 
     sysroot: str = "/"
@@ -68,6 +68,7 @@ class KernelConfig(NamedTuple):
     stdio: tuple[int | None, int | None, int | None] = (0, 1, 2)
     ignored: tuple[int, ...] = ()
     blocked: int = 0
+    nice: int = 0
     hwcap: int = 0x078B_FBFD
     """AT_HWCAP: CPUID.1:EDX of the machine's CPU model."""
 
@@ -167,7 +168,7 @@ class Kernel:
         """Enter a task; the first is the main thread, and runs."""
         if not self.tasks:
             self.leader = self.scheduler.current = task
-            task.mask = self.config.blocked
+            task.mask, task.nice = self.config.blocked, self.config.nice
         self.tasks[task.tid] = task
 
     def end_task(self, task: Task, status: int) -> bool:

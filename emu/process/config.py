@@ -19,7 +19,7 @@ class RunConfig(NamedTuple):
     recorded, not fatal, and the program may be a DSO (see `load_program`).
     `image` is the program itself where it is no file (`program` then only names it). `policy` schedules the threads;
     None is round-robin. `stdio` are the host descriptors behind 0, 1 and 2 (None: closed). `ignored` are signals that the program finds
-    ignored at its start, `blocked` is its signal mask: what execve lets through.
+    ignored at its start, `blocked` is its signal mask, `nice` its nice value: what execve lets through.
     """
 
     program: str
@@ -41,6 +41,7 @@ class RunConfig(NamedTuple):
     stdio: tuple[int | None, int | None, int | None] = (0, 1, 2)
     ignored: tuple[int, ...] = ()
     blocked: int = 0
+    nice: int = 0
 
 
 class Result(NamedTuple):

@@ -79,6 +79,7 @@ class Process:
             stdio=config.stdio,
             ignored=config.ignored,
             blocked=config.blocked,
+            nice=config.nice,
         )
         self.kernel = Kernel(kernel_config, self.space, bus)
         self.kernel.clock.realtime_offset = config.start_time

@@ -34,6 +34,7 @@ __all__ = [
 _LATE = {
     **dict.fromkeys((*range(41, 56), 288, 299, 307), ("sockets", "socket_options", "messages")),
     **dict.fromkeys((237, 238, 239), ("numa",)),
+    **dict.fromkeys((140, 141, 314, 315), ("priority",)),
 }
 
 
