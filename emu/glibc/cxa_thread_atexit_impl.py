@@ -208,7 +208,7 @@ class ThreadAtexit:
             if self.rtld.bus.dl:
                 self.rtld.bus.emit(NodeleteCleared(map_.display_name, map_.ns))
 
-    def _through_plt(self, name: bytes) -> Generator[CallGuest, int, int]:
+    def _through_plt(self, name: bytes) -> Generator[Effect, int, int]:
         """Return what libc's own call of `name` reaches; the first one binds libc's PLT slot."""
         slot = self._plt_slots.get(name)
         return (

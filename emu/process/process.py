@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from emu.core.effects import Exit
+from emu.core.effects import Exit, without_guest
 from emu.core.errors import ElfError, EmuError, LinkError, LoaderError, RunTimeout, UnsupportedError
 from emu.core.events import Fault
 from emu.elf import constants as c
@@ -145,12 +145,14 @@ class Process:
         try:
             ld_so_map = contract.prepare(interpreter)
             vdso = self._vdso(loaded.vdso) if loaded.vdso else None
-            rtld.load(_mapped(program), interpreter, vdso, ld_so_map)
+            rtld.begin(_mapped(program), interpreter, vdso, ld_so_map)
+            if rtld.auditor_names is None:
+                without_guest(rtld.load())
+            contract.info = _start_info(loaded)
+            contract.plant_entries()
+            contract.lay_out_tls()
         except (EmuError, RecursionError) as error:
             raise self._link_error(error) from None
-        contract.info = _start_info(loaded)
-        contract.plant_entries()
-        contract.lay_out_tls()
         if rtld.trace:
             self.ended = list_objects(rtld, config.env, debugging.write)
 
@@ -247,7 +249,7 @@ class Process:
         except InstructionError as error:
             where = self.symbols.where(error.address)
             raise UnsupportedError(error.name, where, error.why) from None
-        except LoaderError as error:
+        except (LoaderError, ElfError, VersionErrors) as error:
             raise self._link_error(error) from None
         except Deadlock:
             self._stuck = True

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from emu.core.effects import CallGuest
+from emu.core.effects import CallGuest, Effect
 from emu.core.errors import LoaderError
 from emu.core.events import Binding
 from emu.core.ldso_events import ErrorSignalled
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela, reloc_name
+from emu.rtld.audit_binding import RelocResult, pltenter, symbind
 from emu.rtld.dependency import ADD_DEPENDENCY
 from emu.rtld.lookup import CLASS_PLT, Found, lookup_symbol
 
@@ -72,8 +73,37 @@ def _bind(rtld: Rtld, map_: LinkMap, symbol: int, type_class: int, flags: int) -
     return found
 
 
-def fixup(rtld: Rtld, map_: LinkMap, index: int) -> Generator[CallGuest, int, int]:
+def fixup(rtld: Rtld, map_: LinkMap, index: int) -> Generator[Effect, int, int]:
     """Bind PLT slot `index` of `map_` and return the function's address. Raises LoaderError."""
+    known = map_.reloc_results.get(index) if map_.reloc_results is not None else None
+    offset, value, result = yield from _bind_slot(rtld, map_, index, asks=known is None)
+    value = known.address if known is not None else result.address if result is not None else value
+    if not rtld.bind_not:
+        rtld.memory.write_u64(map_.addr + offset, value)
+    return value
+
+
+def profile_fixup(
+    rtld: Rtld, map_: LinkMap, index: int, regs: int, framesize_at: int
+) -> Generator[Effect, int, int]:
+    """As `fixup`, where auditors want to hear of calls: the slot stays as it is, so that the next call gets here, too. See `pltenter`.
+
+    Source: glibc elf/dl-runtime.c:_dl_profile_fixup.
+    """
+    result = map_.reloc_results.get(index) if map_.reloc_results is not None else None
+    value = 0
+    if result is None:
+        _, value, result = yield from _bind_slot(rtld, map_, index)
+    if result is None:  # a resolver calls while the object is being relocated, or there is no definition
+        rtld.memory.write_u64(framesize_at, (1 << 64) - 1)
+        return value
+    return (yield from pltenter(rtld, map_, result, result.address, regs, framesize_at))
+
+
+def _bind_slot(
+    rtld: Rtld, map_: LinkMap, index: int, *, asks: bool = True
+) -> Generator[Effect, int, tuple[int, int, RelocResult | None]]:
+    """Look up what a PLT slot leads to; return the slot's offset, the address, and what auditors, where they are asked, have said of it."""
     table, _ = map_.dynamic.table(c.DT_JMPREL)
     entry = rtld.memory.read(map_.addr + table + 24 * index, 24)
     offset, info = int.from_bytes(entry[:8], "little"), int.from_bytes(entry[8:16], "little")
@@ -90,9 +120,13 @@ def fixup(rtld: Rtld, map_: LinkMap, index: int) -> Generator[CallGuest, int, in
             value = yield CallGuest(value)
     if rtld.bus.bindings:
         emit_binding(rtld, map_, symbol, found, kind, offset, True)
-    if not rtld.bind_not:
-        rtld.memory.write_u64(map_.addr + offset, value)
-    return value
+    result = None
+    if map_.reloc_results is not None and asks and found is not None:
+        result = RelocResult()
+        result.address = yield from symbind(rtld, map_, found, value, result)
+        if not rtld.bind_not:
+            map_.reloc_results[index] = result
+    return offset, value, result
 
 
 def plt_slot(rtld: Rtld, map_: LinkMap, name: bytes) -> tuple[int, int] | None:
@@ -104,7 +138,7 @@ def plt_slot(rtld: Rtld, map_: LinkMap, name: bytes) -> tuple[int, int] | None:
     return None
 
 
-def plt_target(rtld: Rtld, map_: LinkMap, index: int, slot: int) -> Generator[CallGuest, int, int]:
+def plt_target(rtld: Rtld, map_: LinkMap, index: int, slot: int) -> Generator[Effect, int, int]:
     """Return what a call through a PLT slot reaches; the first call binds it.
 
     A slot that is not bound leads to its own entry in the PLT, which pushes its index. Source: psABI 5.2.3, figure 5.3.
