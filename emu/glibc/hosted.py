@@ -100,9 +100,11 @@ def find_object(contract: Contract, call: Call) -> int:
     The stub page and the call page answer for themselves, so that unwinding passes through hosted frames.
     """
     address, result = call.args[0], call.args[1]
-    for page in (contract.stubs, contract.call_page):
+    rtld = contract.rtld
+    main = rtld.namespaces[0].maps[0]
+    for page, owner in ((contract.stubs, rtld.ld_so or main), (contract.call_page, main)):
         if page is not None and page.start <= address < page.end:
-            fields = (0, page.start, page.end, contract.rtld.namespaces[0].maps[0].address, page.eh_frame_hdr)
+            fields = (0, page.start, page.end, owner.address, page.eh_frame_hdr)
             contract.arena.write(result, struct.pack("<5Q", *fields))
             return 0
     map_ = contract.rtld.find_map(address)

@@ -227,8 +227,9 @@ class Mirror:
         return map_.address + self._size + 16 * index
 
     def audit(self, map_: LinkMap) -> None:
-        """Write what auditors want to hear of its bindings."""
+        """Write what auditors want to hear of its bindings, and where that is remembered of its PLT slots."""
         self.flags(map_)
+        self._put(map_, "l_reloc_result", map_.reloc_result)
         for index, flags in map_.bind_flags.items():
             self.arena.write_u32(self.audit_cookie(map_, index) + 8, flags)
 

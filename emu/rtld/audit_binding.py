@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SYMBIND, PLTENTER, PLTEXIT = "la_symbind64", "la_x86_64_gnu_pltenter", "la_x86_64_gnu_pltexit"
 _HEARD_NOTHING = LA_SYMB_NOPLTENTER | LA_SYMB_NOPLTEXIT
 _SYM = struct.Struct("<IBBHQQ")
+_RELOC_RESULT_SIZE = 32
 _NO_FRAME = -1
 _M32 = 0xFFFFFFFF
 
@@ -53,6 +54,22 @@ def wishes(rtld: Rtld) -> tuple[bool, bool]:
     """Return whether any auditor wants to hear of calls, and whether any wants to hear of bindings."""
     known = [auditor.functions for auditor in rtld.auditors]
     return any(PLTENTER in f or PLTEXIT in f for f in known), any(SYMBIND in f for f in known)
+
+
+def audit_slots(rtld: Rtld, map_: LinkMap) -> Work:
+    """From now on auditors are asked about the PLT slots of an object. Their memory comes from the guest's calloc, which may be the program's own."""
+    map_.reloc_results = {}
+    calloc = rtld.allocator.get(b"calloc")
+    if calloc is not None:
+        _, size = map_.dynamic.table(c.DT_JMPREL)
+        map_.reloc_result = yield CallGuest(calloc, (_RELOC_RESULT_SIZE, size // 24))
+        rtld.mirror.audit(map_)
+
+
+def forget_slots(rtld: Rtld, map_: LinkMap) -> Work:
+    """Give that memory back: the object goes."""
+    if map_.reloc_result:
+        yield CallGuest(rtld.allocator[b"free"], (map_.reloc_result,))
 
 
 class _Symbol:

@@ -16,6 +16,7 @@ from emu.core.dl_events import CloseRequested, Kept, ScopeRemoved, Unloaded, Unl
 from emu.core.errors import LoaderError
 from emu.rtld.address_index import Departed
 from emu.rtld.audit import LA_ACT_CONSISTENT, LA_ACT_DELETE, activity, objclose
+from emu.rtld.audit_binding import forget_slots
 from emu.rtld.fini import call_fini
 from emu.rtld.link_map import LT_LOADED, LinkMap
 from emu.rtld.map_object import RT_CONSISTENT, RT_DELETE, unmap_object
@@ -194,6 +195,7 @@ def _collect(rtld: Rtld, namespace: Namespace, force: bool, by: str) -> Work:
             rtld.tls.remove_module(map_)
     static_used = rtld.tls.reclaim_static(going)
     for map_ in going:
+        yield from forget_slots(rtld, map_)
         _destroy(rtld, namespace, map_, force, by)
     yield from rtld.unlock(_WRITE_LOCK)
     if any_tls:

@@ -54,15 +54,15 @@ class LinkMap:
     added one: ld.so's sort tells that from a list that has become empty. `real` is the map itself, except for the one that stands for ld.so
     in a namespace of dlmopen. `used` tells whether any reference was bound to the object. `auditing` marks an auditor; `bind_flags` are what auditors
     returned of the object, by their number, `audit_any_plt` whether that was ever anything; `reloc_results` is what auditors have said of each PLT slot,
-    None where nobody is to be asked.
+    None where nobody is to be asked; `reloc_result` is the guest's memory for it.
     """
 
     __slots__ = (
         "addr", "address", "audit_any_plt", "auditing", "bind_flags", "contiguous", "direct_opencount", "dynamic", "entry", "faked", "file_id", "found_by",
         "global_", "init_called", "initfini", "ld", "lib_names", "loader", "local_scope", "main_map", "map_end", "map_start", "name",
         "need_tls_init", "needed_as", "nodelete_active", "nodelete_pending", "ns", "origin", "path", "phdr", "phdr_allocated", "phdrs", "real", "reldeps",
-        "reloc_results", "relocated", "relro", "removed", "rpath", "runpath", "scopes", "searchlist", "soname", "symbolic", "symtab", "text_end", "tls_align",
-        "tlsdesc_arguments",
+        "reloc_result", "reloc_results", "relocated", "relro", "removed", "rpath", "runpath", "scopes", "searchlist", "soname", "symbolic", "symtab",
+        "text_end", "tls_align", "tlsdesc_arguments",
         "tls_blocksize", "tls_firstbyte_offset", "tls_initimage", "tls_initimage_size", "tls_modid", "tls_offset", "type", "version_definitions", "versions",
         "gnu_property_isa", "needed_1", "serial", "used",
     )  # fmt: skip
@@ -95,6 +95,7 @@ class LinkMap:
         self.main_map = self.need_tls_init = self.phdr_allocated = False
         self.direct_opencount = 0
         self.used = self.auditing = self.audit_any_plt = False
+        self.reloc_result = 0
         self.bind_flags: dict[int, int] = {}
         self.reloc_results: dict[int, RelocResult] | None = None
         self.nodelete_active = self.nodelete_pending = False

@@ -18,7 +18,7 @@ from emu.core.errors import ElfError, LoaderError, UnsupportedError
 from emu.core.events import Relocated, RelocationStarted, RelroProtected
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela, reloc_name, relr_addresses
-from emu.rtld.audit_binding import symbind, wishes
+from emu.rtld.audit_binding import audit_slots, symbind, wishes
 from emu.rtld.dependency import FOR_RELOCATE
 from emu.rtld.link_map import FORCED_DYNAMIC_TLS_OFFSET, NO_TLS_OFFSET, LinkMap
 from emu.rtld.lookup import CLASS_COPY, CLASS_PLT, Found
@@ -62,7 +62,7 @@ def relocate_object(
         rtld.bus.emit(RelocationStarted(map_.display_name, lazy))
     yield from _Relocator(rtld, map_, lazy, skip_ifunc=skip_ifunc, calls=calls).run()
     if (calls or bindings) and map_.dynamic.get(c.DT_PLTRELSZ) is not None:
-        map_.reloc_results = {}
+        yield from audit_slots(rtld, map_)
     map_.relocated = True
     rtld.mirror.flags(map_)
     protect_relro(rtld, map_)

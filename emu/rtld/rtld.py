@@ -107,7 +107,8 @@ class Rtld:
     the place of a call by its return address, `make_stacks_executable` is called for the first object that wants to run code there,
     `receive` (if any) takes the errors that ld.so can go on after, `on_unload` is told of an object
     before it is unmapped, `threads` yields the thread pointers of all threads. `lookups` and `cached_lookups` are counts for LD_DEBUG=statistics;
-    `auditor_names` is None where no auditor is asked for; `auditors` are those that take part.
+    `auditor_names` is None where no auditor is asked for; `auditors` are those that take part, and `allocator` with them
+    is the part of the guest's allocator that ld.so's own use of memory is to be seen at.
     `accept_undefined` and `trace` are what LD_DEBUG=unused and LD_TRACE_LOADED_OBJECTS ask for.
     """
 
@@ -145,6 +146,7 @@ class Rtld:
         self.lookups = self.cached_lookups = 0
         self.auditor_names: list[str] | None = None
         self.auditors: list[Auditor] = []
+        self.allocator: dict[bytes, int] = {}
         self._strings: dict[str, int] = {}
         self.accept_undefined = self.trace = False
         self.receive: Callable[[LoaderError], None] | None = None

@@ -68,7 +68,7 @@ def bind_malloc(rtld: Rtld, main: LinkMap) -> Work:
             value += found[0].addr
             if info & 15 == c.STT_GNU_IFUNC:
                 value = yield CallGuest(value)
-            yield from symbind_dlsym(rtld, main, found, value)
+            rtld.allocator[name] = yield from symbind_dlsym(rtld, main, found, value)
 
 
 def tell_statistics(rtld: Rtld, relocation_time: int) -> None:
