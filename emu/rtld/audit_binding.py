@@ -40,12 +40,16 @@ _M32 = 0xFFFFFFFF
 
 
 class RelocResult:
-    """What is known of a PLT slot under auditing: where it leads, what it is bound to, what each auditor wants to hear of its calls."""
+    """What is known of a PLT slot under auditing: where it leads, what it is bound to, what each auditor wants to hear of its calls.
 
-    __slots__ = ("address", "enterexit", "flags", "found")
+    It is `done` once the address holds; with LD_BIND_NOT it never does.
+    """
+
+    __slots__ = ("address", "done", "enterexit", "flags", "found")
 
     def __init__(self) -> None:
         self.address = self.flags = 0
+        self.done = False
         self.enterexit = (1 << DL_NNS) - 1
         self.found: Found | None = None
 
@@ -131,7 +135,7 @@ def symbind(
     if result is not None:
         result.found = found
     if not (map_.audit_any_plt or target.audit_any_plt):
-        return value
+        return value  # nobody wants to hear of the calls, either: so the bits are set from the beginning
     symbol = _Symbol(rtld, found, value)
     flags, enterexit = 0, _HEARD_NOTHING
     for number, auditor in enumerate(rtld.auditors, 1):

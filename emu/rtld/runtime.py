@@ -75,9 +75,7 @@ def _bind(rtld: Rtld, map_: LinkMap, symbol: int, type_class: int, flags: int) -
 
 def fixup(rtld: Rtld, map_: LinkMap, index: int) -> Generator[Effect, int, int]:
     """Bind PLT slot `index` of `map_` and return the function's address. Raises LoaderError."""
-    known = map_.reloc_results.get(index) if map_.reloc_results is not None else None
-    offset, value, result = yield from _bind_slot(rtld, map_, index, asks=known is None)
-    value = known.address if known is not None else result.address if result is not None else value
+    offset, value, _ = yield from _bind_slot(rtld, map_, index)
     if not rtld.bind_not:
         rtld.memory.write_u64(map_.addr + offset, value)
     return value
@@ -90,20 +88,21 @@ def profile_fixup(
 
     Source: glibc elf/dl-runtime.c:_dl_profile_fixup.
     """
-    result = map_.reloc_results.get(index) if map_.reloc_results is not None else None
-    value = 0
-    if result is None:
+    result = (map_.reloc_results or {}).get(index)
+    if result is not None and result.done:
+        value = result.address
+    else:
         _, value, result = yield from _bind_slot(rtld, map_, index)
     if result is None:  # a resolver calls while the object is being relocated, or there is no definition
         rtld.memory.write_u64(framesize_at, (1 << 64) - 1)
         return value
-    return (yield from pltenter(rtld, map_, result, result.address, regs, framesize_at))
+    return (yield from pltenter(rtld, map_, result, value, regs, framesize_at))
 
 
 def _bind_slot(
-    rtld: Rtld, map_: LinkMap, index: int, *, asks: bool = True
+    rtld: Rtld, map_: LinkMap, index: int
 ) -> Generator[Effect, int, tuple[int, int, RelocResult | None]]:
-    """Look up what a PLT slot leads to; return the slot's offset, the address, and what auditors, where they are asked, have said of it."""
+    """Look up what a PLT slot leads to, and ask auditors unless they have said; return the slot's offset, the address, and what they said."""
     table, _ = map_.dynamic.table(c.DT_JMPREL)
     entry = rtld.memory.read(map_.addr + table + 24 * index, 24)
     offset, info = int.from_bytes(entry[:8], "little"), int.from_bytes(entry[8:16], "little")
@@ -120,12 +119,14 @@ def _bind_slot(
             value = yield CallGuest(value)
     if rtld.bus.bindings:
         emit_binding(rtld, map_, symbol, found, kind, offset, True)
-    result = None
-    if map_.reloc_results is not None and asks and found is not None:
-        result = RelocResult()
-        result.address = yield from symbind(rtld, map_, found, value, result)
-        if not rtld.bind_not:
-            map_.reloc_results[index] = result
+    if map_.reloc_results is None or found is None:
+        return offset, value, None
+    result = map_.reloc_results.setdefault(index, RelocResult())
+    if result.done:
+        return offset, result.address, result
+    value = yield from symbind(rtld, map_, found, value, result)
+    if not rtld.bind_not:
+        result.address, result.done = value, True
     return offset, value, result
 
 
