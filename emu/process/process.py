@@ -116,9 +116,7 @@ class Process:
 
     def _link(self, loaded: Loaded, mapped_interpreter: KernelImage) -> None:
         """Let the dynamic linker map what the program needs, as the LD_* variables ask for."""
-        config = self.config
-        program = loaded.program
-        name = os.fsdecode(loaded.argv[0])
+        config, program, name = self.config, loaded.program, os.fsdecode(loaded.argv[0])
         rtld = self.rtld = Rtld(self.arena, self.space, self.kernel.fs, self.bus, config.env, name)
         rtld.keep_going = config.keep_going
         rtld.write_error = _say

@@ -217,9 +217,11 @@ class _Relocator:
                 if found is not None and self.is_ifunc(found):
                     value = yield from self.call_resolver(found, value)
                 _PUT64(view, at, (value + (addend if kind == c.R_X86_64_64 else 0)) & _M64)
-                if self.audited and kind == c.R_X86_64_JUMP_SLOT and found is not None:
-                    self.rtld.cached_lookups += 1
-                    _PUT64(view, at, (yield from symbind(self.rtld, self.map, found, value, None)))
+                if self.audited and kind == c.R_X86_64_JUMP_SLOT:
+                    if not self._binds_locally(info >> 32):
+                        self.rtld.cached_lookups += 1
+                    if found is not None:
+                        _PUT64(view, at, (yield from symbind(self.rtld, self.map, found, value, None)))
             elif kind == c.R_X86_64_JUMP_SLOT:
                 self.lazy_slots += 1
                 slot = _GET64(view, at)[0]

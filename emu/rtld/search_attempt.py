@@ -58,19 +58,18 @@ class Attempt:
         self, path: str, rule: str, asker: MapView | None, code: int
     ) -> Generator[Effect, int, Found | None]:
         """Open a candidate; None where the search goes on. Auditors are asked in the name of `asker`: what they choose is opened under the old name."""
-        search, chosen = self._search, path
+        search = self._search
+        chosen: str | None = path
         if search.objsearch is not None and asker is not None and code:
-            choice = yield from search.objsearch(path, asker, code)
-            if choice is None:
-                return None
-            chosen = choice
+            chosen = yield from search.objsearch(path, asker, code)
         try:
-            found = search.try_open(self.name, chosen, rule, self._check)
-            return found if chosen is path else found._replace(path=path)
+            return search.try_open(self.name, path, rule, self._check, chosen)
         except ForeignObjectError as error:
             self.errno = errno.ENOENT
             self.wrong_class |= "ELF class" in error.reason
         except OSError as error:
+            if chosen is None:
+                return None
             self.errno = error.errno or errno.ENOENT
             if self.errno == errno.EISDIR:
                 # open(2) takes a directory, and ld.so fails to read it.

@@ -369,14 +369,18 @@ class SearchPath:
         for tag in ("RPATH", "RUNPATH"):
             self._lists.pop((map_, tag), None)
 
-    def try_open(self, name: str, path: str, rule: str, check: Callable[[Backing, str], object]) -> Found:
-        """Open and judge one candidate. Raises OSError, ForeignObjectError, or what `check` raises.
+    def try_open(
+        self, name: str, path: str, rule: str, check: Callable[[Backing, str], object], chosen: str | None
+    ) -> Found:
+        """Open and judge one candidate; what is opened is `chosen`. Raises OSError, ForeignObjectError, or what `check` raises.
 
         Source: open_verify.
         """
         try:
-            backing = self._files.open_for_loading(path)
-            check(backing, path)
+            if chosen is None:
+                raise OSError(self.last_errno, "an auditor passed it over")
+            backing = self._files.open_for_loading(chosen)
+            check(backing, chosen)
         except (OSError, EmuError):
             if self._bus.libs:
                 self._bus.emit(LibrarySearch(name, path, rule, False))
