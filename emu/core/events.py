@@ -29,15 +29,15 @@ class LibrarySearch(NamedTuple):
 
 
 class AuditorChoseFile(NamedTuple):
-    """An auditor's la_objsearch answered with another name than it was given, or with none: the name is passed over.
+    """An auditor's la_objsearch answered with another name than it was given, or with none (`chosen` is empty): the name is passed over.
 
-    `code` is the LA_SER_* constant that says where the name comes from, `by` the object for which the search is made.
+    `source` is the LA_SER_* constant that says where the name comes from, `by` the object for which the search is made.
     """
 
     auditor: str
     name: str
-    chosen: str | None
-    code: int
+    chosen: str
+    source: str
     by: str
 
 

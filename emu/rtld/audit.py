@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from emu.core.effects import CallGuest, Effect
 from emu.core.events import AuditorChoseFile
+from emu.rtld.search_attempt import LA_SER_CONFIG, LA_SER_DEFAULT, LA_SER_LIBPATH, LA_SER_ORIG, LA_SER_RUNPATH
 
 if TYPE_CHECKING:
     from emu.rtld.link_map import LinkMap
@@ -25,13 +26,19 @@ if TYPE_CHECKING:
 LA_ACT_CONSISTENT, LA_ACT_ADD, LA_ACT_DELETE = 0, 1, 2
 LA_FLG_BINDTO, LA_FLG_BINDFROM = 1, 2
 LA_SYMB_NOPLTENTER, LA_SYMB_NOPLTEXIT, LA_SYMB_DLSYM, LA_SYMB_ALTVALUE = 1, 2, 8, 16
+_SOURCES = {
+    LA_SER_ORIG: "LA_SER_ORIG",
+    LA_SER_LIBPATH: "LA_SER_LIBPATH",
+    LA_SER_RUNPATH: "LA_SER_RUNPATH",
+    LA_SER_CONFIG: "LA_SER_CONFIG",
+    LA_SER_DEFAULT: "LA_SER_DEFAULT",
+}
 RTLD_AUDIT = 0x08000000
 """Internal mode bit: what is opened is an auditor."""
 INTERFACE = (
     "la_activity", "la_objsearch", "la_objopen", "la_preinit", "la_symbind64", "la_x86_64_gnu_pltenter", "la_x86_64_gnu_pltexit", "la_objclose",
 )  # fmt: skip
 """The functions of an auditor, in the order in which ld.so looks for them."""
-_HEARD = LA_SYMB_NOPLTENTER | LA_SYMB_NOPLTEXIT
 
 
 class Auditor:
@@ -103,7 +110,10 @@ def objsearch(rtld: Rtld, name: str, view: MapView, code: int) -> Generator[Effe
         address = yield CallGuest(function, (address, cookie, code))
         chosen = os.fsdecode(rtld.memory.read_cstr(address)) if address else None
         if chosen != name and rtld.bus.libs:
-            rtld.bus.emit(AuditorChoseFile(auditor.map.display_name, name, chosen, code, map_.display_name))
+            source = _SOURCES.get(code, str(code))
+            rtld.bus.emit(
+                AuditorChoseFile(auditor.map.display_name, name, chosen or "", source, map_.display_name)
+            )
         if chosen is None:
             return None
         name = chosen

@@ -42,8 +42,7 @@ def _load(e: ev.LibraryLoad) -> str:
 
 
 def _auditor_file(e: ev.AuditorChoseFile) -> str:
-    chosen = "nothing" if e.chosen is None else e.chosen
-    return f"auditor {e.auditor}: {chosen} in place of {e.name}, for {e.by}"
+    return f"auditor {e.auditor}: {e.chosen or 'nothing'} in place of {e.name} ({e.source}), for {e.by}"
 
 
 def _auditor_address(e: ev.AuditorChoseAddress) -> str:
