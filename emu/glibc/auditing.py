@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
+from emu.core.dl_events import AuditorJoined
 from emu.core.effects import CallGuest, Effect
 from emu.core.ldso_events import AuditorIgnored
 from emu.rtld.audit import INTERFACE, LA_ACT_ADD, RTLD_AUDIT, Auditor, activity_map, objopen
@@ -92,6 +93,8 @@ def _load(contract: Contract, name: str) -> Work:
     rtld.search.objsearch = rtld.objsearch
     contract.mirror.auditors()
     contract.arena.write_u64(rtld.mirror.audit_cookie(ld_so, auditor.index), ld_so.address)
+    if rtld.bus.dl:
+        rtld.bus.emit(AuditorJoined(map_.display_name, map_.ns, tuple(functions)))
     map_.auditing = True
     rtld.mirror.flags(map_)
 

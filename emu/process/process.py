@@ -45,11 +45,9 @@ if TYPE_CHECKING:
 
 _PID, _DEFAULT_MEMORY = 1000, 4 << 30
 _GLIBC_NAMES = {
-    "start": "_dl_start",
-    "fini": "_dl_fini",
-    "resolve": "_dl_runtime_resolve",
-    "operate": "_dl_catch_exception",
-}
+    "start": "_dl_start", "fini": "_dl_fini", "resolve": "_dl_runtime_resolve", "operate": "_dl_catch_exception",
+    "profile": "_dl_profile_fixup", "pltexit": "_dl_audit_pltexit",
+}  # fmt: skip
 """What the linker's own stubs stand for."""
 
 

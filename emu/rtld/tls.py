@@ -206,8 +206,13 @@ class Tls:
 
     def settle_initial(self) -> None:
         """The program's modules are all there: those that came after the layout was fixed begin a generation."""
-        if any(slot.generation > self.generation for slot in self.slots):
-            self.next_generation("start-up with auditors")
+        added = [slot for slot in self.slots if slot.generation > self.generation]
+        if not added:
+            return
+        self.next_generation("start-up with auditors")
+        for slot in added:
+            if slot.map is not None and self.rtld.bus.tls:
+                self.announce(slot.map)
 
     def initialise_thread(self, thread_pointer: int, *, again: bool = False) -> None:
         """Copy the initialisation images into the static blocks of a thread and fill its DTV.
