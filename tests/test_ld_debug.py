@@ -46,6 +46,8 @@ _ENTRY = re.compile(r"entry: 0x(\w+)  phdr: 0x(\w+)  phnum: ")
 _CYCLES = re.compile(r"\d+ cycles( \([\d.]*%\))?")
 _ADDRESS = re.compile(r"\(0x[0-9a-f]{16}\)")
 
+_NUMBER = re.compile(r"0x[0-9a-f]+$|(?<=HWCAP: {13})\w+|(?<=MINSIGSTKSZ: {7})\d+", re.MULTILINE)
+
 
 def _ordinary_runs() -> list[Run]:
     """The first run of each fixture that ends by itself, and the last where the loader has most to say: all of them take too long."""
@@ -145,6 +147,16 @@ _TRACED = (
 def test_objects_are_listed_as_for_ldd(run_id: str, env: dict[str, str]) -> None:
     run = _run(run_id)
     _compare(run._replace(argv=run.argv[:1]), {"LD_TRACE_LOADED_OBJECTS": "1", **env})
+
+
+def test_the_auxiliary_vector_is_shown() -> None:
+    """Compared are the entries that are there and what is in them; where things lie, the CPU and newer kernels' entries differ."""
+    run = _with(_run("hello-printf"), {"LD_SHOW_AUXV": ""})
+    native, emulated = (
+        _NUMBER.sub("N", done.stdout.decode()) for done in (fixtures.run_native(run), support.run_emu(run))
+    )
+    assert "AT_PHENT:             56\n" in emulated
+    assert emulated.splitlines() == [line for line in native.splitlines() if not line.startswith("AT_???")]
 
 
 def test_the_output_goes_to_a_file(tmp_path: Path) -> None:

@@ -81,6 +81,10 @@ class Directory(Inode):
         """Add another name of an inode."""
         raise fail(errno.EXDEV)
 
+    def enter(self, name: str, inode: Inode) -> None:
+        """Give a new inode, of a socket or a FIFO, its name."""
+        raise fail(errno.EPERM)
+
     def unlink(self, name: str) -> None:
         """Remove a name that is no directory."""
         raise fail(errno.EPERM)
@@ -166,6 +170,11 @@ class OverlayDirectory(Directory):
         self.volume.charge(_ENTRY_COST)
         self._touch()
         self.upper[name] = inode
+
+    def enter(self, name: str, inode: Inode) -> None:
+        """Give a new inode its name, and keep it."""
+        self.volume.keep(inode)
+        self.add(name, inode)
 
     def _remove(self, name: str) -> None:
         self._touch()

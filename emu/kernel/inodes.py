@@ -215,8 +215,8 @@ class Symlink(Inode):
 
 
 class Special(Inode):
-    """A host device, socket or FIFO in the sysroot: it can be looked at, but the guest does not reach what
-    is behind it.
+    """A device, socket or FIFO: of the host, in the sysroot, where it can be looked at, but the guest does not reach what is behind it; or
+    one of the guest's.
     """
 
     __slots__ = ("kind",)

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.effects import Exit, RegistersSet
@@ -24,8 +25,9 @@ from emu.kernel.passthrough import mount_writable
 from emu.kernel.procfs import mount_proc
 from emu.kernel.scheduler import Scheduler
 from emu.kernel.signals import Interrupted, Signals
-from emu.kernel.syscalls import TABLE
+from emu.kernel.syscalls import find
 from emu.kernel.syscalls.futex import release
+from emu.kernel.table import TABLE
 from emu.kernel.timers import Timers
 from emu.kernel.vfs import FileSystem
 from emu.kernel.waiting import BLOCKED, Blocked, PendingCall
@@ -33,6 +35,7 @@ from emu.kernel.waiting import BLOCKED, Blocked, PendingCall
 if TYPE_CHECKING:
     from emu.core.events import EventBus
     from emu.kernel.inodes import Inode
+    from emu.kernel.network import Network
     from emu.kernel.openfile import OpenFile
     from emu.kernel.signals import Killed
     from emu.kernel.table import Entry, Result
@@ -146,6 +149,13 @@ class Kernel:
             return  # it was closed, and `emu` keeps its number from other files
         self.fds.install(HostFile(host), fd=number)
 
+    @cached_property
+    def network(self) -> Network:
+        """The names of sockets; made when the first one is."""
+        from emu.kernel.network import Network
+
+        return Network(self)
+
     # -- tasks -----------------------------------------------------------------------------------------------
 
     def add_task(self, task: Task) -> None:
@@ -187,7 +197,7 @@ class Kernel:
         clock.now += TICK_NS
         if clock.now >= clock.alarm:
             self.pass_time()
-        entry = TABLE.get(number & abi.U32)
+        entry = TABLE.get(number & abi.U32) or find(number & abi.U32)
         if entry is None:
             return self._unknown(number)
         self.cpu = cpu

@@ -26,6 +26,7 @@ class OpenFile:
 
     __slots__ = ("path", "flags", "offset", "references", "inode")
     seekable = False
+    is_socket = False
 
     def __init__(self, path: str, flags: int, inode: Inode | None = None) -> None:
         self.path = path

@@ -6,13 +6,15 @@ Source: glibc elf/rtld.c:process_envvars, process_dl_debug.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import struct
+from typing import TYPE_CHECKING, cast
 
 from emu.glibc.ld_debug import HELP, LdDebug, help_text, output_path, parse_mask
+from emu.glibc.show_auxv import show_auxv
 from emu.kernel import abi
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from emu.core.events import EventBus
     from emu.kernel.kernel import Kernel
@@ -33,6 +35,9 @@ class Debugging:
         self._kernel = kernel
         self._names = program, program_name, pid
         self.fd = _STDERR
+        if "LD_SHOW_AUXV" in env:
+            pairs = cast("Iterator[tuple[int, int]]", struct.iter_unpack("<QQ", kernel.program.auxv))
+            self.write(_STDOUT, show_auxv(pairs, lambda at: os.fsdecode(kernel.arena.read_cstr(at))))
         self.mask, unknown = parse_mask(env.get("LD_DEBUG", ""))
         for word in unknown:
             self.write(_STDERR, f"warning: debug option `{word}' unknown; try LD_DEBUG=help\n")

@@ -26,7 +26,7 @@ from emu.rtld.map_object import adopt
 from emu.rtld.mirror_view import MirrorView
 from emu.rtld.scope import Namespace, Scope
 from emu.rtld.search_path import SearchPath
-from emu.rtld.startup import auditor_names
+from emu.rtld.startup import auditor_names, refuse_profiling
 from emu.rtld.tls import Tls
 from emu.rtld.vdso import bind_vdso
 from emu.rtld.version import VersionWarning, check_map_versions
@@ -211,6 +211,7 @@ class Rtld:
         except OSError:
             origin = None  # a program that is no file
         main = self.adopt(program, "", LT_EXECUTABLE, "program", origin=origin)
+        refuse_profiling(self)
         self.auditor_names = auditor_names(self, main)
         stack = next((p for p in main.phdrs if p.type == c.PT_GNU_STACK), None)
         self.executable_stack = stack is None or bool(stack.flags & c.PF_X)

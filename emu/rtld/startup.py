@@ -47,6 +47,12 @@ def auditor_names(rtld: Rtld, main: LinkMap) -> list[str] | None:
     return names if asked else None
 
 
+def refuse_profiling(rtld: Rtld) -> None:
+    """Raise UnsupportedError where ld.so would count calls into a file."""
+    if rtld.env.get("LD_PROFILE"):
+        raise UnsupportedError("LD_PROFILE (profiling)", rtld.program, "unset it: --env LD_PROFILE=")
+
+
 def tell_scopes(rtld: Rtld) -> None:
     """Tell of the scopes of everybody in the base namespace."""
     maps = rtld.namespaces[0].maps

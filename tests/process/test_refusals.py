@@ -94,6 +94,12 @@ def test_mutated_programs_end_without_a_traceback(tmp_path: Path, data: st.DataO
     assert "Traceback" not in done.stderr, done.stderr
 
 
+def test_profiling_is_not_left_out_without_a_word(tmp_path: Path) -> None:
+    done = _run(_build(tmp_path, "int main(void) { return 0; }"), "--env", "LD_PROFILE=libc.so.6")
+    assert (done.returncode, done.stderr.count("\n")) == (125, 1)
+    assert "unsupported LD_PROFILE (profiling)" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "flags", "thing"),
     [

@@ -14,6 +14,8 @@ from emu.kernel.hostfile import FIOASYNC, FIOCLEX, FIONBIO, FIONCLEX, FIONREAD
 from emu.kernel.inodes import fail
 from emu.kernel.openfile import RegularFile
 from emu.kernel.pipe import EventFile, PipeEnd, TimerFile, make_pipe
+from emu.kernel.signals import Interrupted
+from emu.kernel.special import FifoFile
 from emu.kernel.syscalls.stat import base_of
 from emu.kernel.table import syscall
 from emu.kernel.waiting import Block, resumable, wait
@@ -47,25 +49,45 @@ def _install(k: Kernel, file: OpenFile, flags: int) -> int:
     return fd
 
 
-def _open(k: Kernel, dirfd: int, path: int, flags: int, mode: int) -> int:
+def _open(k: Kernel, t: Task, dirfd: int, path: int, flags: int, mode: int) -> int | Waiting:
     k.fds.lowest()  # EMFILE before anything is made
     name = k.path(path)
-    return _install(k, k.fs.open(name, flags | abi.O_LARGEFILE, mode, base_of(k, dirfd, name)), flags)
+    file = k.fs.open(name, flags | abi.O_LARGEFILE, mode, base_of(k, dirfd, name))
+    if (
+        isinstance(file, FifoFile)
+        and not file.met()
+        and not (file.readable and (file.writable or flags & abi.O_NONBLOCK))
+    ):
+        return _meet(k, t, file, flags)
+    return _install(k, file, flags)
+
+
+@resumable
+def _meet(k: Kernel, t: Task, file: FifoFile, flags: int) -> Waiting:
+    """Wait until somebody opens the other end of a FIFO. Source: fifo(7)."""
+    block = Block(f"for the other end of {file.path} to be opened", None, file.met)
+    try:
+        while not file.met():
+            yield from wait(k, t, block)
+    except Interrupted:
+        file.closed()
+        raise
+    return _install(k, file, flags)
 
 
 @syscall(2, "open", "path", "flags:open", "mode")
-def _sys_open(k: Kernel, t: Task, path: int, flags: int, mode: int) -> int:
-    return _open(k, abi.AT_FDCWD, path, flags, mode)
+def _sys_open(k: Kernel, t: Task, path: int, flags: int, mode: int) -> int | Waiting:
+    return _open(k, t, abi.AT_FDCWD, path, flags, mode)
 
 
 @syscall(257, "openat", "dirfd", "path", "flags:open", "mode")
-def _sys_openat(k: Kernel, t: Task, dirfd: int, path: int, flags: int, mode: int) -> int:
-    return _open(k, dirfd, path, flags, mode)
+def _sys_openat(k: Kernel, t: Task, dirfd: int, path: int, flags: int, mode: int) -> int | Waiting:
+    return _open(k, t, dirfd, path, flags, mode)
 
 
 @syscall(85, "creat", "path", "mode")
-def _sys_creat(k: Kernel, t: Task, path: int, mode: int) -> int:
-    return _open(k, abi.AT_FDCWD, path, abi.O_CREAT | abi.O_WRONLY | abi.O_TRUNC, mode)
+def _sys_creat(k: Kernel, t: Task, path: int, mode: int) -> int | Waiting:
+    return _open(k, t, abi.AT_FDCWD, path, abi.O_CREAT | abi.O_WRONLY | abi.O_TRUNC, mode)
 
 
 @syscall(437, "openat2", "dirfd", "path", "ptr", "size")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 from emu.core.errors import MemoryFault
@@ -29,6 +29,18 @@ if TYPE_CHECKING:
 _PIECE = 1 << 20
 _TASK_SIZE = (1 << 47) - abi.PAGE_SIZE
 _RWF_APPEND, _RWF_NOWAIT, _RWF_SUPPORTED = 0x10, 0x8, 0x1F
+
+
+def _receive(k: Kernel, t: Task, file: OpenFile, vectors: Sequence[tuple[int, int]]) -> Waiting:
+    from emu.kernel.syscalls.messages import receive  # it is there: the file is a socket
+
+    return receive(k, t, file, vectors)
+
+
+def _send(k: Kernel, t: Task, file: OpenFile, data: bytes) -> Waiting:
+    from emu.kernel.syscalls.messages import send
+
+    return send(k, t, file, data)
 
 
 def _readable(k: Kernel, fd: int) -> OpenFile:
@@ -121,6 +133,8 @@ def _write_from(k: Kernel, t: Task, file: OpenFile, address: int, size: int, off
 @syscall(0, "read", "fd", "out", "size")
 def _sys_read(k: Kernel, t: Task, fd: int, address: int, size: int) -> Waiting:
     file, size = _readable(k, fd), _checked(size)
+    if file.is_socket:
+        return _receive(k, t, file, ((address, size),))
     return (_read_once if size <= _PIECE else _read_to)(k, t, file, address, size, None)
 
 
@@ -131,6 +145,8 @@ _read_once, _write_once = resumable(_read_to), resumable(_write_from)
 @syscall(1, "write", "fd", "in", "size")
 def _sys_write(k: Kernel, t: Task, fd: int, address: int, size: int) -> Waiting:
     file, size = _writable(k, fd), _checked(size)
+    if file.is_socket:
+        return _send(k, t, file, k.arena.copy_in(address, size))
     return (_write_once if size <= _PIECE else _write_from)(k, t, file, address, size, None)
 
 
@@ -187,8 +203,11 @@ def read_iovec(k: Kernel, address: int, count: int) -> list[tuple[int, int]]:
 
 
 def _readv(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset: int | None) -> Waiting:
+    vectors = read_iovec(k, address, count)
+    if file.is_socket:
+        return (yield from _receive(k, t, file, vectors))
     done = 0
-    for base, size in read_iovec(k, address, count):
+    for base, size in vectors:
         if not size:
             continue
         if done and not file.seekable and not file.poll() & (abi.POLLIN | abi.POLLHUP):
@@ -207,6 +226,8 @@ def _readv(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset:
 
 def _writev(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset: int | None) -> Waiting:
     vectors = read_iovec(k, address, count)
+    if file.is_socket:
+        return (yield from _send(k, t, file, b"".join(k.arena.copy_in(base, size) for base, size in vectors)))
     if sum(size for _, size in vectors) <= _PIECE:
         data = b"".join(k.arena.copy_in(base, size) for base, size in vectors)
         return (yield from _write(k, t, file, data, offset))

@@ -1,6 +1,6 @@
 """Names: directories and their entries.
 
-Source: mkdir(2), rename(2), link(2), symlink(2), unlink(2), getdents64(2), chdir(2).
+Source: mkdir(2), mknod(2), rename(2), link(2), symlink(2), unlink(2), getdents64(2), chdir(2).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
-from emu.kernel.inodes import fail
+from emu.kernel.inodes import Meta, Special, fail, fresh
+from emu.kernel.special import Fifo, make_node
 from emu.kernel.syscalls.stat import base_of
 from emu.kernel.table import syscall
 
@@ -33,6 +34,35 @@ def _sys_mkdirat(k: Kernel, t: Task, dirfd: int, path: int, mode: int) -> int:
     name = k.path(path)
     k.fs.mkdir(name, mode, base_of(k, dirfd, name))
     return 0
+
+
+def _mknod(k: Kernel, dirfd: int, path: int, mode: int) -> int:
+    """Make a regular file, a FIFO or a socket's name; a device is nothing that the guest is given."""
+    name = k.path(path)
+    base = base_of(k, dirfd, name)
+    kind = mode & abi.S_IFMT
+    if kind in (0, abi.S_IFREG):
+        k.fs.new_name(name, base)
+        k.fs.open(name, abi.O_CREAT | abi.O_EXCL | abi.O_WRONLY, mode & 0o7777, base)
+        return 0
+    if kind in (abi.S_IFCHR, abi.S_IFBLK, abi.S_IFDIR):
+        raise fail(errno.EPERM)
+    if kind not in (abi.S_IFIFO, abi.S_IFSOCK):
+        raise fail(errno.EINVAL)
+    meta = Meta(fresh(k.fs, kind | mode & 0o7777 & ~k.fs.umask))
+    node = Fifo(k.fs, meta) if kind == abi.S_IFIFO else Special(k.fs, None, meta, kind)
+    make_node(k.fs, os.fsencode(name), node, base)
+    return 0
+
+
+@syscall(133, "mknod", "path", "mode", "hex")
+def _sys_mknod(k: Kernel, t: Task, path: int, mode: int, device: int) -> int:
+    return _mknod(k, abi.AT_FDCWD, path, mode)
+
+
+@syscall(259, "mknodat", "dirfd", "path", "mode", "hex")
+def _sys_mknodat(k: Kernel, t: Task, dirfd: int, path: int, mode: int, device: int) -> int:
+    return _mknod(k, dirfd, path, mode)
 
 
 @syscall(84, "rmdir", "path")

@@ -1,117 +1,310 @@
-"""Sockets as far as a process without any neighbour has them, and socket calls on files that are none.
+"""Sockets: making, naming and connecting them, and socket calls on files that are none.
 
-Programs ask with socket calls what a descriptor is (ENOTSOCK), and libc looks for a name service daemon: a Unix socket can be made, but nobody
-listens. Everything else is not supported and says so.
-
-Source: unix(7), socket(2), connect(2), getpeername(2).
+Source: socket(2), socketpair(2), bind(2), listen(2), accept(2), connect(2), shutdown(2), getsockname(2).
 """
 
 from __future__ import annotations
 
 import errno
-import os
+import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
-from emu.kernel.inodes import Stat, fail
-from emu.kernel.openfile import OpenFile
-from emu.kernel.pipe import anonymous_stat
+from emu.kernel.inodes import fail
+from emu.kernel.network import pair
+from emu.kernel.socket import SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, Socket
+from emu.kernel.socket_address import (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
+    AF_UNSPEC,
+    InetAddress,
+    family_of,
+    pack,
+    parse,
+)
 from emu.kernel.table import syscall
+from emu.kernel.waiting import Block, resumable, wait
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
+    from emu.kernel.socket_address import Address
     from emu.kernel.task import Task
+    from emu.kernel.waiting import Waiting
 
-_AF_UNIX = 1
-_TYPES = (1, 2, 3, 5)
-"""SOCK_STREAM, SOCK_DGRAM, SOCK_RAW (taken for SOCK_DGRAM), SOCK_SEQPACKET."""
-_TYPE_MASK, _LAST_TYPE = 15, 10
-_FAMILY_SIZE, _ADDRESS_SIZE = 2, 110
-_CALLS = {
-    43: ("accept", "fd", "ptr", "ptr"),
-    44: ("sendto", "fd", "in", "size", "hex", "ptr", "uint"), 45: ("recvfrom", "fd", "ptr", "size", "hex", "ptr", "ptr"),
-    46: ("sendmsg", "fd", "ptr", "hex"), 47: ("recvmsg", "fd", "ptr", "hex"), 48: ("shutdown", "fd", "int"),
-    49: ("bind", "fd", "ptr", "uint"), 50: ("listen", "fd", "int"), 51: ("getsockname", "fd", "ptr", "ptr"),
-    54: ("setsockopt", "fd", "int", "int", "ptr", "uint"),
-    55: ("getsockopt", "fd", "int", "int", "ptr", "ptr"), 288: ("accept4", "fd", "ptr", "ptr", "hex"),
-}  # fmt: skip
-"""Number to name and argument formats."""
+_TYPE_MASK, _LAST_TYPE, _LAST_FAMILY = 15, 10, 45
+_IPPROTO_TCP, _IPPROTO_UDP, _IPPROTO_MPTCP = 6, 17, 262
+_FAMILY_SIZE, _STORAGE_SIZE = 2, 128
+_SOMAXCONN = 4096
+SO_RCVTIMEO, SO_SNDTIMEO = (1, 20), (1, 21)
 
 
-class UnixSocket(OpenFile):
-    """A Unix socket that is connected to nothing."""
+def socket_call(number: int, name: str, *formats: str) -> Callable[[Callable[..., int | Waiting]], None]:
+    """Enter the decorated function as the handler of a call whose first argument is a socket; on one of the host's it is refused."""
 
-    __slots__ = ("_stat",)
+    def enter(handler: Callable[..., int | Waiting]) -> None:
+        @syscall(number, name, *formats)
+        def call(k: Kernel, t: Task, fd: int, *rest: int) -> int | Waiting:
+            file = k.file(fd)
+            if isinstance(file, Socket):
+                return handler(k, t, file, *rest)
+            if file.stat().mode & abi.S_IFMT != abi.S_IFSOCK:
+                raise fail(errno.ENOTSOCK)
+            return k.refuse(f"{name} ({number}) on a socket of the host")
 
-    def __init__(self, kernel: Kernel, flags: int) -> None:
-        self._stat = anonymous_stat(kernel, abi.S_IFSOCK | 0o777)
-        super().__init__(f"socket:[{self._stat.ino}]", abi.O_RDWR | flags)
-
-    def stat(self) -> Stat:
-        """Return the attributes of an anonymous inode."""
-        return self._stat
-
-    def write(self, data: bytes) -> int:
-        """Refuse: there is nobody."""
-        raise fail(errno.ENOTCONN)
-
-    def poll(self) -> int:
-        """Return the conditions of a socket that is not connected."""
-        return abi.POLLOUT | abi.POLLWRNORM | abi.POLLHUP
+    return enter
 
 
-def _refuse(k: Kernel, what: str) -> int:
-    k.report_once(f"system call {what}", f"emu: syscall {what} is not supported; the program was told ENOSYS")
-    return -errno.ENOSYS
+def deadline_of(k: Kernel, socket: Socket, option: tuple[int, int]) -> int | None:
+    """Return the virtual time until which a call waits (SO_RCVTIMEO, SO_SNDTIMEO), None for ever."""
+    raw = socket.options.get(option)
+    if raw is None or not any(raw):
+        return None
+    seconds, micros = struct.unpack("<qq", raw)
+    return int(k.clock.now + seconds * abi.NSEC_PER_SEC + micros * 1000)
 
 
-def _socket(k: Kernel, fd: int) -> OpenFile:
-    file = k.file(fd)
-    if file.stat().mode & abi.S_IFMT != abi.S_IFSOCK:
-        raise fail(errno.ENOTSOCK)
-    return file
+def read_address(k: Kernel, address: int, size: int) -> bytes:
+    """Return a sockaddr of the guest's. Raises OSError(EINVAL)."""
+    if not 0 <= size <= _STORAGE_SIZE:
+        raise fail(errno.EINVAL)
+    return k.arena.copy_in(address, size)
+
+
+def store_address(k: Kernel, socket: Socket, name: Address | None, address: int, size: int) -> None:
+    """Store a sockaddr, cut to the room there is, and its whole length at `size`."""
+    if not address:
+        return
+    room = int.from_bytes(k.arena.copy_in(size, 4), "little", signed=True)
+    if room < 0:
+        raise fail(errno.EINVAL)
+    raw = pack(socket.family, name)
+    k.arena.copy_out(address, raw[:room])
+    k.arena.copy_out(size, len(raw).to_bytes(4, "little"))
+
+
+# -- making ---------------------------------------------------------------------------------------------------
+
+
+def _check(family: int, kind: int) -> None:
+    """Check what is wrong for every family. Raises OSError: EINVAL, EAFNOSUPPORT."""
+    if kind & ~(_TYPE_MASK | abi.O_NONBLOCK | abi.O_CLOEXEC):
+        raise fail(errno.EINVAL)
+    if not 0 <= family <= _LAST_FAMILY:
+        raise fail(errno.EAFNOSUPPORT)
+
+
+def _kind(family: int, kind: int, protocol: int) -> tuple[int, int, int]:
+    """Return type, protocol and O_* flags of a socket to be made. Raises OSError."""
+    flags, kind = kind & ~_TYPE_MASK, kind & _TYPE_MASK
+    if kind > _LAST_TYPE:
+        raise fail(errno.EINVAL)
+    if family == AF_UNIX:
+        if protocol not in (0, AF_UNIX):
+            raise fail(errno.EPROTONOSUPPORT)
+        if kind not in (SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET):
+            raise fail(errno.ESOCKTNOSUPPORT)
+        return SOCK_DGRAM if kind == SOCK_RAW else kind, 0, flags
+    if kind not in (SOCK_STREAM, SOCK_DGRAM):
+        raise fail(errno.ESOCKTNOSUPPORT)
+    own = _IPPROTO_TCP if kind == SOCK_STREAM else _IPPROTO_UDP
+    if protocol not in (0, own):
+        raise fail(errno.EPROTONOSUPPORT)
+    return kind, own, flags
 
 
 @syscall(41, "socket", "int", "hex", "int")
 def _sys_socket(k: Kernel, t: Task, family: int, kind: int, protocol: int) -> int:
-    if family != _AF_UNIX:
-        return _refuse(k, f"socket (41) of family {family}")
-    flags = kind & ~_TYPE_MASK
-    if flags & ~(abi.O_NONBLOCK | abi.O_CLOEXEC) or kind & _TYPE_MASK > _LAST_TYPE:
-        raise fail(errno.EINVAL)
-    if kind & _TYPE_MASK not in _TYPES:
-        raise fail(errno.ESOCKTNOSUPPORT)
-    if protocol not in (0, _AF_UNIX):
-        raise fail(errno.EPROTONOSUPPORT)
-    return k.fds.install(UnixSocket(k, flags & abi.O_NONBLOCK), bool(flags & abi.O_CLOEXEC))
+    _check(family, kind)
+    if family not in (AF_UNIX, AF_INET, AF_INET6) or family != AF_UNIX and kind & _TYPE_MASK == SOCK_RAW:
+        return k.refuse(f"socket (41) of family {family}, type {kind & _TYPE_MASK}")
+    kind, protocol, flags = _kind(family, kind, protocol)
+    socket = Socket(k, family, kind, protocol, flags & abi.O_NONBLOCK)
+    return k.fds.install(socket, bool(flags & abi.O_CLOEXEC))
 
 
-@syscall(42, "connect", "fd", "ptr", "uint")
-def _sys_connect(k: Kernel, t: Task, fd: int, address: int, size: int) -> int:
-    if not isinstance(_socket(k, fd), UnixSocket):
-        return _refuse(k, "connect (42) on a socket of the host")
-    raw = k.arena.copy_in(address, min(size, _ADDRESS_SIZE))
-    if not _FAMILY_SIZE < size <= _ADDRESS_SIZE or int.from_bytes(raw[:_FAMILY_SIZE], "little") != _AF_UNIX:
-        raise fail(errno.EINVAL)
-    path = raw[_FAMILY_SIZE:].partition(b"\0")[0]
-    if path:
-        k.fs.find(os.fsdecode(path))
-    raise fail(errno.ECONNREFUSED)
+@syscall(53, "socketpair", "int", "hex", "int", "ptr")
+def _sys_socketpair(k: Kernel, t: Task, family: int, kind: int, protocol: int, address: int) -> int:
+    _check(family, kind)
+    if family not in (AF_UNIX, AF_INET, AF_INET6):
+        return k.refuse(f"socketpair (53) of family {family}")
+    kind, protocol, flags = _kind(family, kind, protocol)
+    if family != AF_UNIX:
+        raise fail(errno.EOPNOTSUPP)
+    sockets = [Socket(k, family, kind, protocol, flags & abi.O_NONBLOCK) for _ in range(2)]
+    pair(*sockets)
+    cloexec = bool(flags & abi.O_CLOEXEC)
+    first = k.fds.install(sockets[0], cloexec)
+    try:
+        second = k.fds.install(sockets[1], cloexec)
+    except OSError:
+        k.fds.close(first)
+        raise
+    k.arena.copy_out(address, struct.pack("<ii", first, second))
+    return 0
 
 
-@syscall(52, "getpeername", "fd", "ptr", "ptr")
-def _sys_getpeername(k: Kernel, t: Task, fd: int, address: int, size: int) -> int:
-    if isinstance(_socket(k, fd), UnixSocket):
+# -- names ----------------------------------------------------------------------------------------------------
+
+
+@socket_call(49, "bind", "fd", "ptr", "uint")
+def _sys_bind(k: Kernel, t: Task, socket: Socket, address: int, size: int) -> int:
+    raw = read_address(k, address, size)
+    if socket.family == AF_UNIX and len(raw) == _FAMILY_SIZE and family_of(raw) == AF_UNIX:
+        k.network.autobind(socket)
+        return 0
+    if socket.family == AF_INET and len(raw) >= 16 and family_of(raw) == AF_UNSPEC and not any(raw[4:8]):
+        raw = AF_INET.to_bytes(2, "little") + raw[2:]  # an old habit of programs that Linux allows
+    k.network.bind(socket, parse(socket.family, raw))
+    return 0
+
+
+@socket_call(51, "getsockname", "fd", "ptr", "ptr")
+def _sys_getsockname(k: Kernel, t: Task, socket: Socket, address: int, size: int) -> int:
+    store_address(k, socket, socket.local, address, size)
+    return 0
+
+
+@socket_call(52, "getpeername", "fd", "ptr", "ptr")
+def _sys_getpeername(k: Kernel, t: Task, socket: Socket, address: int, size: int) -> int:
+    if socket.peer is None and socket.remote is None:
         raise fail(errno.ENOTCONN)
-    return _refuse(k, "getpeername (52) on a socket of the host")
+    name = socket.peer.local if socket.unix and socket.peer is not None else socket.remote
+    store_address(k, socket, name, address, size)
+    return 0
 
 
-def _enter(number: int, name: str, *formats: str) -> None:
-    @syscall(number, name, *formats)
-    def call(k: Kernel, t: Task, fd: int, *_rest: int) -> int:
-        _socket(k, fd)
-        return _refuse(k, f"{name} ({number}) on a socket")
+# -- connections ----------------------------------------------------------------------------------------------
 
 
-for _number, (_name, *_formats) in _CALLS.items():
-    _enter(_number, _name, *_formats)
+@socket_call(50, "listen", "fd", "int")
+def _sys_listen(k: Kernel, t: Task, socket: Socket, backlog: int) -> int:
+    if not socket.connects:
+        raise fail(errno.EOPNOTSUPP)
+    if socket.connected or socket.unix and socket.local is None:
+        raise fail(errno.EINVAL)
+    k.network.autobind(socket)
+    socket.backlog = min(backlog & abi.U32, _SOMAXCONN)
+    return 0
+
+
+@socket_call(42, "connect", "fd", "ptr", "uint")
+def _sys_connect(k: Kernel, t: Task, socket: Socket, address: int, size: int) -> int | Waiting:
+    raw = read_address(k, address, size)
+    if len(raw) < _FAMILY_SIZE:
+        raise fail(errno.EINVAL)
+    if family_of(raw) == AF_UNSPEC and (not socket.unix or not socket.connects):
+        socket.peer = socket.remote = None
+        socket.connected = False
+        return 0
+    name = parse(socket.family, raw)
+    if not socket.connects:
+        return _connect_datagrams(k, socket, name)
+    if socket.backlog is not None:
+        raise fail(errno.EINVAL if socket.unix else errno.EISCONN)
+    if socket.connected:
+        return _connect_again(socket)
+    if not socket.unix:
+        socket.shut = 0  # as it was before an attempt that failed, of which it hears now if it has not yet
+        socket.take_error()
+    return _connect(k, t, socket, name, deadline_of(k, socket, SO_SNDTIMEO))
+
+
+def _connect_again(socket: Socket) -> int:
+    if socket.options.pop((-1, 0), None) is not None:
+        return 0  # the attempt that did not wait has succeeded meanwhile
+    raise fail(errno.EISCONN)
+
+
+def _connect_datagrams(k: Kernel, socket: Socket, name: Address) -> int:
+    if isinstance(name, InetAddress):
+        k.network.autobind(socket)
+        socket.remote = k.network.reachable(name)
+        if isinstance(socket.local, InetAddress) and socket.local.wild:
+            socket.local = k.network.source(socket, socket.remote)
+        return 0
+    other = k.network.find(socket, name)
+    if other is not None and other.peer is not None and other.peer is not socket:
+        raise fail(errno.EPERM)
+    socket.peer, socket.remote = other, name
+    return 0
+
+
+@resumable
+def _connect(k: Kernel, t: Task, socket: Socket, name: Address, deadline: int | None) -> Waiting:
+    nonblocking = bool(socket.flags & abi.O_NONBLOCK)
+    while True:
+        if isinstance(name, InetAddress):
+            name = k.network.reachable(name)
+        listener = k.network.find(socket, name)
+        if listener is None or listener.backlog is None or listener.shut:
+            if isinstance(name, InetAddress) and nonblocking:
+                socket.reset(errno.ECONNREFUSED)
+                raise fail(errno.EINPROGRESS)
+            raise fail(errno.ECONNREFUSED)
+        if isinstance(name, InetAddress) or len(listener.waiting) <= listener.backlog:
+            break
+        if nonblocking:
+            raise fail(errno.EAGAIN)
+        room = lambda there=listener: there.gone or len(there.waiting) <= there.backlog  # noqa: E731
+        block = Block(f"to connect to {name}", deadline, room)
+        if not (yield from wait(k, t, block, restart=deadline is None)):
+            raise fail(errno.EAGAIN)
+    k.network.connect(socket, listener, name)
+    if isinstance(name, InetAddress) and nonblocking:
+        socket.options[-1, 0] = b""
+        raise fail(errno.EINPROGRESS)
+    return 0
+
+
+def _accept(k: Kernel, t: Task, socket: Socket, address: int, size: int, flags: int) -> Waiting:
+    if flags & ~(abi.O_NONBLOCK | abi.O_CLOEXEC):
+        raise fail(errno.EINVAL)
+    if not socket.connects:
+        raise fail(errno.EOPNOTSUPP)
+    if socket.backlog is None:
+        raise fail(errno.EINVAL)
+    return _accepted(k, t, socket, address, size, flags, deadline_of(k, socket, SO_RCVTIMEO))
+
+
+@resumable
+def _accepted(
+    k: Kernel, t: Task, socket: Socket, address: int, size: int, flags: int, deadline: int | None
+) -> Waiting:
+    while not socket.waiting:
+        if socket.shut:
+            raise fail(errno.EINVAL)
+        if socket.flags & abi.O_NONBLOCK:
+            raise fail(errno.EAGAIN)
+        ready = lambda: socket.waiting or socket.shut  # noqa: E731
+        block = Block(f"to accept a connection on {socket.path}", deadline, ready, ((socket, abi.POLLIN),))
+        if not (yield from wait(k, t, block, restart=deadline is None)):
+            raise fail(errno.EAGAIN)
+    k.fds.lowest()
+    other = socket.waiting.popleft()
+    store_address(
+        k, other, other.peer.local if other.unix and other.peer is not None else other.remote, address, size
+    )
+    other.flags |= flags & abi.O_NONBLOCK
+    return k.fds.install(other, bool(flags & abi.O_CLOEXEC))
+
+
+@socket_call(43, "accept", "fd", "ptr", "ptr")
+def _sys_accept(k: Kernel, t: Task, socket: Socket, address: int, size: int) -> Waiting:
+    return _accept(k, t, socket, address, size, 0)
+
+
+@socket_call(288, "accept4", "fd", "ptr", "ptr", "hex")
+def _sys_accept4(k: Kernel, t: Task, socket: Socket, address: int, size: int, flags: int) -> Waiting:
+    return _accept(k, t, socket, address, size, flags & abi.U32)
+
+
+@socket_call(48, "shutdown", "fd", "int")
+def _sys_shutdown(k: Kernel, t: Task, socket: Socket, how: int) -> int:
+    if not 0 <= how <= 2:
+        raise fail(errno.EINVAL)
+    if not socket.unix and not socket.connected and socket.backlog is None and socket.remote is None:
+        raise fail(errno.ENOTCONN)
+    socket.shut_down(how + 1)
+    return 0
