@@ -150,7 +150,9 @@ class ThreadAtexit:
         yield from self.rtld.lock(_LOAD_LOCK)
         if dso:
             # Libc's own code would call it; that the first call binds it shows in a trace of bindings.
-            yield from self._through_plt(b"_dl_find_dso_for_object")
+            finder = yield from self._through_plt(b"_dl_find_dso_for_object")
+            if self.rtld.auditors:
+                yield CallGuest(finder, (dso,))
         owner = self.owner(thread, dso)
         arena.write_u64(thread + self.cache_offset, owner)
         count = self._count_address(owner)

@@ -140,14 +140,14 @@ def plt_slot(rtld: Rtld, map_: LinkMap, name: bytes) -> tuple[int, int] | None:
 
 
 def plt_target(rtld: Rtld, map_: LinkMap, index: int, slot: int) -> Generator[Effect, int, int]:
-    """Return what a call through a PLT slot reaches; the first call binds it.
+    """Return what a call through a PLT slot reaches; the first call binds it, under auditing in the guest's own way: by the PLT.
 
     A slot that is not bound leads to its own entry in the PLT, which pushes its index. Source: psABI 5.2.3, figure 5.3.
     """
     address = rtld.memory.read_u64(slot)
     if map_.map_start <= address < map_.map_end:
         code = rtld.memory.read(address, 16).removeprefix(_ENDBR64)
-        if code.startswith(_PUSH + index.to_bytes(4, "little")):
+        if code.startswith(_PUSH + index.to_bytes(4, "little")) and map_.reloc_results is None:
             return (yield from fixup(rtld, map_, index))
     return address
 
