@@ -225,6 +225,7 @@ class Rtld:
             bind_vdso(self, self.vdso)
         self.search.initialise(main)
         self.ld_so = self.adopt(interpreter, interpreter.path, LT_LIBRARY, "interpreter", ld_so_map)
+        self.ld_so.origin = origin  # ld.so takes the program's for its own, once it asks
         self.ld_so.scopes = []
         self.mirror.scopes(self.ld_so)
         if self.auditor_names is not None:
