@@ -109,7 +109,8 @@ class Mirror:
         self.loader(map_)
         self.scopes(map_)
         self.tls_offset(map_)
-        for index in range(0 if address else states):
+        # An auditor that came after an object finds nothing in its cookie: ld.so has not even room for it.
+        for index in range(0 if address else DL_NNS if early else len(self.rtld.auditors)):
             self.arena.write_u64(self.audit_cookie(map_, index), map_.address)
 
     def free_map(self, map_: LinkMap) -> None:
