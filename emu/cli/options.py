@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
@@ -173,7 +174,31 @@ def run_config(
     """
     env = environment(variables, clean_env)
     found = find_program(program, env.get("PATH", DEFAULT_PATH), sysroot)
-    return RunConfig(found, arguments, env, guest_directory(sysroot), sysroot, argv0=program, **fields)
+    ignored, blocked = inherited_signals()
+    return RunConfig(
+        found,
+        arguments,
+        env,
+        guest_directory(sysroot),
+        sysroot,
+        argv0=program,
+        ignored=ignored,
+        blocked=blocked,
+        nice=os.getpriority(os.PRIO_PROCESS, 0),
+        **fields,
+    )
+
+
+def inherited_signals() -> tuple[tuple[int, ...], int]:
+    """Return the signals that our parent has ignored, as nohup does and shells do for jobs in the background, and those that it has
+    blocked, as a mask. That of SIGPIPE and SIGXFSZ cannot be known: Python itself ignores them.
+    """
+    unknown = (signal.SIGPIPE, signal.SIGXFSZ)
+    ignored = (
+        n for n in signal.valid_signals() if n not in unknown and signal.getsignal(n) == signal.SIG_IGN
+    )
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    return tuple(sorted(ignored)), sum(1 << number - 1 for number in blocked)
 
 
 class Running(NamedTuple):

@@ -78,6 +78,8 @@ RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_CORE, RLIMIT_RSS, RL
 RLIMIT_AS, RLIMIT_COUNT = 9, 16
 RLIM_INFINITY = U64
 
+SCHED_RESET_ON_FORK = 0x4000_0000
+
 PID, PPID, PGID, SID = 1000, 999, 1000, 999
 """Fixed process ids: the guest sees a small quiet system that is the same on every run."""
 

@@ -14,6 +14,7 @@ from emu.core.errors import MemoryFault
 from emu.core.events import ThreadExited, ThreadNamed
 from emu.kernel import abi, formats
 from emu.kernel.clock import TICK_NS, Clock
+from emu.kernel.credentials import Credentials
 from emu.kernel.devices import mount_devices
 from emu.kernel.entropy import Entropy
 from emu.kernel.fdtable import FdTable
@@ -52,7 +53,8 @@ class KernelConfig(NamedTuple):
     """What the user decides. `sysroot` and `writable` are host directories, `cwd` is a guest path.
 
     A writable directory appears at the same path in the guest. `max_memory` bounds, in bytes, guest mappings
-    and overlay together. `stdio` are the host descriptors behind 0, 1 and 2 (None: closed).
+    and overlay together. `stdio` are the host descriptors behind 0, 1 and 2 (None: closed). `ignored` and `blocked` are the
+    signals that are so from the start, a tuple and a mask, `nice` is the main thread's nice value.
     """
 
     sysroot: str = "/"
@@ -64,7 +66,10 @@ class KernelConfig(NamedTuple):
     gid: int = 0
     groups: tuple[int, ...] = ()
     stdio: tuple[int | None, int | None, int | None] = (0, 1, 2)
-    hwcap: int = 0x078B_FBFF
+    ignored: tuple[int, ...] = ()
+    blocked: int = 0
+    nice: int = 0
+    hwcap: int = 0x078B_FBFD
     """AT_HWCAP: CPUID.1:EDX of the machine's CPU model."""
 
 
@@ -116,6 +121,7 @@ class Kernel:
         )
         self.fs.on_store = space.shared_files.stored
         self.fs.on_resize = space.file_resized
+        self.credentials = Credentials(config.uid, config.gid)
         self.locks = FileLocks()
         self.fds = FdTable(_NOFILE_LIMIT, self.locks)
         self.program = Program("", None, (), (), b"", 0)
@@ -162,6 +168,7 @@ class Kernel:
         """Enter a task; the first is the main thread, and runs."""
         if not self.tasks:
             self.leader = self.scheduler.current = task
+            task.mask, task.nice = self.config.blocked, self.config.nice
         self.tasks[task.tid] = task
 
     def end_task(self, task: Task, status: int) -> bool:

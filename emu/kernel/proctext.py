@@ -108,7 +108,21 @@ def stat_text(k: Kernel, task: Task) -> bytes:
     pages = k.space.total // abi.PAGE_SIZE
     threads = max(len(k.tasks), 1)
     fields = [abi.PPID, abi.PGID, abi.SID, 0, abi.PGID, 0x400000]
-    fields += [0, 0, 0, 0, ticks, 0, 0, 0, 20, 0, threads, 0, start]
+    fields += [
+        0,
+        0,
+        0,
+        0,
+        ticks,
+        0,
+        0,
+        0,
+        -1 - task.priority if task.priority else 20 + task.nice,
+        task.nice,
+        threads,
+        0,
+        start,
+    ]
     fields += [k.space.total, pages, abi.RLIM_INFINITY, 0, 0, k.program.stack_top]
     fields += [0] * 9 + [17] + [0] * 8 + [k.brk_start] + [0] * 5
     head = f"{task.tid} ({task.name}) {_state(task)}"
@@ -145,8 +159,8 @@ def status_text(k: Kernel, task: Task) -> bytes:
         ("Pid", task.tid),
         ("PPid", abi.PPID),
         ("TracerPid", 0),
-        ("Uid", "\t".join([str(k.fs.uid)] * 4)),
-        ("Gid", "\t".join([str(k.fs.gid)] * 4)),
+        ("Uid", "\t".join(map(str, k.credentials.users.all()))),
+        ("Gid", "\t".join(map(str, k.credentials.groups.all()))),
         ("FDSize", 64),
         ("Groups", " ".join(map(str, k.fs.groups)) + " "),
         *((name, f"{size:8d} kB") for name in ("VmPeak", "VmSize", "VmHWM", "VmRSS")),
@@ -158,6 +172,7 @@ def status_text(k: Kernel, task: Task) -> bytes:
         ("SigBlk", _mask(task.mask)),
         ("SigIgn", _mask(ignored)),
         ("SigCgt", _mask(caught)),
+        *((f"Cap{name}", f"{held:016x}") for name, held in k.credentials.sets()),
         ("NoNewPrivs", k.no_new_privs),
         ("Seccomp", 0),
         ("Cpus_allowed", 1),
@@ -193,18 +208,10 @@ def _stat(k: Kernel) -> bytes:
     return f"cpu  {cpu}\ncpu0 {cpu}\nctxt 0\nbtime {boot}\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n".encode()
 
 
-def _cpuinfo(k: Kernel) -> bytes:
-    rows = (
-        ("processor\t", "0"),
-        ("vendor_id\t", "GenuineIntel"),
-        ("model name\t", "emu"),
-        ("cpu cores\t", "1"),
-        (
-            "flags\t\t",
-            "fpu tsc cx8 sep cmov mmx fxsr sse sse2 syscall nx lm pni ssse3 cx16 sse4_1 sse4_2 popcnt",
-        ),
-    )
-    return ("".join(f"{name}: {value}\n" for name, value in rows) + "\n").encode()
+def _cpuinfo_text(k: Kernel) -> bytes:
+    from emu.kernel.cpuinfo import cpuinfo_text  # few programs ask
+
+    return cpuinfo_text(k)
 
 
 def _constant(text: str) -> Callable[[Kernel], bytes]:
@@ -221,7 +228,7 @@ MACHINE_TEXTS: dict[str, Callable[[Kernel], bytes]] = {
     "meminfo": _meminfo,
     "uptime": _uptime,
     "stat": _stat,
-    "cpuinfo": _cpuinfo,
+    "cpuinfo": _cpuinfo_text,
     "loadavg": _constant("0.00 0.00 0.00 1/1 1000"),
     "filesystems": _constant("nodev\tproc\nnodev\toverlay"),
     "sys/kernel/osrelease": _constant("6.1.0"),

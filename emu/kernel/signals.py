@@ -107,6 +107,8 @@ class Signals:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.actions = [_DEFAULT] * (abi.NSIG + 1)
+        for number in kernel.config.ignored:
+            self.actions[number] = Action(abi.SIG_IGN)
         self.pending: list[SignalInfo] = []
         self.wake = False
         self.killed: Killed | None = None

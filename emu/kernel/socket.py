@@ -207,8 +207,9 @@ class Socket(OpenFile):
         return done
 
     def _post(self, peer: Socket, data: bytes, cost: int, files: tuple[OpenFile, ...]) -> None:
-        config, fs = self.kernel.config, self.kernel.fs
-        peer.incoming.append(Message(data, cost, self, self.local, files, (abi.PID, config.uid, fs.gid)))
+        own = self.kernel.credentials
+        who = (abi.PID, own.users.real, own.groups.real)
+        peer.incoming.append(Message(data, cost, self, self.local, files, who))
         self.used += cost
         self.kernel.network.under_way += cost
         peer.tell(_IN)

@@ -33,13 +33,14 @@ class Task:
     to handle. `call` is a system call in progress; while it waits, `block` says for what, and afterwards
     `woken` why that is over; `held` are the files that stay open for it, even if their numbers are closed, `again` begins the call anew where
     it waits, and `resumed` tells that this was done and the wait is over. `cpu` is the CPU time used up to the time `cpu_since` (of the process's
-    CPU clock), when the task was last chosen to run. `context` holds the registers while another task runs.
+    CPU clock), when the task was last chosen to run. `policy` (SCHED_*), `priority` and `nice` are what was
+    asked for: who runs is the schedule's to say. `memory_policy` is MPOL_* and nodes. `context` holds the registers while another task runs.
     """
 
     __slots__ = (
         "tid", "name", "mask", "awaited", "saved_mask", "pending", "signalled", "altstack", "robust_list",
         "clear_child_tid", "rseq", "interrupted", "restart_always", "call", "block", "woken", "held", "again", "resumed",
-        "cpu", "cpu_since", "context",
+        "cpu", "cpu_since", "context", "policy", "priority", "nice", "memory_policy",
     )  # fmt: skip
 
     def __init__(self, tid: int, name: str = "") -> None:
@@ -62,4 +63,6 @@ class Task:
         self.again: Callable[[], BlockingCall] | None = None
         self.resumed = False
         self.cpu = self.cpu_since = 0
+        self.policy = self.priority = self.nice = 0
+        self.memory_policy = (0, 0)
         self.context: Context | None = None

@@ -125,7 +125,7 @@ class AddressSpace:
         address &= -PAGE_SIZE
         self._charge(length - (self._mapped(address, address + length) if fixed and not noreplace else 0))
         if fixed:
-            if physical(address) < 0 or physical(address + length - 1) != physical(address) + length - 1:
+            if not self.reachable(address, length):
                 raise OSError(errno.ENOMEM, "address outside the guest's windows")
             if self.overlapping(address, address + length):
                 if noreplace:
@@ -252,6 +252,11 @@ class AddressSpace:
                 self._fill(gained, backing)
                 area.host_mapped |= gained.host_mapped
             self._set_perms(area)
+
+    def reachable(self, address: int, length: int) -> bool:
+        """Whether the range lies in one of the arena's windows."""
+        start = physical(address)
+        return start >= 0 and physical(address + length - 1) == start + length - 1
 
     def _is_free(self, address: int, length: int) -> bool:
         last = physical(address + length - 1)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from emu.machine import binding, regs
 from emu.machine.binding import RegisterBatch, Unicorn
 
-_CPUID_1 = (0x306C4, 0x800, 0x8ED82203, 0x78BFBFD)
+CPUID_1 = (0x306C4, 0x800, 0x8ED82203, 0x78BFBFD)
 """CPUID leaf 1 of Unicorn's Haswell (no AVX, FMA or F16C), less RDRAND, whose numbers would be the host's."""
 
 _RAX, _RCX, _RDX = 0, 2, 3
@@ -37,7 +37,7 @@ def answer_instructions(engine: Unicorn, read_tsc: Callable[[], int]) -> None:
         registers.read()
         if registers.values[_RAX] & 0xFFFF_FFFF != 1:
             return 0
-        for place, value in enumerate(_CPUID_1):
+        for place, value in enumerate(CPUID_1):
             registers.values[place] = value
         registers.write()
         return 1

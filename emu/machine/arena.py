@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
+from collections.abc import Callable
 
 from emu.core.errors import EmuError, MemoryFault
 
@@ -36,6 +37,7 @@ _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _CAN_READ = bytes(1 if p & PROT_READ and not p & BUS else 0 for p in range(256))
 _CAN_WRITE = bytes(1 if p & PROT_WRITE and not p & BUS else 0 for p in range(256))
+_CAN_EXECUTE = bytes(1 if p & PROT_EXEC else 0 for p in range(256))
 _IS_MAPPED = bytes(1 if p & MAPPED else 0 for p in range(256))
 _NEEDED = {PROT_READ: _CAN_READ, PROT_WRITE: _CAN_WRITE, 0: _IS_MAPPED}
 
@@ -55,7 +57,8 @@ class Arena:
     """Guest memory as bytes. Addresses are guest addresses; a range must lie in one window.
 
     `read` and `write` act for the loader: any mapped page will do. `copy_in` and `copy_out` act for
-    the kernel on behalf of the guest and obey the page permissions. All raise MemoryFault.
+    the kernel on behalf of the guest and obey the page permissions. All raise MemoryFault. `on_code(address, size)`
+    is called when the kernel has written where there may be code.
     """
 
     def __init__(self) -> None:
@@ -69,6 +72,7 @@ class Arena:
         self.bytes = memoryview(self.mapping)
         self.words = self.bytes.cast("Q")
         self.perms = bytearray(SIZE // PAGE_SIZE)
+        self.on_code: Callable[[int, int], None] = lambda address, size: None
         self.host_base = ctypes.addressof(ctypes.c_char.from_buffer(self.mapping))
 
     def offset(self, address: int, size: int, needed: int = 0) -> int:
@@ -128,6 +132,11 @@ class Arena:
         if size:
             start = self.offset(address, size, PROT_WRITE)
             self.bytes[start : start + size] = data
+            first, last = start >> 12, (start + size - 1) >> 12
+            if self.perms[first] & PROT_EXEC or (
+                first != last and self.perms[first + 1 : last + 1].translate(_CAN_EXECUTE).find(1) >= 0
+            ):
+                self.on_code(address, size)
 
     def view(self, address: int, size: int) -> memoryview:
         """Return a writable window on `size` mapped bytes; do not keep it across an unmap."""

@@ -113,6 +113,7 @@ class Cpu:
         self.counter = BlockCounter(self.engine, self._blocks_counted)
         self._thread = RegisterBatch(self.engine, (regs.RAX, regs.RCX, regs.R11, regs.RSP, regs.FS_BASE))
         self._install_hooks()
+        arena.on_code = self.flush_code
         self.hidden: HiddenState | None = None
         self.reset_fpu()
         self.hidden = enter_ring3(self)
@@ -328,10 +329,10 @@ class Cpu:
             at = physical(page)
             allowed = perms[at >> 12] if at >= 0 else 0
             if kind == _FETCH:
-                granted = PROT_READ | PROT_EXEC
+                granted = PROT_READ | PROT_EXEC | allowed & PROT_WRITE
                 wanted = PROT_EXEC
             else:
-                granted = allowed & (PROT_READ | PROT_WRITE)
+                granted = allowed & (PROT_READ | PROT_WRITE | PROT_EXEC)
                 wanted = PROT_WRITE if kind == _WRITE else PROT_READ
             if allowed & (wanted | BUS) != wanted and not (kind == _FETCH and self._force_fetch and at >= 0):
                 self._fault = (page, kind)

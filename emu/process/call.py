@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.effects import CallGuest, Effect, Hosted
-from emu.core.errors import EmuError
+from emu.core.errors import EXIT_LOADER, EmuError
 from emu.glibc.host_program import HostProgram, build_host_program, call_by_block
 from emu.process.process import Process
 
@@ -27,7 +27,7 @@ _M64 = (1 << 64) - 1
 class CallError(EmuError):
     """The library cannot be opened, or has no such function."""
 
-    exit_code = 1
+    exit_code = EXIT_LOADER
 
 
 class Kind(NamedTuple):
@@ -134,7 +134,7 @@ class _Caller:
         process.contract.traps[process.loaded.program.bias + host.main] = self.main
 
     def main(self, _contract: Contract, _call: Call) -> Hosted:
-        """Open, look up, call. The exit code is 1 where that failed."""
+        """Open, look up, call."""
         address = yield from self._find()
         if not address:
             return 1

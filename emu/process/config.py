@@ -18,7 +18,8 @@ class RunConfig(NamedTuple):
     `unload_rule` is what keeps an object with pending destructors (the second needs the model). With `keep_going` missing objects are
     recorded, not fatal, and the program may be a DSO (see `load_program`).
     `image` is the program itself where it is no file (`program` then only names it). `policy` schedules the threads;
-    None is round-robin. `stdio` are the host descriptors behind 0, 1 and 2 (None: closed).
+    None is round-robin. `stdio` are the host descriptors behind 0, 1 and 2 (None: closed). `ignored` are signals that the program finds
+    ignored at its start, `blocked` is its signal mask, `nice` its nice value: what execve lets through.
     """
 
     program: str
@@ -38,6 +39,9 @@ class RunConfig(NamedTuple):
     policy: Policy | None = None
     start_time: int = EPOCH_NS
     stdio: tuple[int | None, int | None, int | None] = (0, 1, 2)
+    ignored: tuple[int, ...] = ()
+    blocked: int = 0
+    nice: int = 0
 
 
 class Result(NamedTuple):

@@ -75,6 +75,9 @@ class Process:
             gid=os.getgid(),
             groups=tuple(os.getgroups()),
             stdio=config.stdio,
+            ignored=config.ignored,
+            blocked=config.blocked,
+            nice=config.nice,
         )
         self.kernel = Kernel(kernel_config, self.space, bus)
         self.kernel.clock.realtime_offset = config.start_time

@@ -79,10 +79,10 @@ def test_a_library_by_its_name() -> None:
     [
         (
             ["./none.so", "f"],
-            1,
+            127,
             "emu: ./none.so: cannot open shared object file: No such file or directory\n",
         ),
-        (["./lib.so", "absent"], 1, "emu: ./lib.so: absent: ./lib.so: undefined symbol: absent\n"),
+        (["./lib.so", "absent"], 127, "emu: ./lib.so: absent: ./lib.so: undefined symbol: absent\n"),
         (["./lib.so", "add", "int:x"], 2, "argument 'int:x' is no int"),
         (["./lib.so", "add", "char:300"], 2, "argument 'char:300' is no char: 300 does not fit 8 bits"),
         (["--returns", "quad", "./lib.so", "add"], 2, "--returns quad: choose from"),

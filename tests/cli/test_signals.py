@@ -109,3 +109,37 @@ def test_a_guest_whose_reader_leaves_dies_silently() -> None:
     script = f"{sys.executable} -m emu run yes | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (141, "y\n", "")
+
+
+INHERITED = r"""
+#include <signal.h>
+#include <stdio.h>
+int main(void) {
+    sigset_t blocked;
+    sigprocmask(SIG_BLOCK, NULL, &blocked);
+    for (int number = 1; number < NSIG; number++) {
+        struct sigaction action;
+        if (number != SIGPIPE && number != SIGXFSZ && !sigaction(number, NULL, &action) && action.sa_handler == SIG_IGN)
+            printf("%d is ignored\n", number);
+        if (sigismember(&blocked, number) == 1) printf("%d is blocked\n", number);
+    }
+}
+"""
+
+
+def test_ignored_and_blocked_signals_are_inherited(tmp_path: Path) -> None:
+    (tmp_path / "main.c").write_text(INHERITED)
+    subprocess.run(["gcc", "-o", "main", "main.c"], cwd=tmp_path, check=True)
+    setup = (
+        "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, 40)); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    native, emulated = (
+        subprocess.run(
+            [sys.executable, "-c", setup, *prefix, str(tmp_path / "main")],
+            capture_output=True, text=True, check=True, timeout=60,
+        ).stdout
+        for prefix in ((), (sys.executable, "-m", "emu", "run"))
+    )  # fmt: skip
+    assert "1 is ignored\n2 is ignored\n" in native and "40 is blocked\n" in native
+    assert emulated == native

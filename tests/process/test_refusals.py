@@ -48,6 +48,21 @@ def test_an_object_that_needs_x86_64_v3_is_refused(tmp_path: Path) -> None:
     assert "x86-64-v3" in done.stderr
 
 
+_FAR = r"""
+#include <sys/mman.h>
+int main(void) {
+    void *wanted = (void *)0x100000000000;
+    return mmap(wanted, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
+}
+"""
+
+
+def test_an_address_where_there_is_no_memory_is_named(tmp_path: Path) -> None:
+    done = _run(_build(tmp_path, _FAR))
+    assert done.returncode == 0
+    assert "mmap of 0x1000 bytes at 0x100000000000 is not supported" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [(b"", 0), (b"#!/no/such/interpreter\n", 126), (b"\x7fELF" + bytes(100), 126), (b"text\n", 0)],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from emu.kernel.syscalls import (
     attributes,
+    credentials,
     descriptors,
     futex,
     identity,
@@ -26,16 +27,19 @@ if TYPE_CHECKING:
     from emu.kernel.table import Entry
 
 __all__ = [
-    "TABLE", "attributes", "descriptors", "find", "futex", "identity", "io", "memory", "names", "polling", "scheduling", "signal", "stat",
+    "TABLE", "attributes", "credentials", "descriptors", "find", "futex", "identity", "io", "memory", "names", "polling", "scheduling", "signal", "stat",
     "threads", "time",
 ]  # fmt: skip
 
-_SOCKET_CALLS = frozenset((*range(41, 56), 288, 299, 307))
+_LATE = {
+    **dict.fromkeys((*range(41, 56), 288, 299, 307), ("sockets", "socket_options", "messages")),
+    **dict.fromkeys((237, 238, 239), ("numa",)),
+    **dict.fromkeys((140, 141, 314, 315), ("priority",)),
+}
 
 
 def find(number: int) -> Entry | None:
-    """Return the entry of a system call, None where there is none. The sockets' are loaded when the first one is asked for."""
-    if number in _SOCKET_CALLS and number not in TABLE:
-        for name in ("sockets", "socket_options", "messages"):
-            import_module(f"{__name__}.{name}")
+    """Return the entry of a system call, None where there is none. What few programs call is loaded when it is asked for."""
+    for name in _LATE.get(number, ()):
+        import_module(f"{__name__}.{name}")
     return TABLE.get(number)

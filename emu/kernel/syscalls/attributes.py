@@ -70,7 +70,7 @@ def _chown(k: Kernel, inode: Inode, uid: int, gid: int) -> int:
         _owner_only(k, inode)
         if uid not in (-1, k.fs.uid) or gid not in (-1, k.fs.gid, *k.fs.groups):
             raise fail(errno.EPERM)
-    inode.set_owner(uid, gid)
+    inode.set_owner(*(-1 if number == -1 else number & 0xFFFF_FFFF for number in (uid, gid)))
     return 0
 
 

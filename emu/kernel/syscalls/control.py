@@ -107,7 +107,8 @@ def read_control(k: Kernel, socket: Socket, header: Header) -> tuple[OpenFile, .
             if len(body) != 12:
                 raise fail(errno.EINVAL)
             pid, uid, gid = struct.unpack("<iii", body)
-            if (pid, uid, gid) != (abi.PID, k.config.uid, k.config.gid):
+            own = k.credentials
+            if pid != abi.PID or uid not in own.users.all() or gid not in own.groups.all():
                 raise fail(errno.EPERM)
         elif level == _SOL_SOCKET:
             raise fail(errno.EINVAL)

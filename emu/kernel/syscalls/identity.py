@@ -1,4 +1,4 @@
-"""Who and where the process is: ids, uname, limits, usage, prctl, arch_prctl, randomness.
+"""What the process is and has: process ids, uname, limits, usage, prctl, arch_prctl, randomness.
 
 Source: the man page of each call.
 """
@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
+from emu.kernel.credentials import CAP_SETPCAP
 from emu.kernel.inodes import fail
 from emu.kernel.stack import STACK_SIZE
 from emu.kernel.syscalls.time import pack_timeval
@@ -35,7 +36,7 @@ _PR_GET_KEEPCAPS, _PR_SET_KEEPCAPS, _PR_GET_TIMING, _PR_SET_NAME, _PR_GET_NAME =
 _PR_GET_SECCOMP, _PR_CAPBSET_READ, _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 21, 23, 29, 30
 _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_GET_TID_ADDRESS = 38, 39, 40
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
-_CAPABILITY_V3, _CAPABILITIES, _LAST_CAPABILITY = 0x20080522, (1 << 41) - 1, 40
+_PR_CAPBSET_DROP, _LAST_CAPABILITY = 24, 40
 
 
 @syscall(39, "getpid")
@@ -88,125 +89,6 @@ def _sys_getsid(k: Kernel, t: Task, pid: int) -> int:
 @syscall(112, "setsid")
 def _sys_setsid(k: Kernel, t: Task) -> int:
     raise fail(errno.EPERM)  # the process leads its group
-
-
-@syscall(102, "getuid")
-def _sys_getuid(k: Kernel, t: Task) -> int:
-    return k.fs.uid
-
-
-@syscall(107, "geteuid")
-def _sys_geteuid(k: Kernel, t: Task) -> int:
-    return k.fs.uid
-
-
-@syscall(104, "getgid")
-def _sys_getgid(k: Kernel, t: Task) -> int:
-    return k.fs.gid
-
-
-@syscall(108, "getegid")
-def _sys_getegid(k: Kernel, t: Task) -> int:
-    return k.fs.gid
-
-
-def _three(k: Kernel, value: int, *addresses: int) -> int:
-    for address in addresses:
-        k.arena.copy_out(address, value.to_bytes(4, "little"))
-    return 0
-
-
-@syscall(118, "getresuid", "ptr", "ptr", "ptr")
-def _sys_getresuid(k: Kernel, t: Task, real: int, effective: int, saved: int) -> int:
-    return _three(k, k.fs.uid, real, effective, saved)
-
-
-@syscall(120, "getresgid", "ptr", "ptr", "ptr")
-def _sys_getresgid(k: Kernel, t: Task, real: int, effective: int, saved: int) -> int:
-    return _three(k, k.fs.gid, real, effective, saved)
-
-
-def _keep_id(current: int, *wanted: int) -> int:
-    """Accept a change of ids that changes nothing; another user is not to be had here."""
-    if any(value not in (-1, current) for value in wanted):
-        raise fail(errno.EPERM)
-    return 0
-
-
-@syscall(105, "setuid", "int")
-def _sys_setuid(k: Kernel, t: Task, uid: int) -> int:
-    return _keep_id(k.fs.uid, uid)
-
-
-@syscall(106, "setgid", "int")
-def _sys_setgid(k: Kernel, t: Task, gid: int) -> int:
-    return _keep_id(k.fs.gid, gid)
-
-
-@syscall(113, "setreuid", "int", "int")
-def _sys_setreuid(k: Kernel, t: Task, real: int, effective: int) -> int:
-    return _keep_id(k.fs.uid, real, effective)
-
-
-@syscall(114, "setregid", "int", "int")
-def _sys_setregid(k: Kernel, t: Task, real: int, effective: int) -> int:
-    return _keep_id(k.fs.gid, real, effective)
-
-
-@syscall(117, "setresuid", "int", "int", "int")
-def _sys_setresuid(k: Kernel, t: Task, real: int, effective: int, saved: int) -> int:
-    return _keep_id(k.fs.uid, real, effective, saved)
-
-
-@syscall(119, "setresgid", "int", "int", "int")
-def _sys_setresgid(k: Kernel, t: Task, real: int, effective: int, saved: int) -> int:
-    return _keep_id(k.fs.gid, real, effective, saved)
-
-
-@syscall(122, "setfsuid", "int")
-def _sys_setfsuid(k: Kernel, t: Task, uid: int) -> int:
-    return k.fs.uid
-
-
-@syscall(123, "setfsgid", "int")
-def _sys_setfsgid(k: Kernel, t: Task, gid: int) -> int:
-    return k.fs.gid
-
-
-@syscall(115, "getgroups", "int", "ptr")
-def _sys_getgroups(k: Kernel, t: Task, size: int, address: int) -> int:
-    groups = k.fs.groups
-    if size < 0 or 0 < size < len(groups):
-        raise fail(errno.EINVAL)
-    if size:
-        k.arena.copy_out(address, struct.pack(f"<{len(groups)}I", *groups))
-    return len(groups)
-
-
-@syscall(116, "setgroups", "int", "ptr")
-def _sys_setgroups(k: Kernel, t: Task, size: int, address: int) -> int:
-    raise fail(errno.EPERM)
-
-
-@syscall(125, "capget", "ptr", "ptr")
-def _sys_capget(k: Kernel, t: Task, header: int, data: int) -> int:
-    version, pid = struct.unpack("<Ii", k.arena.copy_in(header, 8))
-    if version != _CAPABILITY_V3:
-        k.arena.copy_out(header, _CAPABILITY_V3.to_bytes(4, "little"))
-        if data:
-            raise fail(errno.EINVAL)
-        return 0
-    _self(pid)
-    held = _CAPABILITIES if k.fs.uid == 0 else 0
-    low, high = held & abi.U32, held >> 32
-    if data:
-        k.arena.copy_out(data, struct.pack("<6I", low, low, 0, high, high, 0))
-    return 0
-
-
-@syscall(126, "capset", "ptr", "ptr")
-def _sys_capset(k: Kernel, t: Task, header: int, data: int) -> int:
-    raise fail(errno.EPERM)
 
 
 @syscall(63, "uname", "ptr")
@@ -314,14 +196,26 @@ def _sys_prctl(k: Kernel, t: Task, option: int, second: int, third: int, fourth:
     elif option == _PR_CAPBSET_READ:
         if second > _LAST_CAPABILITY:
             raise fail(errno.EINVAL)
-        return 1
+        return k.credentials.bounding >> second & 1
+    elif option == _PR_CAPBSET_DROP:
+        if not k.credentials.has(CAP_SETPCAP):
+            raise fail(errno.EPERM)
+        if second > _LAST_CAPABILITY:
+            raise fail(errno.EINVAL)
+        k.credentials.bounding &= ~(1 << second)
+    elif option == _PR_SET_KEEPCAPS:
+        if second > 1:
+            raise fail(errno.EINVAL)
+        k.credentials.keep = bool(second)
+    elif option == _PR_GET_KEEPCAPS:
+        return int(k.credentials.keep)
     elif option == _PR_GET_TIMERSLACK:
         return 50_000
     elif option == _PR_GET_TID_ADDRESS:
         k.arena.copy_out(second, t.clear_child_tid.to_bytes(8, "little"))
-    elif option in (_PR_GET_KEEPCAPS, _PR_GET_TIMING, _PR_GET_SECCOMP, _PR_GET_THP_DISABLE):
+    elif option in (_PR_GET_TIMING, _PR_GET_SECCOMP, _PR_GET_THP_DISABLE):
         return 0
-    elif option not in (_PR_SET_KEEPCAPS, _PR_SET_TIMERSLACK, _PR_SET_THP_DISABLE):
+    elif option not in (_PR_SET_TIMERSLACK, _PR_SET_THP_DISABLE):
         raise fail(errno.EINVAL)
     return 0
 

@@ -14,7 +14,7 @@ from emu.core.errors import MemoryFault
 from emu.kernel import abi
 from emu.kernel.inodes import fail
 from emu.kernel.openfile import RegularFile, SeekableFile
-from emu.kernel.signals import SignalInfo
+from emu.kernel.signals import Interrupted, SignalInfo
 from emu.kernel.table import syscall
 from emu.kernel.waiting import resumable, wait_for_file
 
@@ -83,9 +83,14 @@ def _write(k: Kernel, t: Task, file: OpenFile, data: bytes, offset: int | None) 
                     if done:
                         return done
                     raise
-            yield from wait_for_file(k, t, file, abi.POLLOUT, "to write to", begun=done > 0)
+            try:
+                yield from wait_for_file(k, t, file, abi.POLLOUT, "to write to", begun=done > 0)
+            except Interrupted:
+                if done:
+                    return done
+                raise
     except BrokenPipeError:
-        k.signals.send(SignalInfo(abi.SIGPIPE, abi.SI_USER, abi.PID, k.config.uid), t)
+        k.signals.send(SignalInfo(abi.SIGPIPE, abi.SI_USER, abi.PID, k.credentials.users.real), t)
         if done:
             return done
         raise

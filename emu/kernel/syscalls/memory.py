@@ -12,6 +12,7 @@ from emu.kernel import abi
 from emu.kernel.inodes import fail
 from emu.kernel.openfile import DirectoryFile, RegularFile
 from emu.kernel.table import syscall
+from emu.machine.arena import HIGH_START, LOW_END, PIE_END, PIE_START
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
@@ -22,6 +23,7 @@ _PROT_ALL = abi.PROT_READ | abi.PROT_WRITE | abi.PROT_EXEC
 _MS_ASYNC, _MS_INVALIDATE, _MS_SYNC = 1, 2, 4
 _MADV_DONTNEED, _MADV_FREE, _MADV_REMOVE = 4, 8, 9
 _MADV_ACCEPTED = frozenset((0, 1, 2, 3, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 25))
+_MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 _MEMBARRIER_QUERY = 0
 _MEMBARRIER_SUPPORTED = 0x1FF
 
@@ -66,8 +68,14 @@ def _sys_mmap(
                 else errno.ENODEV
             )
     if flags & abi.MAP_32BIT and not fixed:
-        address = _low_gap(k, length)
+        address = _low_gap(k, address & ~(_PAGE - 1), length)
         fixed = noreplace = True
+    if fixed and address + length <= 1 << 47 and not k.space.reachable(address, length):
+        k.report_once(
+            "mmap beyond the windows",
+            f"emu: mmap of {length:#x} bytes at {address:#x} is not supported: programs have the addresses below {LOW_END:#x}, from "
+            f"{PIE_START:#x} to {PIE_END:#x}, and from {HIGH_START:#x}; the program was told ENOMEM",
+        )
     return k.space.mmap(
         address, length, prot & _PROT_ALL, fixed=fixed, noreplace=noreplace, shared=shared, backing=backing,
         offset=offset if backing is not None else 0, grows_down=bool(flags & abi.MAP_GROWSDOWN),
@@ -78,10 +86,12 @@ def _is_zero_device(path: str) -> bool:
     return path == "/dev/zero"
 
 
-def _low_gap(k: Kernel, length: int) -> int:
-    """Return the lowest free place from 1 GiB to 2 GiB (MAP_32BIT)."""
+def _low_gap(k: Kernel, hint: int, length: int) -> int:
+    """Return the hint if it is free and below 2 GiB, or the lowest free place from 1 GiB to 2 GiB (MAP_32BIT)."""
     length = _page_up(length)
     place, end = 0x4000_0000, 0x8000_0000
+    if hint and hint + length <= end and not any(k.space.overlapping(hint, hint + length)):
+        return hint
     for area in k.space.overlapping(place, end):
         if place + length <= area.start:
             break
@@ -141,7 +151,26 @@ def _sys_pkey_free(k: Kernel, t: Task, key: int) -> int:
 def _sys_mremap(k: Kernel, t: Task, old: int, old_size: int, new_size: int, flags: int, new: int) -> int:
     if old_size > 1 << 47 or not 0 < new_size <= 1 << 47:
         raise fail(errno.EINVAL)
+    if flags & _MREMAP_DONTUNMAP:
+        return _leave_mapped(k, old, _page_up(old_size), _page_up(new_size), flags & ~_MREMAP_DONTUNMAP, new)
     return k.space.mremap(old, old_size, new_size, flags, new)
+
+
+def _leave_mapped(k: Kernel, old: int, old_size: int, new_size: int, flags: int, new: int) -> int:
+    """Move the pages of a mapping and leave it there, empty (MREMAP_DONTUNMAP)."""
+    if not flags & _MREMAP_MAYMOVE or old_size != new_size:
+        raise fail(errno.EINVAL)
+    area = k.space.find(old)
+    if area is None or old + old_size > area.end:
+        raise fail(errno.EFAULT)
+    if area.shared or area.backing is not None:
+        return k.refuse("mremap (25) with MREMAP_DONTUNMAP of a file's or a shared mapping")
+    prot, name = area.prot, area.name
+    if not flags & _MREMAP_FIXED:
+        flags, new = flags | _MREMAP_FIXED, k.space.find_gap(new_size)
+    moved = k.space.mremap(old, old_size, new_size, flags, new)
+    k.space.mmap(old, old_size, prot, fixed=True, name=name)
+    return moved
 
 
 @syscall(12, "brk", "ptr")

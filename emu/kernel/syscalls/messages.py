@@ -226,7 +226,7 @@ def _send(
                 raise fail(errno.EAGAIN)
     except BrokenPipeError:
         if socket.kind == SOCK_STREAM and not done and not flags & _MSG_NOSIGNAL:
-            k.signals.send(SignalInfo(abi.SIGPIPE, abi.SI_USER, abi.PID, k.config.uid), t)
+            k.signals.send(SignalInfo(abi.SIGPIPE, abi.SI_USER, abi.PID, k.credentials.users.real), t)
         if done:
             return done
         raise

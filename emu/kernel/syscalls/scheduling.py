@@ -1,4 +1,4 @@
-"""Scheduling on one CPU, and children that there are none of. Source: sched(7), getpriority(2), wait(2)."""
+"""Scheduling on one CPU, and children that there are none of. Source: sched(7), wait(2)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
+from emu.kernel.credentials import CAP_SYS_NICE
 from emu.kernel.inodes import fail
 from emu.kernel.syscalls.time import pack_timespec
 from emu.kernel.table import syscall
@@ -14,14 +15,17 @@ if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
     from emu.kernel.task import Task
 
-_SCHED_NORMAL, _SCHED_FIFO, _SCHED_RR, _SCHED_BATCH, _SCHED_IDLE = 0, 1, 2, 3, 5
+SCHED_NORMAL, _SCHED_FIFO, _SCHED_RR, SCHED_BATCH, _SCHED_IDLE = 0, 1, 2, 3, 5
 
 
-def _this(k: Kernel, pid: int) -> None:
+def find_task(k: Kernel, t: Task, pid: int) -> Task:
+    """Return the thread that a call is about. Raises OSError(EINVAL, ESRCH)."""
     if pid < 0:
         raise fail(errno.EINVAL)
-    if pid not in (0, abi.PID) and pid not in k.tasks:
+    task = t if pid == 0 else k.tasks.get(pid)
+    if task is None:
         raise fail(errno.ESRCH)
+    return task
 
 
 @syscall(24, "sched_yield")
@@ -30,19 +34,25 @@ def _sys_sched_yield(k: Kernel, t: Task) -> int:
     return 0
 
 
+def _affine(k: Kernel, t: Task, pid: int) -> None:
+    if pid < 0:
+        raise fail(errno.ESRCH)  # where other calls say EINVAL
+    find_task(k, t, pid)
+
+
 @syscall(204, "sched_getaffinity", "pid", "uint", "ptr")
 def _sys_sched_getaffinity(k: Kernel, t: Task, pid: int, size: int, mask: int) -> int:
     if size < 8 or size % 8:
         raise fail(errno.EINVAL)
-    _this(k, pid)
+    _affine(k, t, pid)
     k.arena.copy_out(mask, (1).to_bytes(8, "little"))
     return 8
 
 
 @syscall(203, "sched_setaffinity", "pid", "uint", "ptr")
 def _sys_sched_setaffinity(k: Kernel, t: Task, pid: int, size: int, mask: int) -> int:
-    _this(k, pid)
     wanted = k.arena.copy_in(mask, min(size, 128))
+    _affine(k, t, pid)
     if not wanted or not wanted[0] & 1:
         raise fail(errno.EINVAL)
     return 0
@@ -50,45 +60,65 @@ def _sys_sched_setaffinity(k: Kernel, t: Task, pid: int, size: int, mask: int) -
 
 @syscall(145, "sched_getscheduler", "pid")
 def _sys_sched_getscheduler(k: Kernel, t: Task, pid: int) -> int:
-    _this(k, pid)
-    return _SCHED_NORMAL
+    return find_task(k, t, pid).policy
 
 
 @syscall(144, "sched_setscheduler", "pid", "int", "ptr")
 def _sys_sched_setscheduler(k: Kernel, t: Task, pid: int, policy: int, parameters: int) -> int:
-    _this(k, pid)
-    return _set_policy(
-        policy & 0x3FFF_FFFF, int.from_bytes(k.arena.copy_in(parameters, 4), "little", signed=True)
-    )
-
-
-def _set_policy(policy: int, priority: int) -> int:
-    if policy in (_SCHED_NORMAL, _SCHED_BATCH, _SCHED_IDLE):
-        if priority:
-            raise fail(errno.EINVAL)
-        return 0
-    raise fail(errno.EPERM if policy in (_SCHED_FIFO, _SCHED_RR) and 1 <= priority <= 99 else errno.EINVAL)
+    _check_parameters(pid, parameters)
+    if policy < 0:
+        raise fail(errno.EINVAL)
+    task = find_task(k, t, pid)
+    return set_policy(k, task, policy, _priority_at(k, parameters))
 
 
 @syscall(143, "sched_getparam", "pid", "ptr")
 def _sys_sched_getparam(k: Kernel, t: Task, pid: int, parameters: int) -> int:
-    _this(k, pid)
-    k.arena.copy_out(parameters, bytes(4))
+    _check_parameters(pid, parameters)
+    priority = find_task(k, t, pid).priority
+    k.arena.copy_out(parameters, priority.to_bytes(4, "little"))
     return 0
 
 
 @syscall(142, "sched_setparam", "pid", "ptr")
 def _sys_sched_setparam(k: Kernel, t: Task, pid: int, parameters: int) -> int:
-    _this(k, pid)
-    if k.arena.copy_in(parameters, 4) != bytes(4):
+    _check_parameters(pid, parameters)
+    task = find_task(k, t, pid)
+    return set_policy(k, task, task.policy, _priority_at(k, parameters))
+
+
+def _check_parameters(pid: int, address: int) -> None:
+    if pid < 0 or not address:
         raise fail(errno.EINVAL)
+
+
+def _priority_at(k: Kernel, address: int) -> int:
+    return int.from_bytes(k.arena.copy_in(address, 4), "little", signed=True)
+
+
+def set_policy(k: Kernel, task: Task, policy: int, priority: int) -> int:
+    """Note a policy. It is told to whoever asks; who runs next is decided by the schedule, as for threads of equal rank on many CPUs."""
+    kind = policy & ~abi.SCHED_RESET_ON_FORK
+    realtime = kind in (_SCHED_FIFO, _SCHED_RR)
+    if (
+        kind not in (SCHED_NORMAL, _SCHED_FIFO, _SCHED_RR, SCHED_BATCH, _SCHED_IDLE)
+        or not 0 <= priority < 100
+        or realtime != bool(priority)
+    ):
+        raise fail(errno.EINVAL)
+    if not k.credentials.has(CAP_SYS_NICE):
+        if realtime and (kind != task.policy & ~abi.SCHED_RESET_ON_FORK or priority > task.priority):
+            raise fail(errno.EPERM)
+        if task.policy & ~policy & abi.SCHED_RESET_ON_FORK:
+            raise fail(errno.EPERM)
+    task.policy, task.priority = policy, priority
     return 0
 
 
 def _priority_limit(policy: int, highest: int) -> int:
     if policy in (_SCHED_FIFO, _SCHED_RR):
         return highest
-    if policy in (_SCHED_NORMAL, _SCHED_BATCH, _SCHED_IDLE, 6):
+    if policy in (SCHED_NORMAL, SCHED_BATCH, _SCHED_IDLE, 6):
         return 0
     raise fail(errno.EINVAL)
 
@@ -105,7 +135,7 @@ def _sys_sched_get_priority_min(k: Kernel, t: Task, policy: int) -> int:
 
 @syscall(148, "sched_rr_get_interval", "pid", "ptr")
 def _sys_sched_rr_get_interval(k: Kernel, t: Task, pid: int, address: int) -> int:
-    _this(k, pid)
+    find_task(k, t, pid)
     k.arena.copy_out(address, pack_timespec(4_000_000))
     return 0
 
@@ -115,22 +145,6 @@ def _sys_getcpu(k: Kernel, t: Task, cpu: int, node: int, cache: int) -> int:
     for address in (cpu, node):
         if address:
             k.arena.copy_out(address, bytes(4))
-    return 0
-
-
-@syscall(140, "getpriority", "int", "pid")
-def _sys_getpriority(k: Kernel, t: Task, which: int, who: int) -> int:
-    if not 0 <= which <= 2:
-        raise fail(errno.EINVAL)
-    return 20
-
-
-@syscall(141, "setpriority", "int", "pid", "int")
-def _sys_setpriority(k: Kernel, t: Task, which: int, who: int, value: int) -> int:
-    if not 0 <= which <= 2:
-        raise fail(errno.EINVAL)
-    if value < 0 and k.fs.uid:
-        raise fail(errno.EACCES)
     return 0
 
 

@@ -198,7 +198,7 @@ def _send(k: Kernel, t: Task | None, signo: int, code: int) -> int:
     if not 0 <= signo <= abi.NSIG:
         raise fail(errno.EINVAL)
     if signo:
-        k.signals.send(SignalInfo(signo, code, abi.PID, k.config.uid), t)
+        k.signals.send(SignalInfo(signo, code, abi.PID, k.credentials.users.real), t)
     return 0
 
 

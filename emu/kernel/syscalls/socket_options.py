@@ -74,8 +74,10 @@ def _value(k: Kernel, socket: Socket, option: tuple[int, int]) -> bytes | None:
             return bytes(8)
         case 17:
             known = socket.unix and (socket.connected or socket.backlog is not None)
-            config = k.config
-            return struct.pack("<iii", *((abi.PID, config.uid, config.gid) if known else (0, -1, -1)))
+            own = k.credentials
+            return struct.pack(
+                "<iii", *((abi.PID, own.users.effective, own.groups.effective) if known else (0, -1, -1))
+            )
         case _:
             return None
     return number.to_bytes(4, "little")

@@ -46,7 +46,11 @@ def _clone(k: Kernel, t: Task, flags: int, stack: int, parent_tid: int, child_ti
     if flags & _SETTLS and tls >= _USER_END:
         raise fail(errno.EPERM)
     child = Task(k.next_tid, t.name)
-    child.mask = t.mask
+    child.mask, child.memory_policy = t.mask, t.memory_policy
+    if not t.policy & abi.SCHED_RESET_ON_FORK:
+        child.policy, child.priority, child.nice = t.policy, t.priority, t.nice
+    elif not t.priority:
+        child.nice = max(t.nice, 0)
     if flags & _PARENT_SETTID:
         k.arena.copy_out(parent_tid, child.tid.to_bytes(4, "little"))
     if flags & _CHILD_SETTID:
