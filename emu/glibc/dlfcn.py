@@ -83,7 +83,9 @@ def lookup_symbol_x(contract: Contract, call: Call) -> int | Hosted:
     flags = arena.read_u64(call.rsp + 8) & 0xFFFFFFFF
     skip = rtld.by_address.get(arena.read_u64(call.rsp + 16))
     if skip is not None and not scopes:
-        raise MemoryFault(0, "read")  # RTLD_NEXT by ld.so itself, which has no scope: ld.so follows the null pointer
+        raise MemoryFault(
+            0, "read"
+        )  # RTLD_NEXT by ld.so itself, which has no scope: ld.so follows the null pointer
     reference = arena.read_u64(call.args[2])
     found = lookup_symbol(
         rtld,
