@@ -18,6 +18,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/", "LC_ALL": "C", "TZ": "UTC"}
 
 COMMANDS = r"""
 cat -A words empty absent
+stat -L -c '%n %s %W %w %Y %i' /etc/passwd /usr /bin
 tac words
 rev words
 nl -ba words

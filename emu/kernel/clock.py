@@ -2,7 +2,8 @@
 
 Time stands still while the guest computes, except where the runner accounts for executed work; each system
 call moves it by a microsecond, so that a loop that waits for the clock ends, and a sleep moves it by exactly
-its length.
+its length. A change of threads takes some microseconds, as it does natively: threads that wake each other for as long as a clock
+says would else do ten times the work, and the emulator is slow enough.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ BOOT_NS = 1000 * 1_000_000_000
 """CLOCK_MONOTONIC at start."""
 TICK_NS = 1000
 """What a system call costs."""
+SWITCH_NS = 5000
+"""What it costs that another thread runs: about what waking a thread and changing to it takes on Linux."""
 
 NEVER = 1 << 63
 """A time that does not come."""

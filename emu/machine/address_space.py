@@ -23,6 +23,7 @@ from emu.machine.arena import (
     PROT_EXEC,
     PROT_READ,
     PROT_WRITE,
+    SHARED,
     Arena,
     physical,
 )
@@ -43,7 +44,7 @@ class AddressSpace:
     """All areas of one process. Methods raise OSError with Linux's errno; lengths and addresses are in bytes.
 
     `on_change(start, end, had_exec)` is called before an existing range changes, so that the CPU drops what
-    it keeps of it. `max_memory` and `limit` (RLIMIT_AS) bound what is mapped.
+    it keeps of it. `shares_code` tells that a shared mapping of a file has been executable. `max_memory` and `limit` (RLIMIT_AS) bound what is mapped.
     """
 
     def __init__(self, arena: Arena, max_memory: int = 1 << 62) -> None:
@@ -51,6 +52,7 @@ class AddressSpace:
         self.max_memory = self.limit = max_memory
         self.total = 0
         self.shared_files = SharedFiles()
+        self.shares_code = False
         self._starts: list[int] = []
         self._areas: list[Vma] = []
         self._files: set[tuple[int, int]] = set()
@@ -259,8 +261,7 @@ class AddressSpace:
         return start >= 0 and physical(address + length - 1) == start + length - 1
 
     def _is_free(self, address: int, length: int) -> bool:
-        last = physical(address + length - 1)
-        return physical(address) >= 0 and last >= 0 and not self.overlapping(address, address + length)
+        return self.reachable(address, length) and not self.overlapping(address, address + length)
 
     def _mapped(self, start: int, end: int) -> int:
         return sum(min(area.end, end) - max(area.start, start) for area in self.overlapping(start, end))
@@ -284,6 +285,9 @@ class AddressSpace:
         """Give the pages of `area` its protection; to be done before it joins another, whose file may end elsewhere."""
         # x86 has no page that can be written or executed but not read.
         perms = MAPPED | area.prot | (PROT_READ if area.prot & (PROT_WRITE | PROT_EXEC) else 0)
+        if area.shared and area.backing is not None:
+            perms |= SHARED
+            self.shares_code = self.shares_code or bool(area.prot & PROT_EXEC)
         bus = self._bus_start(area)
         self.arena.set_perms(area.start, bus - area.start, perms)
         self.arena.set_perms(bus, area.end - bus, perms | BUS)

@@ -24,6 +24,9 @@ MAPPED = 8
 BUS = 16
 """Bit of a permission byte: the page lies past the end of the mapped file, so an access is SIGBUS."""
 
+SHARED = 32
+"""Bit of a permission byte: the page is one of a shared mapping of a file, of which there may be others."""
+
 _NORESERVE = 0x4000  # Python 3.11 does not name it
 _GIB = 1 << 30
 LOW_END = 4 * _GIB
@@ -37,7 +40,7 @@ _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _CAN_READ = bytes(1 if p & PROT_READ and not p & BUS else 0 for p in range(256))
 _CAN_WRITE = bytes(1 if p & PROT_WRITE and not p & BUS else 0 for p in range(256))
-_CAN_EXECUTE = bytes(1 if p & PROT_EXEC else 0 for p in range(256))
+_MAY_BE_CODE = bytes(1 if p & (PROT_EXEC | SHARED) else 0 for p in range(256))
 _IS_MAPPED = bytes(1 if p & MAPPED else 0 for p in range(256))
 _NEEDED = {PROT_READ: _CAN_READ, PROT_WRITE: _CAN_WRITE, 0: _IS_MAPPED}
 
@@ -133,8 +136,8 @@ class Arena:
             start = self.offset(address, size, PROT_WRITE)
             self.bytes[start : start + size] = data
             first, last = start >> 12, (start + size - 1) >> 12
-            if self.perms[first] & PROT_EXEC or (
-                first != last and self.perms[first + 1 : last + 1].translate(_CAN_EXECUTE).find(1) >= 0
+            if self.perms[first] & (PROT_EXEC | SHARED) or (
+                first != last and self.perms[first + 1 : last + 1].translate(_MAY_BE_CODE).find(1) >= 0
             ):
                 self.on_code(address, size)
 

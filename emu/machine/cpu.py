@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from emu.machine import binding, regs
 from emu.machine.answers import answer_instructions
-from emu.machine.arena import BUS, PROT_EXEC, PROT_READ, PROT_WRITE, Arena, physical
+from emu.machine.arena import BUS, PROT_EXEC, PROT_READ, PROT_WRITE, SHARED, Arena, physical
 from emu.machine.binding import RegisterBatch, TlbEntry, Unicorn
 from emu.machine.counter import BlockCounter
 from emu.machine.ring3 import HiddenState, enter_ring3
@@ -113,6 +113,7 @@ class Cpu:
         self.counter = BlockCounter(self.engine, self._blocks_counted)
         self._thread = RegisterBatch(self.engine, (regs.RAX, regs.RCX, regs.R11, regs.RSP, regs.FS_BASE))
         self._install_hooks()
+        self.on_shared: Callable[[int, int], None] = lambda page, granted: None
         arena.on_code = self.flush_code
         self.hidden: HiddenState | None = None
         self.reset_fpu()
@@ -279,7 +280,7 @@ class Cpu:
     def range_changes(self, start: int, end: int, had_exec: bool) -> None:
         """Drop translations (of addresses, and of code where it was executable) before a range changes."""
         if had_exec:
-            self.flush_code(start, end - start)
+            self._remove_blocks(start, end - start)
             if self.blocks - self._blocks_at_flush > _BLOCKS_KEPT:
                 self._blocks_at_flush = self.blocks
                 self._want_retranslation = True
@@ -288,6 +289,11 @@ class Cpu:
 
     def flush_code(self, address: int, size: int) -> None:
         """Forget translated code in the range, after the host has written over it or before it goes."""
+        self._remove_blocks(address, size)
+        self.engine.flush_tlb()
+
+    def _remove_blocks(self, address: int, size: int) -> None:
+        """Remove translated code; the TLB must be flushed then, for it has pages that nobody came to execute."""
         self._force_fetch = True  # Unicorn looks the address up as a fetch
         self.engine.remove_blocks(address, address + size)
         self._force_fetch = False
@@ -340,6 +346,8 @@ class Cpu:
             entry = result[0]
             entry.paddr = at
             entry.perms = granted
+            if allowed & SHARED and not self._force_fetch:
+                self.on_shared(page, granted)
             self.tlb_misses += 1
             if self.tlb_misses >= self._flush_at:
                 self._flush_at *= 2

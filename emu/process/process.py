@@ -20,6 +20,7 @@ from emu.kernel.task import Task
 from emu.kernel.vdso import build_vdso
 from emu.machine import regs
 from emu.machine.address_space import AddressSpace
+from emu.machine.aliases import Aliases
 from emu.machine.arena import Arena
 from emu.machine.cpu import Cpu, CpuException, PageFault
 from emu.machine.special import InstructionError
@@ -65,6 +66,7 @@ class Process:
             AddressSpace(self.arena, config.max_memory) if config.max_memory else AddressSpace(self.arena)
         )
         self.space.on_change = self.cpu.range_changes
+        aliases = Aliases(self.space, self.cpu)
         kernel_config = KernelConfig(
             sysroot=config.sysroot,
             writable=config.writable,
@@ -80,6 +82,7 @@ class Process:
             nice=config.nice,
         )
         self.kernel = Kernel(kernel_config, self.space, bus)
+        self.kernel.fs.on_store = aliases.stored
         self.kernel.clock.realtime_offset = config.start_time
         self.kernel.cpu = self.cpu
         self.kernel.report = lambda line: _say(f"{line}\n")

@@ -16,7 +16,7 @@ from emu.core.errors import MemoryFault
 from emu.core.events import Switch
 from emu.glibc.call import Call
 from emu.kernel import rseq
-from emu.kernel.clock import NEVER
+from emu.kernel.clock import NEVER, SWITCH_NS
 from emu.kernel.policy import SLICE
 from emu.kernel.waiting import Blocked
 from emu.machine import regs
@@ -251,6 +251,7 @@ class Runner(HostedFunctions):
         if previous.tid in kernel.tasks:
             previous.context = self.cpu.save(previous.context)
             previous.cpu = kernel.cpu_time(previous)
+        kernel.clock.now += SWITCH_NS
         task.cpu_since = kernel.clock.cpu
         assert task.context is not None
         self.cpu.restore(task.context)

@@ -11,6 +11,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
+from emu.kernel.birth import STATX_BTIME, birth_of
 from emu.kernel.directory import Directory
 from emu.kernel.inodes import Stat, Symlink, fail
 from emu.kernel.table import syscall
@@ -99,11 +100,15 @@ def _sys_statx(k: Kernel, t: Task, dirfd: int, path: int, flags: int, mask: int,
     sync = flags & abi.AT_STATX_SYNC_TYPE
     if flags & ~_STAT_AT_FLAGS or mask & _STATX_RESERVED or sync == abi.AT_STATX_SYNC_TYPE:
         raise fail(errno.EINVAL)
-    st = _attributes(inode_at(k, dirfd, path, flags))
+    found = inode_at(k, dirfd, path, flags)
+    st = _attributes(found)
+    host = found.host if mask & STATX_BTIME and not isinstance(found, Stat) else None
+    birth = birth_of(host) if host is not None else None
+    known = _STATX_BASIC | (0 if birth is None else STATX_BTIME)
     atime, mtime, ctime = (divmod(time, abi.NSEC_PER_SEC) for time in (st.atime, st.mtime, st.ctime))
     packed = _STATX.pack(
-        _STATX_BASIC, st.blksize, 0, st.nlink, st.uid, st.gid, st.mode, 0, st.ino, st.size, st.blocks, 0,
-        *atime, 0, 0, 0, 0, *ctime, 0, *mtime, 0,
+        known, st.blksize, 0, st.nlink, st.uid, st.gid, st.mode, 0, st.ino, st.size, st.blocks, 0,
+        *atime, 0, *(birth or (0, 0)), 0, *ctime, 0, *mtime, 0,
         os.major(st.rdev), os.minor(st.rdev), os.major(st.dev), os.minor(st.dev), 0, 0, 0,
     )  # fmt: skip
     k.arena.copy_out(buffer, packed)
