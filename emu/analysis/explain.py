@@ -17,6 +17,7 @@ from emu.analysis.facts import Facts, binding_name, type_name, visibility_name
 from emu.analysis.names import aliases, find_objects, find_symbol, parse
 from emu.analysis.retell import Question, Retelling, look_up_flags, retell, scopes_searched
 from emu.analysis.rules import rules
+from emu.core.events import AuditorChoseAddress, Binding
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
 from emu.elf.hash import sysv_hash
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from emu.analysis.answer import Definition, Slot
-    from emu.core.events import Binding
     from emu.process import Process
     from emu.rtld.rtld import Rtld
 
@@ -49,11 +49,11 @@ def explain(
     version: str | None = None,
     moment: str = "",
     failure: str = "",
-    bindings: Sequence[Binding] = (),
+    bindings: Sequence[Binding | AuditorChoseAddress] = (),
 ) -> Answer:
     """Return why `symbol` binds where it does, for every reference to it or only those of `from_object`, or by `version`.
 
-    `bindings` are the Binding events seen so far. Raises NotFoundError.
+    `bindings` are the events of the category `bindings` seen so far. Raises NotFoundError.
     """
     word, in_word = (symbol, None) if version is not None else parse(symbol)
     referring = find_objects(rtld, from_object) if from_object is not None else None
@@ -72,10 +72,12 @@ def question_of(facts: Facts, map_: LinkMap, index: int, type_class: int) -> Que
 class _Explainer:
     """One question, one symbol."""
 
-    def __init__(self, facts: Facts, bindings: Sequence[Binding]) -> None:
+    def __init__(self, facts: Facts, bindings: Sequence[Binding | AuditorChoseAddress]) -> None:
         self.facts, self.rtld = facts, facts.rtld
         name = facts.name.decode(errors="replace")
-        self.bindings = [event for event in bindings if event.symbol == name]
+        mine = [event for event in bindings if event.symbol == name]
+        self.bindings = [event for event in mine if isinstance(event, Binding)]
+        self.audited = [event for event in mine if isinstance(event, AuditorChoseAddress)]
         self.slots: list[Slot] = []
 
     def answer(
@@ -193,9 +195,17 @@ class _Explainer:
         if "TLS" in (reference.type, winner.type) and "NOTYPE" not in (reference.type, winner.type):
             if reference.type != winner.type and reference.type:
                 yield f"types differ: the reference is to {reference.type}, the definition is {winner.type}: ld.so does not check"
+        yield from dict.fromkeys(self._audited(question.map))
         for target in bound_to:
             if target != winner.object:
                 yield f"it was bound to {target or 'nothing'} at the time: asked again now, the look-up ends elsewhere"
+
+    def _audited(self, map_: LinkMap) -> Iterator[str]:
+        """Yield where auditors have sent the references of an object."""
+        for event in self.audited:
+            if event.origin == map_.display_name:
+                place = self.facts.process.symbols.where(event.chosen)
+                yield f"the auditor {event.auditor} gave it another address ({event.function}): {place}"
 
     def _objects(self) -> Iterator[LoadedObject]:
         for map_ in self.facts.objects():

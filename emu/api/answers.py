@@ -69,9 +69,10 @@ class Answers(Linking):
     def explain(self, symbol: str, *, from_object: str | None = None, version: str | None = None) -> Answer:
         """Return why a symbol binds where it does (see `emu explain`)."""
         from emu.analysis.explain import explain
-        from emu.core.events import Binding
+        from emu.core.events import AuditorChoseAddress, Binding
 
-        bindings = [r.event for r in self.place.records if isinstance(r.event, Binding)]
+        kinds = (AuditorChoseAddress, Binding)
+        bindings = [r.event for r in self.place.records if isinstance(r.event, kinds)]
         return explain(
             self.inner, self.rtld, symbol, from_object=from_object, version=version, bindings=bindings
         )

@@ -12,7 +12,7 @@ import click
 
 from emu.cli import options
 from emu.core.errors import EXIT_FINDINGS, EmuError, LinkError
-from emu.core.events import Binding, EventBus, InitStarted, Record
+from emu.core.events import AuditorChoseAddress, Binding, EventBus, InitStarted, Record
 from emu.process import Process
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class _Asking:
         self, config: RunConfig, symbol: str, from_object: str | None, version: str | None, *, early: bool
     ) -> None:
         self.symbol, self.from_object, self.version, self.early = symbol, from_object, version, early
-        self.bindings: list[Binding] = []
+        self.bindings: list[Binding | AuditorChoseAddress] = []
         self.early_answer: Answer | EmuError | None = None
         bus = EventBus()
         bus.subscribe(self._binding, ("bindings",))

@@ -54,6 +54,14 @@ class NamespaceCreated(NamedTuple):
     namespace: int
 
 
+class AuditorJoined(NamedTuple):
+    """An auditor takes part from now on; `functions` are those of its la_ functions that are there."""
+
+    name: str
+    namespace: int
+    functions: tuple[str, ...]
+
+
 class CloseRequested(NamedTuple):
     """dlclose begins. `outcome` says what becomes of it.
 
@@ -171,7 +179,7 @@ class TlsGeneration(NamedTuple):
 
 
 DL_EVENTS = (
-    OpenRequested, Opened, OpenFailed, ObjectNeeded, NamespaceCreated, CloseRequested, Kept, Unloading, Unloaded,
+    OpenRequested, Opened, OpenFailed, ObjectNeeded, NamespaceCreated, AuditorJoined, CloseRequested, Kept, Unloading, Unloaded,
     GlobalScopeAdded, NodeleteSet, NodeleteActivated, NodeleteCleared, RelocationDependency,
     TlsGeneration,
 )  # fmt: skip

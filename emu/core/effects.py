@@ -8,7 +8,9 @@ traps as the only way to yield.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+_T = TypeVar("_T")
 
 
 class CallGuest(NamedTuple):
@@ -65,3 +67,13 @@ REGISTERS_SET = RegistersSet()
 Effect = CallGuest | Jump | Resume | SystemCall | Pause
 Hosted = Generator[Effect, int, int]
 """A hosted function in progress: yields effects, receives rax of each call, returns its own rax."""
+
+
+def without_guest(work: Generator[Effect, int, _T]) -> _T:
+    """Run work that has no need of the guest to its end and return its result: there is nobody who could run guest code."""
+    try:
+        effect = next(work)
+    except StopIteration as stop:
+        result: _T = stop.value
+        return result
+    raise AssertionError(f"work without a guest asked for {effect}")

@@ -28,6 +28,19 @@ class LibrarySearch(NamedTuple):
     found: bool
 
 
+class AuditorChoseFile(NamedTuple):
+    """An auditor's la_objsearch answered with another name than it was given, or with none (`chosen` is empty): the name is passed over.
+
+    `source` is the LA_SER_* constant that says where the name comes from, `by` the object for which the search is made.
+    """
+
+    auditor: str
+    name: str
+    chosen: str
+    source: str
+    by: str
+
+
 class LibraryLoad(NamedTuple):
     """An object mapped into a namespace."""
 
@@ -52,6 +65,18 @@ class Binding(NamedTuple):
     slot: int
     relocation: str
     lazy: bool
+
+
+class AuditorChoseAddress(NamedTuple):
+    """An auditor's la_symbind64 (or la_x86_64_gnu_pltenter) gave a reference of `origin` another address than that of the definition in `target`."""
+
+    auditor: str
+    origin: str
+    symbol: str
+    target: str
+    address: int
+    chosen: int
+    function: str
 
 
 class RelocationStarted(NamedTuple):
@@ -251,9 +276,13 @@ _BY_CATEGORY: dict[str, tuple[type[Any], ...]] = {
     "libs": (
         LibrarySearch,
         LibraryLoad,
+        AuditorChoseFile,
     ),
     "dl": DL_EVENTS,
-    "bindings": (Binding,),
+    "bindings": (
+        Binding,
+        AuditorChoseAddress,
+    ),
     "reloc": (
         RelocationStarted,
         Relocated,

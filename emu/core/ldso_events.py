@@ -84,6 +84,13 @@ class VersionChecked(NamedTuple):
     by_namespace: int
 
 
+class AuditorIgnored(NamedTuple):
+    """An auditor's la_version returned zero: it does not take part."""
+
+    name: str
+    namespace: int
+
+
 class InitialScopes(NamedTuple):
     """The program and all that it needs is loaded; a list of everybody's scopes follows, in the order of `objects` objects."""
 
@@ -156,5 +163,5 @@ class SymbolBound(NamedTuple):
 
 LDSO_EVENTS = (
     SearchStarted, SearchPathUsed, CacheSearched, SearchEnded, AuxiliaryRequested, LinkMapStarted, ObjectMapped, UnknownFlags,
-    VersionChecked, InitialScopes, ScopeListed, ErrorSignalled, StartupStatistics, FinalStatistics,
+    VersionChecked, AuditorIgnored, InitialScopes, ScopeListed, ErrorSignalled, StartupStatistics, FinalStatistics,
 )  # fmt: skip

@@ -14,6 +14,7 @@ from emu.core.errors import UnsupportedError
 from emu.core.events import Initializer
 from emu.elf import constants as c
 from emu.glibc import hosted
+from emu.glibc.auditing import load_with_auditors
 from emu.glibc.call import Call, Handler
 from emu.glibc.call_page import CallPage, build_call_page
 from emu.glibc.cxa_thread_atexit_impl import ThreadAtexit
@@ -25,6 +26,7 @@ from emu.glibc.probe import find_own, glibc_version
 from emu.glibc.stubs import Stubs, build_stubs
 from emu.glibc.tunables import set_tunables
 from emu.machine.arena import Arena
+from emu.rtld.audit import LA_ACT_CONSISTENT, activity
 from emu.rtld.init import init
 from emu.rtld.link_map import LinkMap
 from emu.rtld.map_object import RT_ADD, RT_CONSISTENT
@@ -56,7 +58,8 @@ class Contract:
     """One libc's view of the loader. `traps` maps the guest address of each planted trap to its handler.
 
     `debug_mask` and `debug_fd` are what LD_DEBUG and LD_DEBUG_OUTPUT set, for libc to see. `pointer_stubs` are those in the stub page by
-    name; `preserving` are the traps whose callers expect every register kept (lazy binding, TLS descriptors).
+    name; `preserving` are the traps whose callers expect every register kept (lazy binding, TLS descriptors), `auditing` those that
+    call auditors with arguments on the stack. `linked` tells that the program's own libc is there to be called.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class Contract:
         self.model_dtors = model_dtors
         self.traps: dict[int, Handler] = {}
         self.preserving: set[int] = set()
+        self.auditing: set[int] = set()
+        self.linked = False
         self.layout: Layout
         self.mirror: GlobalMirror
         self.stubs: Stubs
@@ -125,6 +130,8 @@ class Contract:
             ("start", lambda contract, call: contract.start(call)),
             ("fini", hosted.run_fini),
             ("resolve", hosted.runtime_resolve),
+            ("profile", hosted.runtime_profile),
+            ("pltexit", hosted.runtime_pltexit),
             ("operate", lambda contract, call: contract.errors.operate(call)),
             *hosted.HOSTED_POINTERS.items(),
         ]
@@ -139,11 +146,12 @@ class Contract:
             self.pointer_stubs[name] = address
         self.traps[self.stubs.tls_get_addr_slow] = hosted.tls_get_addr_slow
         self.traps[self.stubs.tlsdesc_slow] = hosted.tlsdesc_slow
+        self.auditing = {self.pointer_stubs["profile"], self.pointer_stubs["pltexit"]}
         self.preserving = {self.pointer_stubs["resolve"], self.stubs.tlsdesc_slow}
         self.start_stub, self.fini_stub = self.pointer_stubs["start"], self.pointer_stubs["fini"]
         self.errors.operate_stub = self.pointer_stubs["operate"]
         self.rtld.entries = Entries(
-            self.pointer_stubs["resolve"], self.stubs.tlsdesc_return, self.stubs.tlsdesc_undefweak,
+            self.pointer_stubs["resolve"], self.stubs.profile, self.stubs.tlsdesc_return, self.stubs.tlsdesc_undefweak,
             self.stubs.tlsdesc_dynamic,
         )  # fmt: skip
 
@@ -193,7 +201,13 @@ class Contract:
 
     def lay_out_tls(self) -> None:
         """Fix the static TLS layout (the wall after mapping)."""
+        if self.rtld.auditor_names is not None:
+            self.rtld.tls.reserve_for_auditors(len(self.rtld.auditor_names))
         self.rtld.tls.determine_offsets(self.layout.size("pthread"))
+        self.mirror_base()
+
+    def mirror_base(self) -> None:
+        """Write what the guest sees of the base namespace, once its objects are all there."""
         for map_ in self.rtld.namespaces[0].maps:
             self.mirror.flags(map_)
             self.mirror.tls_offset(map_)
@@ -222,6 +236,10 @@ class Contract:
         yield from first_thread(self, info)
         base = rtld.namespaces[0]
         main = base.maps[0]
+        audited = rtld.auditor_names is not None
+        if audited:
+            yield from load_with_auditors(self)
+            self._initial_searchlist()
         rtld.set_state(base, RT_ADD)
         mirror.debug_pointer(main)
         tell_scopes(rtld)
@@ -229,17 +247,23 @@ class Contract:
         for map_ in reversed(main.initfini or [main]):
             if map_ is not ld_so:
                 yield from relocate_object(rtld, map_, not rtld.bind_now)
-        self.rtld.tls.initialise_thread(self.thread_pointer())
+            if audited:
+                rtld.tls.enter_initial(map_)
+        if audited:
+            rtld.tls.settle_initial()
+            mirror.tls()
+        rtld.tls.initialise_thread(self.thread_pointer(), again=audited)
         self.plant_dtors()
         if ld_so in base.maps:
             # Something needs ld.so as a library: it is relocated again, now with everybody's symbols.
-            bind_malloc(rtld, main)
+            yield from bind_malloc(rtld, main)
             ld_so.relocated = False
             yield from relocate_object(rtld, ld_so, False)
         self.relocation_time = rtld.bus.now() - started
         mirror.opencount(main)
         mirror.tls()
-        rtld.set_state(base, RT_CONSISTENT)
+        if not audited:
+            rtld.set_state(base, RT_CONSISTENT)
         self._start_serving()
 
     def _start_serving(self) -> None:
@@ -255,6 +279,9 @@ class Contract:
         rtld.catching, rtld.uncaught = self.errors.catching, self.errors.uncaught
         rtld.search.unload_cache()
         rtld.started = True
+        self.linked = True
+        for member, symbol_name in _POINTERS_FOUND.items():
+            mirror.set_ro(member, rtld.lookup(symbol_name) or 0)
         self.on_linked()
 
     def make_stacks_executable(self) -> None:
@@ -290,6 +317,8 @@ class Contract:
                 if rtld.bus.init:
                     rtld.bus.emit(Initializer(libc.display_name, "early_init", early, rtld.describe(early)))
                 yield CallGuest(early, (1,))
+        yield from activity(rtld, rtld.namespaces[0], LA_ACT_CONSISTENT)
+        rtld.set_state(rtld.namespaces[0], RT_CONSISTENT)
         if rtld.bus.ldso:
             tell_statistics(rtld, self.relocation_time)
         main = rtld.namespaces[0].maps[0]
@@ -310,12 +339,8 @@ class Contract:
         ro("_dl_dso_sort_algo", rtld.sort_algorithm, 4)
         ro("_dl_debug_fd", self.debug_fd, 4)
         ro("_dl_debug_mask", self.debug_mask, 4)
-        main = rtld.namespaces[0].maps[0]
-        ro(
-            "_dl_initial_searchlist.r_list",
-            rtld.heap.words([m.address for m in main.searchlist]),
-        )
-        ro("_dl_initial_searchlist.r_nlist", len(main.searchlist), 4)
+        ro("_dl_catch_error", self.guest_function(b"_dl_catch_error"))
+        self._initial_searchlist()
         if rtld.vdso is not None:
             ro("_dl_sysinfo_dso", rtld.vdso.map_start)
             ro("_dl_sysinfo_map", rtld.vdso.address)
@@ -329,8 +354,6 @@ class Contract:
                 ro(member, rtld.vdso_functions.get(name, 0))
         for member in hosted.HOSTED_POINTERS:
             ro(member, self.pointer_stubs[member])
-        for member, symbol_name in _POINTERS_FOUND.items():
-            ro(member, rtld.lookup(symbol_name) or 0)
         ld_so = rtld.ld_so
         assert ld_so is not None
         for name, value, size in (
@@ -341,6 +364,12 @@ class Contract:
             symbol = find_own(ld_so, name)
             if symbol is not None:
                 self.arena.write(ld_so.addr + symbol[4], value.to_bytes(size, "little"))
+
+    def _initial_searchlist(self) -> None:
+        searchlist = self.rtld.namespaces[0].maps[0].searchlist
+        words = self.rtld.heap.words([map_.address for map_ in searchlist])
+        self.mirror.set_ro("_dl_initial_searchlist.r_list", words)
+        self.mirror.set_ro("_dl_initial_searchlist.r_nlist", len(searchlist), 4)
 
     info: StartInfo
 
@@ -360,8 +389,8 @@ class Contract:
         return Scope([self.rtld.by_address[word] for word in words])
 
     def guest_function(self, name: bytes) -> int:
-        """Return what `name` binds to in the program's scope. Raises UnsupportedError."""
-        address = self.rtld.lookup(name)
+        """Return what `name` binds to in the program's scope; as long as auditors are alone, in ld.so. Raises UnsupportedError."""
+        address = self.rtld.lookup(name, None if self.linked else self.rtld.ld_so)
         if address is None:
             raise UnsupportedError(f"program without {name.decode()}", self.rtld.program)
         return address

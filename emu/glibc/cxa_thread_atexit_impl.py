@@ -150,7 +150,9 @@ class ThreadAtexit:
         yield from self.rtld.lock(_LOAD_LOCK)
         if dso:
             # Libc's own code would call it; that the first call binds it shows in a trace of bindings.
-            yield from self._through_plt(b"_dl_find_dso_for_object")
+            finder = yield from self._through_plt(b"_dl_find_dso_for_object")
+            if self.rtld.auditors:
+                yield CallGuest(finder, (dso,))
         owner = self.owner(thread, dso)
         arena.write_u64(thread + self.cache_offset, owner)
         count = self._count_address(owner)
@@ -208,7 +210,7 @@ class ThreadAtexit:
             if self.rtld.bus.dl:
                 self.rtld.bus.emit(NodeleteCleared(map_.display_name, map_.ns))
 
-    def _through_plt(self, name: bytes) -> Generator[CallGuest, int, int]:
+    def _through_plt(self, name: bytes) -> Generator[Effect, int, int]:
         """Return what libc's own call of `name` reaches; the first one binds libc's PLT slot."""
         slot = self._plt_slots.get(name)
         return (

@@ -12,6 +12,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.core.effects import Hosted
+from emu.core.errors import MemoryFault
 from emu.core.events import Binding
 from emu.elf import constants as c
 from emu.glibc.call import Call
@@ -81,6 +82,10 @@ def lookup_symbol_x(contract: Contract, call: Call) -> int | Hosted:
     version = _version(contract, call.args[4])
     flags = arena.read_u64(call.rsp + 8) & 0xFFFFFFFF
     skip = rtld.by_address.get(arena.read_u64(call.rsp + 16))
+    if skip is not None and not scopes:
+        raise MemoryFault(
+            0, "read"
+        )  # RTLD_NEXT by ld.so itself, which has no scope: ld.so follows the null pointer
     reference = arena.read_u64(call.args[2])
     found = lookup_symbol(
         rtld,

@@ -41,6 +41,11 @@ class Caught:
             parts.append(os.strerror(self._errcode))
         return ": ".join(part for part in parts if part)
 
+    def reason(self) -> str:
+        """Return the message alone."""
+        arena = self._errors.contract.arena
+        return os.fsdecode(arena.read_cstr(arena.read_u64(self._address + 8)))
+
     def signal(self) -> Work:
         """Raise it again; this is the end of the hosted function."""
         contract = self._errors.contract
@@ -104,10 +109,10 @@ class Errors:
             yield Jump(contract.guest_function(b"_dl_signal_error"), (error.errno, words[0], 0, words[1]))
         text = error.text.encode(errors="surrogateescape") + b"\0"
         name = error.object_name.encode(errors="surrogateescape") + b"\0"
-        block = yield CallGuest(contract.guest_function(b"malloc"), (len(text) + len(name),))
+        block = yield from self._allocate(len(text) + len(name))
         if block:
             contract.arena.write(block, text + name)
-            fields = (block + len(text), block, block)
+            fields = (block + len(text), block, block if contract.linked else 0)
         else:
             block = self._string(_OUT_OF_MEMORY.decode())
             fields = (block + len(_OUT_OF_MEMORY) - 1, block, 0)
@@ -142,20 +147,28 @@ class Errors:
     def create(self, exception: int, objname: bytes, text: bytes) -> Hosted:
         """Fill a `struct dl_exception` with copies of both strings in one block of the guest's malloc. Source: _dl_exception_create."""
         contract = self.contract
-        block = yield CallGuest(contract.guest_function(b"malloc"), (len(text) + len(objname) + 2,))
+        block = yield from self._allocate(len(text) + len(objname) + 2)
         if block:
             contract.arena.write(block, text + b"\0" + objname + b"\0")
-            fields = (block + len(text) + 1, block, block)
+            fields = (block + len(text) + 1, block, block if contract.linked else 0)
         else:
             block = self._string(_OUT_OF_MEMORY.decode())
             fields = (block + len(_OUT_OF_MEMORY) - 1, block, 0)
         contract.arena.write(exception, struct.pack("<QQQ", *fields))
         return 0
 
+    def _allocate(self, size: int) -> Generator[Effect, int, int]:
+        """Return memory for a message: the guest's, or ld.so's own as long as no libc of the program is there (which is never freed)."""
+        contract = self.contract
+        if not contract.linked:
+            return contract.rtld.heap.allocate(size)
+        return (yield CallGuest(contract.guest_function(b"malloc"), (size,)))
+
     def free(self, exception: int) -> Hosted:
         """Free what `create` made. Source: _dl_exception_free."""
         contract = self.contract
-        yield CallGuest(contract.guest_function(b"free"), (contract.arena.read_u64(exception + 16),))
+        if contract.linked:
+            yield CallGuest(contract.guest_function(b"free"), (contract.arena.read_u64(exception + 16),))
         contract.arena.write(exception, bytes(_EXCEPTION_SIZE))
         return 0
 

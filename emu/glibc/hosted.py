@@ -17,8 +17,10 @@ from emu.core.errors import UnsupportedError
 from emu.elf import constants as c
 from emu.glibc import dlfcn, threads
 from emu.glibc.call import Call, Handler
+from emu.rtld.audit import preinit
+from emu.rtld.audit_binding import pltexit, symbind_dlsym
 from emu.rtld.fini import fini
-from emu.rtld.runtime import fixup
+from emu.rtld.runtime import fixup, profile_fixup
 
 if TYPE_CHECKING:
     from emu.glibc.contract import Contract
@@ -32,6 +34,38 @@ def runtime_resolve(contract: Contract, call: Call) -> Hosted:
     address, index = contract.arena.read_u64(call.rsp), contract.arena.read_u64(call.rsp + 8)
     target = yield from fixup(rtld, rtld.by_address[address], index)
     yield Jump(target, pop=16)
+    return 0
+
+
+def runtime_profile(contract: Contract, call: Call) -> Hosted:
+    """`_dl_profile_fixup(link_map, index, caller, regs, framesize)`: where a call through a PLT slot goes, with auditors to hear of it."""
+    rtld, args = contract.rtld, call.args
+    return (yield from profile_fixup(rtld, rtld.by_address[args[0]], args[1], args[3], args[4]))
+
+
+def runtime_pltexit(contract: Contract, call: Call) -> Hosted:
+    """`_dl_audit_pltexit(link_map, index, regs, results)`: the call has come back."""
+    rtld, args = contract.rtld, call.args
+    map_ = rtld.by_address[args[0]]
+    result = (map_.reloc_results or {}).get(args[1])
+    if result is not None:
+        yield from pltexit(rtld, map_, result, args[2], args[3])
+    return 0
+
+
+def audit_preinit(contract: Contract, call: Call) -> Hosted:
+    """`_dl_audit_preinit(link_map)`: libc is about to call `main`."""
+    yield from preinit(contract.rtld, contract.rtld.by_address[call.args[0]])
+    return 0
+
+
+def audit_symbind_alt(contract: Contract, call: Call) -> Hosted:
+    """`_dl_audit_symbind_alt(link_map, symbol, void **value, definer)`: libc's dlsym has found something."""
+    rtld, arena = contract.rtld, contract.arena
+    map_, target = rtld.by_address[call.args[0]], rtld.by_address[call.args[3]]
+    index = (call.args[1] - target.addr - (target.dynamic.get(c.DT_SYMTAB) or 0)) // 24
+    value = yield from symbind_dlsym(rtld, map_, (target, index), arena.read_u64(call.args[2]))
+    arena.write_u64(call.args[2], value)
     return 0
 
 
@@ -66,9 +100,11 @@ def find_object(contract: Contract, call: Call) -> int:
     The stub page and the call page answer for themselves, so that unwinding passes through hosted frames.
     """
     address, result = call.args[0], call.args[1]
-    for page in (contract.stubs, contract.call_page):
+    rtld = contract.rtld
+    main = rtld.namespaces[0].maps[0]
+    for page, owner in ((contract.stubs, rtld.ld_so or main), (contract.call_page, main)):
         if page is not None and page.start <= address < page.end:
-            fields = (0, page.start, page.end, contract.rtld.namespaces[0].maps[0].address, page.eh_frame_hdr)
+            fields = (0, page.start, page.end, owner.address, page.eh_frame_hdr)
             contract.arena.write(result, struct.pack("<5Q", *fields))
             return 0
     map_ = contract.rtld.find_map(address)
@@ -98,7 +134,7 @@ def exception_free(contract: Contract, call: Call) -> Hosted:
 
 
 def nothing(contract: Contract, call: Call) -> int:
-    """A function with nothing to do here: auditing is not supported, so no auditor is told."""
+    """A function with nothing to do here."""
     return 0
 
 
@@ -116,8 +152,8 @@ HOSTED_SYMBOLS: dict[bytes, Handler] = {
     b"_dl_allocate_tls_init": threads.allocate_tls_init,
     b"_dl_deallocate_tls": threads.deallocate_tls,
     b"_dl_find_dso_for_object": find_dso_for_object,
-    b"_dl_audit_preinit": nothing,
-    b"_dl_audit_symbind_alt": nothing,
+    b"_dl_audit_preinit": audit_preinit,
+    b"_dl_audit_symbind_alt": audit_symbind_alt,
     b"_dl_exception_create": exception_create,
     b"_dl_exception_free": exception_free,
     b"_dl_rtld_di_serinfo": dlfcn.di_serinfo,

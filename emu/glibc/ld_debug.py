@@ -243,6 +243,12 @@ _LINES: dict[type[Any], tuple[int, Callable[[LdDebug, Any], str]]] = {
         lambda self, e: f"\nWARNING: Unsupported flag value(s) of 0x{e.bits:x} in DT_FLAGS_1.\n",
     ),
     ld.VersionChecked: (VERSIONS, LdDebug.version),
+    ld.AuditorIgnored: (
+        FILES,
+        lambda self, e: (
+            f"file={e.name} [{e.namespace}]; audit interface function la_version returned zero; ignored.\n"
+        ),
+    ),
     ld.InitialScopes: (SCOPES, lambda self, e: "\nInitial object scopes\n"),
     ld.ScopeListed: (SCOPES, LdDebug.scope),
     dl.GlobalScopeAdded: (

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from emu.elf import constants as c
+from emu.rtld.link_map import LT_EXECUTABLE
+from emu.rtld.scope import DL_NNS
 
 if TYPE_CHECKING:
     from emu.glibc.layout import Layout
@@ -41,6 +43,7 @@ _POINTER_TAGS = frozenset(
 )
 _FLAGS = (
     "l_relocated", "l_init_called", "l_global", "l_faked", "l_removed", "l_contiguous", "l_main_map", "l_need_tls_init", "l_phdr_allocated",
+    "l_auditing", "l_audit_any_plt",
 )  # fmt: skip
 
 
@@ -88,7 +91,10 @@ class Mirror:
 
     def new_map(self, map_: LinkMap, address: int = 0) -> None:
         """Give a map its `struct link_map` (at `address` if that is not 0) and relocate its dynamic section's pointers."""
-        map_.address = address or self.heap.allocate(self._size)
+        # The program and the vDSO come before it is known how many auditors there are.
+        early = map_.type == LT_EXECUTABLE or map_.found_by == "vdso"
+        states = DL_NNS if early else len(self.rtld.auditor_names or ())
+        map_.address = address or self.heap.allocate(self._size + 16 * states)
         self.rtld.by_address[map_.address] = map_
         writable = any(
             p.type == c.PT_LOAD and p.flags & c.PF_W and p.vaddr <= map_.ld - map_.addr < p.vaddr + p.memsz
@@ -103,6 +109,9 @@ class Mirror:
         self.loader(map_)
         self.scopes(map_)
         self.tls_offset(map_)
+        # An auditor that came after an object finds nothing in its cookie: ld.so has not even room for it.
+        for index in range(0 if address else DL_NNS if early else len(self.rtld.auditors)):
+            self.arena.write_u64(self.audit_cookie(map_, index), map_.address)
 
     def free_map(self, map_: LinkMap) -> None:
         """Take back everything of a map that is gone."""
@@ -206,13 +215,24 @@ class Mirror:
         raw[byte - self._first_flag] |= map_.type << bit
         values = (
             map_.relocated, map_.init_called, map_.global_, map_.faked, map_.removed, map_.contiguous, map_.main_map, map_.need_tls_init,
-            map_.phdr_allocated,
+            map_.phdr_allocated, map_.auditing, map_.audit_any_plt,
         )  # fmt: skip
         for (byte, bit), value in zip(self._bits, values, strict=True):
             raw[byte - self._first_flag] |= value << bit
         byte, bit = self._readonly_bit
         raw[byte - self._first_flag] |= self._blocks[map_.address].readonly << bit
         self.arena.write(map_.address + self._first_flag, raw)
+
+    def audit_cookie(self, map_: LinkMap, index: int) -> int:
+        """Return where the `struct auditstate` of an object for an auditor lies, which begins with the cookie: behind its link map."""
+        return map_.address + self._size + 16 * index
+
+    def audit(self, map_: LinkMap) -> None:
+        """Write what auditors want to hear of its bindings, and where that is remembered of its PLT slots."""
+        self.flags(map_)
+        self._put(map_, "l_reloc_result", map_.reloc_result)
+        for index, flags in map_.bind_flags.items():
+            self.arena.write_u32(self.audit_cookie(map_, index) + 8, flags)
 
     def opencount(self, map_: LinkMap) -> None:
         """Write `l_direct_opencount`."""

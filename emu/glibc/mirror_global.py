@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from emu.elf import constants as c
 from emu.glibc.mirror import Mirror
+from emu.rtld.audit import INTERFACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ class GlobalMirror(Mirror):
     """Writes what is not one object's own. `rtld_global`, `rtld_global_ro` and `r_debug` are set once ld.so is mapped."""
 
     rtld_global = rtld_global_ro = r_debug = 0
-    _slotinfo = _slotinfo_room = 0
+    _slotinfo = _slotinfo_room = _last_auditor = 0
 
     # -- single members -----------------------------------------------------------------------------------------------
 
@@ -41,6 +42,26 @@ class GlobalMirror(Mirror):
     def ro_address(self, member: str) -> int:
         """Return the guest address of a member of `_rtld_global_ro`."""
         return self.rtld_global_ro + self.layout.offset("rtld_global_ro", member)
+
+    # -- auditors ----------------------------------------------------------------------------------------------------------
+
+    def audit_cookie(self, map_: LinkMap, index: int) -> int:
+        """Return where the `struct auditstate` of an object for an auditor lies; ld.so's own are in `_rtld_global`."""
+        if map_ is self.rtld.ld_so:
+            return self.global_address("_dl_rtld_auditstate") + 16 * index
+        return super().audit_cookie(map_, index)
+
+    def auditors(self) -> None:
+        """Append the last auditor to the list of `struct audit_ifaces`: its functions, then the next auditor's."""
+        auditors = self.rtld.auditors
+        functions = [auditors[-1].functions.get(name, 0) for name in INTERFACE]
+        element = self.heap.words([*functions, 0])
+        before = (
+            self._last_auditor + 8 * len(INTERFACE) if self._last_auditor else self.ro_address("_dl_audit")
+        )
+        self.arena.write_u64(before, element)
+        self._last_auditor = element
+        self.set_ro("_dl_naudit", len(auditors), 4)
 
     # -- namespaces -----------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.elf.builder import ElfBuilder
 from emu.elf.eh_frame import Frame
+from emu.glibc.profile_code import profile_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,7 @@ class Stubs(NamedTuple):
     tlsdesc_undefweak: int
     tlsdesc_dynamic: int
     tlsdesc_slow: int
+    profile: int
 
 
 def _cfa(offset: int) -> bytes:
@@ -101,7 +103,7 @@ def build_stubs(base: int, traps: Sequence[str], generation: int) -> tuple[bytes
     """
     builder = ElfBuilder(base=base, soname=b"emu-stubs", single_segment=True)
 
-    def add(code: bytes, instructions: bytes = b"", *, initial: bytes = _cfa(8), at: int = 0) -> int:
+    def add(code: bytes, instructions: bytes = b"", initial: bytes = _cfa(8), *, at: int = 0) -> int:
         address = builder.text(code)
         builder.frames.append(Frame(address, len(code), instructions, initial))
         return address + at
@@ -126,6 +128,7 @@ def build_stubs(base: int, traps: Sequence[str], generation: int) -> tuple[bytes
     dynamic = _tlsdesc_dynamic()
     pushed = bytes((0x41, 0x0E, 16, 0x41, 0x0E, 24, 0x02, len(dynamic) - 8, 0x0E, 8))
     tlsdesc_dynamic = add(dynamic + _TRAP, pushed)
+    profile = add(*profile_code(*(trap_addresses[traps.index(name)] for name in ("profile", "pltexit"))))
     image = builder.build()
     phdr_offset, phdr_count = 64, struct.unpack_from("<H", image, 56)[0]
     header = next(
@@ -138,5 +141,6 @@ def build_stubs(base: int, traps: Sequence[str], generation: int) -> tuple[bytes
     stubs = Stubs(
         base, base + len(image), header, tuple(trap_addresses), return_call, return_plt, return_start, tls_get_addr, slow_path,
         tlsdesc_return, tlsdesc_undefweak, tlsdesc_dynamic, tlsdesc_dynamic + len(dynamic),
+        profile,
     )  # fmt: skip
     return image, stubs

@@ -28,6 +28,8 @@ _STUB_NAMES = {
     "start": "_dl_start_user",
     "fini": "_dl_fini",
     "resolve": "_dl_runtime_resolve",
+    "profile": "_dl_profile_fixup",
+    "pltexit": "_dl_audit_pltexit",
 }
 _EMU = "[emu]"
 PYTHON = "[Python]"
@@ -182,6 +184,8 @@ class Backtraces:
             entry = contract.start_stub
         elif runner is not None and entry in (stubs.return_call, stubs.return_plt):
             entry = runner.hosted_entry(frame.cfa - 8) or entry
+        elif entry >= stubs.profile:
+            return "_dl_runtime_profile", entry - stubs.start
         elif entry >= stubs.tls_get_addr:
             fast = entry <= stubs.tls_get_addr_slow
             return ("__tls_get_addr" if fast else "_dl_tlsdesc_dynamic"), entry - stubs.start

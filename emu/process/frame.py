@@ -11,13 +11,16 @@ if TYPE_CHECKING:
 
 
 class Frame:
-    """A hosted function in progress. `entry` is its trap, `rsp` the stack pointer there (at the caller's return address)."""
+    """A hosted function in progress. `entry` is its trap, `rsp` the stack pointer there (at the caller's return address).
 
-    __slots__ = ("back", "context", "entry", "generator", "preserve", "rsp", "task")
+    `room` is how many bytes of arguments on the stack its calls of the guest may have.
+    """
+
+    __slots__ = ("back", "context", "entry", "generator", "preserve", "room", "rsp", "task")
 
     def __init__(
-        self, generator: Hosted, entry: int, rsp: int, back: int, preserve: bool, task: Task
+        self, generator: Hosted, entry: int, rsp: int, back: int, preserve: bool, room: int, task: Task
     ) -> None:
         self.generator, self.entry, self.rsp, self.back = generator, entry, rsp, back
-        self.preserve, self.task = preserve, task
+        self.preserve, self.room, self.task = preserve, room, task
         self.context: Context | None = None

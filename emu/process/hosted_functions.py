@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from emu.machine.cpu import Cpu
 
 _M64 = (1 << 64) - 1
+_AUDIT_ROOM = 16
 _CALL_REGS = (regs.RSP, regs.RAX, regs.RDI, regs.RSI, regs.RDX, regs.RCX, regs.R8, regs.R9)
 
 
@@ -56,14 +57,18 @@ class HostedFunctions:
         """Return where the hosted function was entered whose caller's return address lies at `rsp`, if one waits for the guest there."""
         return next((frame.entry for frame in self._frames.values() if frame.rsp == rsp), None)
 
-    def _kind(self, rip: int) -> tuple[int, bool]:
-        """Return the stub that a guest function called from the hosted one at `rip` returns to, and whether all registers are kept."""
+    def _kind(self, rip: int) -> tuple[int, bool, int]:
+        """Return the stub that a guest function called from the hosted one at `rip` returns to, whether all registers are kept, and the room
+        for arguments on the stack. (Each stub has its own distance to the frame above it.)
+        """
         assert self.contract is not None
         stubs = self.contract.stubs
         if rip == self.contract.start_stub:
-            return stubs.return_start, False
+            return stubs.return_start, False, 0
+        if rip in self.contract.auditing:
+            return stubs.return_plt, False, _AUDIT_ROOM
         preserve = rip in self.contract.preserving
-        return (stubs.return_plt if preserve else stubs.return_call), preserve
+        return (stubs.return_plt if preserve else stubs.return_call), preserve, 0
 
     def _advance(self, frame: Frame, value: int | None) -> bool:
         """Resume a hosted function with the result of its last effect, up to its next call of the guest or its end; true if it
@@ -78,7 +83,7 @@ class HostedFunctions:
                 return False
             except (LoaderError, ElfError) as error:
                 contract = self.contract
-                if contract is None or not contract.rtld.started:
+                if contract is None or not contract.rtld.started or frame.entry == contract.start_stub:
                     raise
                 if isinstance(error, ElfError):
                     error = LoaderError(error.object_name, error.reason)
@@ -130,8 +135,11 @@ class HostedFunctions:
     def _call(self, frame: Frame, effect: CallGuest) -> None:
         if frame.preserve and frame.context is None:
             frame.context = self.cpu.save()
-        slot = (frame.rsp - 8 & -16) - 8  # the callee finds its return address here, aligned as after a call
+        # The callee finds its return address here, aligned as after a call, and its arguments beyond the sixth above it.
+        slot = (frame.rsp - 8 - frame.room & -16) - 8
         arena = self.kernel.arena
+        for place, argument in enumerate(effect.args[6:], 1):
+            arena.write_u64(slot + 8 * place, argument & _M64)
         arena.write_u64(slot, frame.back)
         arena.write_u64(slot - 8, effect.address)
         values = self._calls.values

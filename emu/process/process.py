@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from emu.core.effects import Exit
+from emu.core.effects import Exit, without_guest
 from emu.core.errors import ElfError, EmuError, LinkError, LoaderError, RunTimeout, UnsupportedError
 from emu.core.events import Fault
 from emu.elf import constants as c
@@ -46,11 +46,9 @@ if TYPE_CHECKING:
 
 _PID, _DEFAULT_MEMORY = 1000, 4 << 30
 _GLIBC_NAMES = {
-    "start": "_dl_start",
-    "fini": "_dl_fini",
-    "resolve": "_dl_runtime_resolve",
-    "operate": "_dl_catch_exception",
-}
+    "start": "_dl_start", "fini": "_dl_fini", "resolve": "_dl_runtime_resolve", "operate": "_dl_catch_exception",
+    "profile": "_dl_profile_fixup", "pltexit": "_dl_audit_pltexit",
+}  # fmt: skip
 """What the linker's own stubs stand for."""
 
 
@@ -122,9 +120,7 @@ class Process:
 
     def _link(self, loaded: Loaded, mapped_interpreter: KernelImage) -> None:
         """Let the dynamic linker map what the program needs, as the LD_* variables ask for."""
-        config = self.config
-        program = loaded.program
-        name = os.fsdecode(loaded.argv[0])
+        config, program, name = self.config, loaded.program, os.fsdecode(loaded.argv[0])
         rtld = self.rtld = Rtld(self.arena, self.space, self.kernel.fs, self.bus, config.env, name)
         rtld.keep_going = config.keep_going
         rtld.write_error = _say
@@ -151,12 +147,14 @@ class Process:
         try:
             ld_so_map = contract.prepare(interpreter)
             vdso = self._vdso(loaded.vdso) if loaded.vdso else None
-            rtld.load(_mapped(program), interpreter, vdso, ld_so_map)
+            rtld.begin(_mapped(program), interpreter, vdso, ld_so_map)
+            if rtld.auditor_names is None:
+                without_guest(rtld.load())
+            contract.info = _start_info(loaded)
+            contract.plant_entries()
+            contract.lay_out_tls()
         except (EmuError, RecursionError) as error:
             raise self._link_error(error) from None
-        contract.info = _start_info(loaded)
-        contract.plant_entries()
-        contract.lay_out_tls()
         if rtld.trace:
             self.ended = list_objects(rtld, config.env, debugging.write)
 
@@ -253,7 +251,7 @@ class Process:
         except InstructionError as error:
             where = self.symbols.where(error.address)
             raise UnsupportedError(error.name, where, error.why) from None
-        except LoaderError as error:
+        except (LoaderError, ElfError, VersionErrors) as error:
             raise self._link_error(error) from None
         except Deadlock:
             self._stuck = True

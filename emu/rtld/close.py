@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from emu.core.dl_events import CloseRequested, Kept, ScopeRemoved, Unloaded, Unloading
 from emu.core.errors import LoaderError
 from emu.rtld.address_index import Departed
+from emu.rtld.audit import LA_ACT_CONSISTENT, LA_ACT_DELETE, activity, objclose
+from emu.rtld.audit_binding import forget_slots
 from emu.rtld.fini import call_fini
 from emu.rtld.link_map import LT_LOADED, LinkMap
 from emu.rtld.map_object import RT_CONSISTENT, RT_DELETE, unmap_object
@@ -171,6 +173,7 @@ def _collect(rtld: Rtld, namespace: Namespace, force: bool, by: str) -> Work:
         if map_ not in kept:
             if map_.init_called:
                 yield from rtld.uncaught(call_fini(rtld, map_))
+            yield from objclose(rtld, map_)
             map_.removed = True
             rtld.mirror.flags(map_)
             going.append(map_)
@@ -178,6 +181,7 @@ def _collect(rtld: Rtld, namespace: Namespace, force: bool, by: str) -> Work:
             _repair(rtld, map_, kept)
     if not going:
         return
+    yield from activity(rtld, namespace, LA_ACT_DELETE)
     rtld.set_state(namespace, RT_DELETE)
     if namespace.main is not None and any(map_.global_ for map_ in going):
         # In place: the list is the global scope of every object.
@@ -191,6 +195,7 @@ def _collect(rtld: Rtld, namespace: Namespace, force: bool, by: str) -> Work:
             rtld.tls.remove_module(map_)
     static_used = rtld.tls.reclaim_static(going)
     for map_ in going:
+        yield from forget_slots(rtld, map_)
         _destroy(rtld, namespace, map_, force, by)
     yield from rtld.unlock(_WRITE_LOCK)
     if any_tls:
@@ -199,6 +204,7 @@ def _collect(rtld: Rtld, namespace: Namespace, force: bool, by: str) -> Work:
             rtld.tls.static_used = static_used
         rtld.mirror.tls()
     yield from rtld.unlock(_TLS_LOCK)
+    yield from activity(rtld, namespace, LA_ACT_CONSISTENT)
     if not namespace.maps and namespace is rtld.namespaces[-1]:
         while not rtld.namespaces[-1].maps:
             rtld.namespaces.pop()

@@ -6,22 +6,27 @@ Source: glibc elf/dl-deps.c:_dl_map_object_deps, elf/dl-load.c:_dl_map_object.
 from __future__ import annotations
 
 import errno
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from emu.core.dl_events import ObjectNeeded
+from emu.core.effects import Effect
 from emu.core.errors import EmuError, LoaderError
 from emu.core.ldso_events import AuxiliaryRequested
 from emu.elf import constants as c
 from emu.elf.dynamic import Dynamic
 from emu.elf.symtab import SymbolTable
+from emu.rtld.audit import RTLD_AUDIT, head_is_auditing, objsearch
 from emu.rtld.dst import has_dst
 from emu.rtld.link_map import LT_EXECUTABLE, LT_LIBRARY, LinkMap, MappedImage
 from emu.rtld.map_object import enter, map_object
 from emu.rtld.scope import set_up_scopes
+from emu.rtld.search_attempt import LA_SER_ORIG
+from emu.rtld.search_path import Who
 from emu.rtld.sort_maps import sort_maps
 
 if TYPE_CHECKING:
-    from emu.rtld.rtld import Rtld
+    from emu.rtld.rtld import Rtld, Work
 
 RTLD_NOLOAD, RTLD_DEEPBIND = 4, 8
 RTLD_DLOPEN, RTLD_CALLMAP = 0x80000000, 0x10000000
@@ -38,11 +43,11 @@ def map_named(
     rule: str = "",
     *,
     trace: bool = False,
-) -> LinkMap | None:
+) -> Generator[Effect, int, LinkMap | None]:
     """Return the object that `name` means to `loader`: one that is loaded already, or the file that the search finds.
 
-    None only with RTLD_NOLOAD, for a file that is there but not loaded. Raises LoaderError "cannot open shared object file" when there is none; with
-    `trace` an empty object stands for it.
+    Auditors may change the name first. None only with RTLD_NOLOAD, for a file that is there but not loaded. Raises LoaderError
+    "cannot open shared object file" when there is none; with `trace` an empty object stands for it.
     Source: glibc elf/dl-load.c:_dl_map_object.
     """
     namespace = rtld.namespaces[ns]
@@ -51,11 +56,24 @@ def map_named(
     if loader is not None and rtld.bus.dl:
         dynamic = bool(mode & RTLD_CALLMAP)
         rtld.bus.emit(ObjectNeeded(name, ns, loader.display_name, loader.ns, dynamic))
-    found = rtld.search.find(name, loader, rtld.namespaces[0].main, namespace=ns, any_class=trace)
+    asked_for = name
+    if rtld.auditors and loader is not None:
+        chosen = yield from objsearch(rtld, name, loader, LA_SER_ORIG)
+        if chosen is None:
+            raise LoaderError("", "cannot open shared object file", rtld.search.last_errno)
+        name = chosen
+    who = Who(
+        loader,
+        rtld.namespaces[0].main,
+        namespace.maps[0] if namespace.maps else None,
+        bool(mode & RTLD_AUDIT),
+        loader is not None and head_is_auditing(rtld, loader.ns),
+    )
+    found = yield from rtld.search.finding(name, who, namespace=ns, any_class=trace)
     if found is None and trace:
         return _missing(rtld, name, loader, type_, ns)
     if found is None:
-        number = rtld.search.last_errno or errno.ENOENT
+        number = rtld.search.last_errno or (0 if rtld.auditors else errno.ENOENT)
         raise LoaderError(name, "cannot open shared object file", number)
     identity = (found.backing.dev, found.backing.ino)
     for known in namespace.maps:
@@ -70,7 +88,10 @@ def map_named(
         return _stand_in(rtld, rtld.ld_so, found.path, name, type_, ns, loader)
     if mode & RTLD_NOLOAD:
         return None
-    return map_object(rtld, found.backing, found.path, name, loader, type_, ns, mode, rule or found.rule)
+    map_ = yield from map_object(
+        rtld, found.backing, found.path, name, loader, type_, ns, mode, rule or found.rule, asked_for
+    )
+    return map_
 
 
 def _stand_in(
@@ -106,7 +127,7 @@ class _Entry:
         self.map, self.done = map_, done
 
 
-def map_deps(rtld: Rtld, root: LinkMap, preloads: list[LinkMap], mode: int = 0) -> None:
+def map_deps(rtld: Rtld, root: LinkMap, preloads: list[LinkMap], mode: int = 0) -> Work:
     """Load everything that `root` needs; set its search list (breadth-first) and everybody's `initfini`.
 
     A filtee (DT_FILTER, DT_AUXILIARY) comes before the object that names it, in the search list and in the namespace's list. Raises the error
@@ -117,7 +138,7 @@ def map_deps(rtld: Rtld, root: LinkMap, preloads: list[LinkMap], mode: int = 0) 
     at: int | None = 0
     while at is not None and failure is None:
         try:
-            _visit(rtld, root, entries, at, mode)
+            yield from _visit(rtld, root, entries, at, mode)
         except EmuError as error:
             failure = error
         at = next((i for i in range(at, len(entries)) if not entries[i].done), None)
@@ -134,7 +155,7 @@ def map_deps(rtld: Rtld, root: LinkMap, preloads: list[LinkMap], mode: int = 0) 
         raise failure
 
 
-def _visit(rtld: Rtld, root: LinkMap, entries: list[_Entry], at: int, mode: int) -> None:
+def _visit(rtld: Rtld, root: LinkMap, entries: list[_Entry], at: int, mode: int) -> Work:
     """Load what one entry's object names; put new objects at the end, filtees before the entry."""
     entry = entries[at]
     entry.done = True
@@ -155,7 +176,7 @@ def _visit(rtld: Rtld, root: LinkMap, entries: list[_Entry], at: int, mode: int)
             rtld.bus.emit(AuxiliaryRequested(name, map_.display_name))
         type_ = LT_LIBRARY if map_.type == LT_EXECUTABLE else map_.type
         try:
-            needed = map_named(rtld, name, map_, type_, map_.ns, mode, trace=rtld.trace)
+            needed = yield from map_named(rtld, name, map_, type_, map_.ns, mode, trace=rtld.trace)
         except LoaderError:
             if tag == c.DT_AUXILIARY:
                 continue

@@ -9,6 +9,7 @@ from emu.core.effects import CallGuest, Effect
 from emu.core.events import Finalizer, FiniStarted
 from emu.core.ldso_events import FinalStatistics
 from emu.elf import constants as c
+from emu.rtld.audit import LA_ACT_CONSISTENT, LA_ACT_DELETE, activity, objclose
 from emu.rtld.link_map import LinkMap
 from emu.rtld.sort_maps import sort_maps
 
@@ -19,10 +20,22 @@ if TYPE_CHECKING:
 def fini(rtld: Rtld) -> Generator[Effect, int, None]:
     """Call the destructors of every initialised object, namespaces from the highest, each in the order of the fini sort.
 
-    All open counts go up first, so that nothing is unloaded by a destructor that closes it.
+    All open counts go up first, so that nothing is unloaded by a destructor that closes it. Namespaces of auditors come after all others.
     """
+    yield from _fini_of(rtld, auditors=False)
+    if rtld.auditors:
+        yield from _fini_of(rtld, auditors=True)
+    if rtld.bus.ldso:
+        rtld.bus.emit(FinalStatistics(rtld.lookups, rtld.cached_lookups))
+
+
+def _fini_of(rtld: Rtld, *, auditors: bool) -> Generator[Effect, int, None]:
     for namespace in reversed(list(rtld.namespaces)):
         yield from rtld.lock("_dl_load_lock")
+        if not namespace.maps or namespace.maps[0].auditing != auditors:
+            yield from rtld.unlock("_dl_load_lock")
+            continue
+        yield from activity(rtld, namespace, LA_ACT_DELETE)
         maps = [map_ for map_ in namespace.maps if map_.real is map_]
         for map_ in maps:
             map_.direct_opencount += 1
@@ -33,10 +46,10 @@ def fini(rtld: Rtld) -> Generator[Effect, int, None]:
         for map_ in ordered:
             if map_.init_called:
                 yield from call_fini(rtld, map_)
+                yield from objclose(rtld, map_)
             map_.direct_opencount -= 1
             rtld.mirror.opencount(map_)
-    if rtld.bus.ldso:
-        rtld.bus.emit(FinalStatistics(rtld.lookups, rtld.cached_lookups))
+        yield from activity(rtld, namespace, LA_ACT_CONSISTENT)
 
 
 def call_fini(rtld: Rtld, map_: LinkMap) -> Generator[Effect, int, None]:

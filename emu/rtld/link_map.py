@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from emu.core.types import Memory
     from emu.elf.header import Phdr
     from emu.elf.versions import VersionDef
+    from emu.rtld.audit_binding import RelocResult
     from emu.rtld.version import Version
 
 LT_EXECUTABLE, LT_LIBRARY, LT_LOADED = 0, 1, 2
@@ -51,15 +52,17 @@ class LinkMap:
     `address` is where the guest's `struct link_map` mirror lies, 0 until it has one. `searchlist` (the object and what it needs, breadth-first)
     is empty for one that was loaded only because another needs it. `reldeps` is None as long as no look-up ever
     added one: ld.so's sort tells that from a list that has become empty. `real` is the map itself, except for the one that stands for ld.so
-    in a namespace of dlmopen. `used` tells whether any reference was bound to the object.
+    in a namespace of dlmopen. `used` tells whether any reference was bound to the object. `auditing` marks an auditor; `bind_flags` are what auditors
+    returned of the object, by their number, `audit_any_plt` whether that was ever anything; `reloc_results` is what auditors have said of each PLT slot,
+    None where nobody is to be asked; `reloc_result` is the guest's memory for it.
     """
 
     __slots__ = (
-        "addr", "address", "contiguous", "direct_opencount", "dynamic", "entry", "faked", "file_id", "found_by",
+        "addr", "address", "audit_any_plt", "auditing", "bind_flags", "contiguous", "direct_opencount", "dynamic", "entry", "faked", "file_id", "found_by",
         "global_", "init_called", "initfini", "ld", "lib_names", "loader", "local_scope", "main_map", "map_end", "map_start", "name",
         "need_tls_init", "needed_as", "nodelete_active", "nodelete_pending", "ns", "origin", "path", "phdr", "phdr_allocated", "phdrs", "real", "reldeps",
-        "relocated", "relro", "removed", "rpath", "runpath", "scopes", "searchlist", "soname", "symbolic", "symtab", "text_end", "tls_align",
-        "tlsdesc_arguments",
+        "reloc_result", "reloc_results", "relocated", "relro", "removed", "rpath", "runpath", "scopes", "searchlist", "soname", "symbolic", "symtab",
+        "text_end", "tls_align", "tlsdesc_arguments",
         "tls_blocksize", "tls_firstbyte_offset", "tls_initimage", "tls_initimage_size", "tls_modid", "tls_offset", "type", "version_definitions", "versions",
         "gnu_property_isa", "needed_1", "serial", "used",
     )  # fmt: skip
@@ -91,7 +94,10 @@ class LinkMap:
         self.symbolic = self.global_ = self.relocated = self.init_called = self.faked = self.removed = False
         self.main_map = self.need_tls_init = self.phdr_allocated = False
         self.direct_opencount = 0
-        self.used = False
+        self.used = self.auditing = self.audit_any_plt = False
+        self.reloc_result = 0
+        self.bind_flags: dict[int, int] = {}
+        self.reloc_results: dict[int, RelocResult] | None = None
         self.nodelete_active = self.nodelete_pending = False
         self.relro: tuple[int, int] | None = None
         self.tls_blocksize = self.tls_initimage = self.tls_initimage_size = self.tls_firstbyte_offset = 0

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import posixpath
 import struct
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from emu.core.dl_events import NodeleteSet
+from emu.core.effects import Effect
 from emu.core.errors import EmuError, LoaderError, UnsupportedError
 from emu.core.events import LibraryLoad
 from emu.core.ldso_events import LinkMapStarted, ObjectMapped, UnknownFlags
 from emu.elf import constants as c
 from emu.elf.header import check_loadable, parse_ehdr, parse_phdrs
 from emu.elf.notes import gnu_properties, parse_notes
+from emu.rtld.audit import LA_ACT_ADD, RTLD_AUDIT, activity, head_is_auditing, objopen
 from emu.rtld.link_map import LinkMap
 from emu.rtld.scope import set_up_scopes
 
@@ -108,10 +111,12 @@ def map_object(
     ns: int,
     mode: int,
     rule: str,
-) -> LinkMap:
+    asked_for: str = "",
+) -> Generator[Effect, int, LinkMap]:
     """Map the open file `backing` as a new object of namespace `ns` and enter it there.
 
-    `path` is what it was opened by and becomes the object's l_name, `name` what it was asked for by. On failure nothing is left of it.
+    `path` is what it was opened by and becomes the object's l_name, `name` what it was looked for by, `asked_for` what by before auditors
+    changed that. On failure nothing is left of it.
     Raises ElfError, LoaderError, or UnsupportedError for an object that needs a CPU that is not emulated.
     """
     if rtld.bus.ldso:
@@ -133,6 +138,8 @@ def map_object(
     map_.file_id = (backing.dev, backing.ino)
     map_.found_by = rule
     map_.lib_names = [name]
+    if asked_for and asked_for != name:
+        map_.lib_names.append(asked_for)  # an auditor changed the name; it is known by the old one, too
     map_.needed_as = name
     map_.read_phdrs()
     try:
@@ -159,8 +166,22 @@ def map_object(
     set_up_scopes(rtld.namespaces[ns], map_, deepbind=bool(mode & _RTLD_DEEPBIND))
     if map_.dynamic.flags_1 & c.DF_1_INITFIRST:
         rtld.init_first = map_
-    enter(rtld, map_)
+    enter(rtld, map_, quiet=True)
+    if rtld.auditors:
+        yield from _tell_auditors(rtld, map_, mode)
+    if rtld.started and rtld.namespaces[ns].state == RT_CONSISTENT:
+        rtld.set_state(rtld.namespaces[ns], RT_ADD)
     return map_
+
+
+def _tell_auditors(rtld: Rtld, map_: LinkMap, mode: int) -> Generator[Effect, int, None]:
+    namespace = rtld.namespaces[map_.ns]
+    if namespace.state == RT_CONSISTENT and not mode & RTLD_AUDIT:
+        yield from activity(rtld, namespace, LA_ACT_ADD)
+    if namespace.state == RT_CONSISTENT:
+        rtld.set_state(namespace, RT_ADD)
+    if not head_is_auditing(rtld, map_.ns):
+        yield from objopen(rtld, map_)
 
 
 def _tell_flags(rtld: Rtld, map_: LinkMap) -> None:
@@ -213,8 +234,8 @@ def adopt(rtld: Rtld, map_: LinkMap, mirror_address: int = 0) -> None:
     enter(rtld, map_, mirror_address)
 
 
-def enter(rtld: Rtld, map_: LinkMap, mirror_address: int = 0) -> None:
-    """Put a new object at the end of its namespace's list, give it its TLS module id, and let everybody know."""
+def enter(rtld: Rtld, map_: LinkMap, mirror_address: int = 0, *, quiet: bool = False) -> None:
+    """Put a new object at the end of its namespace's list, give it its TLS module id, and let everybody know; `quiet` leaves the namespace's state."""
     namespace = rtld.namespaces[map_.ns]
     map_.serial = rtld.next_serial()
     if map_.soname == LIBC_SO and namespace.libc_map is None:
@@ -227,7 +248,7 @@ def enter(rtld: Rtld, map_: LinkMap, mirror_address: int = 0) -> None:
     rtld.mirror.new_map(map_, mirror_address)
     if rtld.started:
         rtld.mirror.appended(map_)
-        if namespace.state == RT_CONSISTENT:
+        if namespace.state == RT_CONSISTENT and not quiet:
             rtld.set_state(namespace, RT_ADD)
     if rtld.bus.libs:
         needed_by = map_.loader.display_name if map_.loader is not None else ""

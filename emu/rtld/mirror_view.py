@@ -78,5 +78,14 @@ class MirrorView(Protocol):
     def debug_chain(self) -> None:
         """A namespace has come to the list shown to debuggers."""
 
+    def audit_cookie(self, map_: LinkMap, index: int) -> int:
+        """Return the guest address of the cookie that an object has for auditor number `index`."""
+
+    def audit(self, map_: LinkMap) -> None:
+        """What auditors want to hear of its bindings; whether it is an auditor."""
+
+    def auditors(self) -> None:
+        """The list of auditors."""
+
     def dtor_count(self, map_: LinkMap) -> int:
         """Return the number of pending thread_local destructors, which the guest's copy alone knows."""

@@ -24,6 +24,7 @@ from emu.core.dl_events import (
 from emu.core.effects import CallGuest, Effect
 from emu.core.errors import LoaderError, MemoryFault, UnsupportedError
 from emu.core.events import Initializer
+from emu.rtld.audit import LA_ACT_CONSISTENT, RTLD_AUDIT, activity, head_is_auditing
 from emu.rtld.close import close_worker
 from emu.rtld.dependency import FOR_RELOCATE, mark_nodelete
 from emu.rtld.deps import RTLD_CALLMAP, RTLD_DEEPBIND, RTLD_DLOPEN, RTLD_NOLOAD, map_deps, map_named
@@ -83,7 +84,7 @@ def dl_open(
             raise LoaderError(file, "no more namespaces available for dlmopen()", errno.EINVAL)
         nsid = namespace.index
     elif nsid not in (LM_ID_BASE, LM_ID_CALLER) and not (
-        0 <= nsid < len(rtld.namespaces) and rtld.namespaces[nsid].maps
+        0 <= nsid < len(rtld.namespaces) and rtld.namespaces[nsid].maps and not head_is_auditing(rtld, nsid)
     ):
         # ld.so leaves here without giving the lock back; so do we.
         raise LoaderError(file, "invalid target namespace in dlmopen()", errno.EINVAL)
@@ -147,7 +148,7 @@ def _begin(rtld: Rtld, opening: _Opening) -> Work:
             opening.nsid = call_map.ns
     namespace = rtld.namespaces[opening.nsid]
     opening.had_libc = namespace.libc_map is not None
-    new = map_named(rtld, file, call_map, LT_LOADED, opening.nsid, mode | RTLD_CALLMAP)
+    new = yield from map_named(rtld, file, call_map, LT_LOADED, opening.nsid, mode | RTLD_CALLMAP)
     if new is None:
         return
     opening.map = new
@@ -158,19 +159,21 @@ def _begin(rtld: Rtld, opening: _Opening) -> Work:
         return
     if mode & RTLD_NODELETE:
         mark_nodelete(rtld, new, FOR_RELOCATE, "RTLD_NODELETE")
-    map_deps(rtld, new, [], mode & (RTLD_DLOPEN | RTLD_DEEPBIND))
+    yield from map_deps(rtld, new, [], mode & (RTLD_DLOPEN | RTLD_DEEPBIND | RTLD_AUDIT))
     for map_ in new.searchlist:
         if not map_.real.versions:
             check_map_versions(
                 map_.real, rtld.memory, lambda name: rtld.find_loaded(name, namespace), bus=rtld.bus
             )
             rtld.mirror.versions(map_.real)
+    yield from activity(rtld, namespace, LA_ACT_CONSISTENT)
     rtld.set_state(namespace, RT_CONSISTENT)
     _show_scopes(rtld, new, 0)
     assert new.initfini is not None
     for map_ in reversed(new.initfini):
         if not map_.real.relocated:
-            yield from relocate_object(rtld, map_, bool(mode & RTLD_LAZY) and not rtld.bind_now)
+            lazy = bool(mode & RTLD_LAZY) and not rtld.bind_now
+            yield from relocate_object(rtld, map_, lazy, audited=not mode & RTLD_AUDIT)
     if mode & RTLD_GLOBAL and opening.nsid and rtld.namespaces[0] is not namespace:
         raise UnsupportedError(
             f"RTLD_GLOBAL in namespace {opening.nsid}", new.display_name, "ld.so itself crashes there"

@@ -18,6 +18,7 @@ from emu.core.errors import ElfError, LoaderError, UnsupportedError
 from emu.core.events import Relocated, RelocationStarted, RelroProtected
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela, reloc_name, relr_addresses
+from emu.rtld.audit_binding import audit_slots, symbind, wishes
 from emu.rtld.dependency import FOR_RELOCATE
 from emu.rtld.link_map import FORCED_DYNAMIC_TLS_OFFSET, NO_TLS_OFFSET, LinkMap
 from emu.rtld.lookup import CLASS_COPY, CLASS_PLT, Found
@@ -43,18 +44,25 @@ def type_class(kind: int) -> int:
     return CLASS_PLT if kind in _PLT_CLASS else CLASS_COPY if kind == c.R_X86_64_COPY else 0
 
 
-def relocate_object(rtld: Rtld, map_: LinkMap, lazy: bool, *, skip_ifunc: bool = False) -> Work:
+def relocate_object(
+    rtld: Rtld, map_: LinkMap, lazy: bool, *, skip_ifunc: bool = False, audited: bool = True
+) -> Work:
     """Apply every relocation of `map_`, then protect its RELRO range. `lazy` leaves PLT slots to the resolver, `skip_ifunc` calls no resolver.
+
+    Unless it is not `audited`, the calls and bindings of its PLT slots are for auditors to hear of; calls can be only while slots are lazy.
 
     Raises LoaderError for a symbol that is not found, UnsupportedError for an unknown relocation type.
     """
     if map_.relocated:
         return
-    if map_.dynamic.flags & c.DF_BIND_NOW or map_.dynamic.flags_1 & c.DF_1_NOW:
+    calls, bindings = wishes(rtld) if audited and rtld.auditors else (False, False)
+    if not calls and (map_.dynamic.flags & c.DF_BIND_NOW or map_.dynamic.flags_1 & c.DF_1_NOW):
         lazy = False
     if rtld.bus.reloc:
         rtld.bus.emit(RelocationStarted(map_.display_name, lazy))
-    yield from _Relocator(rtld, map_, lazy, skip_ifunc=skip_ifunc).run()
+    yield from _Relocator(rtld, map_, lazy, skip_ifunc=skip_ifunc, calls=calls).run()
+    if (calls or bindings) and map_.dynamic.get(c.DT_PLTRELSZ) is not None:
+        yield from audit_slots(rtld, map_)
     map_.relocated = True
     rtld.mirror.flags(map_)
     protect_relro(rtld, map_)
@@ -96,10 +104,18 @@ class _Relocator:
     """
 
     def __init__(
-        self, rtld: Rtld, map_: LinkMap, lazy: bool, *, skip_ifunc: bool = False, bootstrap: bool = False
+        self,
+        rtld: Rtld,
+        map_: LinkMap,
+        lazy: bool,
+        *,
+        skip_ifunc: bool = False,
+        bootstrap: bool = False,
+        calls: bool = False,
     ) -> None:
         self.rtld, self.map, self.lazy = rtld, map_, lazy
-        self.skip_ifunc, self.bootstrap = skip_ifunc, bootstrap
+        self.skip_ifunc, self.bootstrap, self.calls = skip_ifunc, bootstrap, calls
+        self.audited = bool(rtld.auditors)
         self.last: tuple[int, int] | None = None
         self.base = map_.addr
         self.first = map_.map_start - map_.addr
@@ -176,7 +192,10 @@ class _Relocator:
         if got is None:
             raise ElfError(self.map.display_name, "DT_JMPREL without DT_PLTGOT")
         _PUT64(self.view, self._at(got + 8), self.map.address)
-        _PUT64(self.view, self._at(got + 16), self.rtld.entries.runtime_resolve)
+        entries = self.rtld.entries
+        _PUT64(
+            self.view, self._at(got + 16), entries.runtime_profile if self.calls else entries.runtime_resolve
+        )
 
     def _entries(self, table: bytes, *, lazy: bool) -> Work:
         view, first, base = self.view, self.first, self.base
@@ -198,6 +217,11 @@ class _Relocator:
                 if found is not None and self.is_ifunc(found):
                     value = yield from self.call_resolver(found, value)
                 _PUT64(view, at, (value + (addend if kind == c.R_X86_64_64 else 0)) & _M64)
+                if self.audited and kind == c.R_X86_64_JUMP_SLOT:
+                    if not self._binds_locally(info >> 32):
+                        self.rtld.cached_lookups += 1
+                    if found is not None:
+                        _PUT64(view, at, (yield from symbind(self.rtld, self.map, found, value, None)))
             elif kind == c.R_X86_64_JUMP_SLOT:
                 self.lazy_slots += 1
                 slot = _GET64(view, at)[0]

@@ -16,6 +16,7 @@ from emu.core.effects import CallGuest, Effect
 from emu.core.errors import EmuError, LoaderError
 from emu.elf import constants as c
 from emu.rtld.address_index import AddressIndex
+from emu.rtld.audit import objopen, objsearch
 from emu.rtld.dependency import RETURN_NEWEST
 from emu.rtld.deps import map_deps, map_named
 from emu.rtld.heap import Heap
@@ -25,7 +26,7 @@ from emu.rtld.map_object import adopt
 from emu.rtld.mirror_view import MirrorView
 from emu.rtld.scope import Namespace, Scope
 from emu.rtld.search_path import SearchPath
-from emu.rtld.startup import refuse_auditors, refuse_profiling
+from emu.rtld.startup import auditor_names, refuse_profiling
 from emu.rtld.tls import Tls
 from emu.rtld.vdso import bind_vdso
 from emu.rtld.version import VersionWarning, check_map_versions
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from emu.core.files import FileSystem
     from emu.core.types import Mappings, Memory
     from emu.elf.header import Phdr
+    from emu.rtld.audit import Auditor
+    from emu.rtld.search_view import MapView
 
 
 Work = Generator[Effect, int, None]
@@ -44,6 +47,7 @@ class Entries(NamedTuple):
     """Guest addresses that relocation puts into slots: the lazy resolver and the TLS descriptor functions."""
 
     runtime_resolve: int
+    runtime_profile: int
     tlsdesc_return: int
     tlsdesc_undefweak: int
     tlsdesc_dynamic: int
@@ -65,6 +69,9 @@ class Caught(Protocol):
 
     def text(self) -> str:
         """Return what dlerror would say of it."""
+
+    def reason(self) -> str:
+        """Return the message alone."""
 
     def signal(self) -> Work:
         """Leave the hosted function by raising it again."""
@@ -100,6 +107,8 @@ class Rtld:
     the place of a call by its return address, `make_stacks_executable` is called for the first object that wants to run code there,
     `receive` (if any) takes the errors that ld.so can go on after, `on_unload` is told of an object
     before it is unmapped, `threads` yields the thread pointers of all threads. `lookups` and `cached_lookups` are counts for LD_DEBUG=statistics;
+    `auditor_names` is None where no auditor is asked for; `auditors` are those that take part, and `allocator` with them
+    is the part of the guest's allocator that ld.so's own use of memory is to be seen at.
     `accept_undefined` and `trace` are what LD_DEBUG=unused and LD_TRACE_LOADED_OBJECTS ask for.
     """
 
@@ -135,6 +144,10 @@ class Rtld:
         self.bind_now = bool(env.get("LD_BIND_NOW"))
         self.bind_not = bool(env.get("LD_BIND_NOT"))
         self.lookups = self.cached_lookups = 0
+        self.auditor_names: list[str] | None = None
+        self.auditors: list[Auditor] = []
+        self.allocator: dict[bytes, int] = {}
+        self._strings: dict[str, int] = {}
         self.accept_undefined = self.trace = False
         self.receive: Callable[[LoaderError], None] | None = None
         self.sort_algorithm = (
@@ -161,6 +174,12 @@ class Rtld:
         self.load_adds += 1
         return self.load_adds - 1
 
+    def guest_string(self, text: str) -> int:
+        """Return the address of a string that stays: auditors may keep what they are shown."""
+        if text not in self._strings:
+            self._strings[text] = self.heap.string(text.encode(errors="surrogateescape"))
+        return self._strings[text]
+
     # -- phase 1: map ------------------------------------------------------------------------------------------------
 
     def adopt(
@@ -179,10 +198,10 @@ class Rtld:
         adopt(self, map_, mirror_address)
         return map_
 
-    def load(
+    def begin(
         self, program: MappedObject, interpreter: MappedObject, vdso: MappedObject | None, ld_so_map: int
     ) -> None:
-        """Build the base namespace: the program, the vDSO, preloads, everything needed. Raises LoaderError, ElfError.
+        """Begin the base namespace with what the kernel has mapped; find out about auditors. Raises LoaderError, ElfError.
 
         `ld_so_map` is where the interpreter's own `struct link_map` lies (in its `_rtld_global`).
         """
@@ -193,7 +212,7 @@ class Rtld:
             origin = None  # a program that is no file
         main = self.adopt(program, "", LT_EXECUTABLE, "program", origin=origin)
         refuse_profiling(self)
-        refuse_auditors(self, main)
+        self.auditor_names = auditor_names(self, main)
         stack = next((p for p in main.phdrs if p.type == c.PT_GNU_STACK), None)
         self.executable_stack = stack is None or bool(stack.flags & c.PF_X)
         base.main = main
@@ -206,17 +225,27 @@ class Rtld:
             bind_vdso(self, self.vdso)
         self.search.initialise(main)
         self.ld_so = self.adopt(interpreter, interpreter.path, LT_LIBRARY, "interpreter", ld_so_map)
+        self.ld_so.origin = origin  # ld.so takes the program's for its own, once it asks
         self.ld_so.scopes = []
         self.mirror.scopes(self.ld_so)
-        preloads = self._preload(main)
-        map_deps(self, main, preloads)
+        if self.auditor_names is not None:
+            base.maps.insert(1, base.maps.pop())
+
+    def load(self) -> Work:
+        """Build the rest of the base namespace: preloads, everything needed. Raises LoaderError, ElfError."""
+        base = self.namespaces[0]
+        main = base.maps[0]
+        preloads = yield from self._preload(main)
+        if self.vdso is not None:
+            yield from objopen(self, self.vdso)
+        yield from map_deps(self, main, preloads)
         self._place_ld_so(main)
         for map_ in main.searchlist:
             map_.global_ = True
         main.direct_opencount += 1
         self._check_versions(base)
 
-    def _preload(self, main: LinkMap) -> list[LinkMap]:
+    def _preload(self, main: LinkMap) -> Generator[Effect, int, list[LinkMap]]:
         """Load what LD_PRELOAD and /etc/ld.so.preload name; one that cannot be loaded is reported and left out."""
         names = [(name, "LD_PRELOAD") for name in self.env.get("LD_PRELOAD", "").replace(":", " ").split()]
         try:
@@ -230,7 +259,7 @@ class Rtld:
         maps: list[LinkMap] = []
         for name, source in names:
             try:
-                map_ = map_named(self, name, main, LT_LIBRARY, 0, 0, source)
+                map_ = yield from map_named(self, name, main, LT_LIBRARY, 0, 0, source)
             except EmuError as error:
                 reason = error.reason if hasattr(error, "reason") else getattr(error, "text", str(error))
                 self.write_error(
@@ -312,6 +341,10 @@ class Rtld:
     def find_map(self, address: int) -> LinkMap | None:
         """Return the object that contains `address`, in any namespace."""
         return self.index.find(address)
+
+    def objsearch(self, name: str, map_: MapView, code: int) -> Generator[Effect, int, str | None]:
+        """Ask the auditors what to open in place of `name`."""
+        return objsearch(self, name, map_, code)
 
     # -- locks ---------------------------------------------------------------------------------------------------------
 

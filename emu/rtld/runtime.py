@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from emu.core.effects import CallGuest
+from emu.core.effects import CallGuest, Effect
 from emu.core.errors import LoaderError
 from emu.core.events import Binding
 from emu.core.ldso_events import ErrorSignalled
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela, reloc_name
+from emu.rtld.audit_binding import RelocResult, pltenter, symbind
 from emu.rtld.dependency import ADD_DEPENDENCY
 from emu.rtld.lookup import CLASS_PLT, Found, lookup_symbol
 
@@ -72,8 +73,36 @@ def _bind(rtld: Rtld, map_: LinkMap, symbol: int, type_class: int, flags: int) -
     return found
 
 
-def fixup(rtld: Rtld, map_: LinkMap, index: int) -> Generator[CallGuest, int, int]:
+def fixup(rtld: Rtld, map_: LinkMap, index: int) -> Generator[Effect, int, int]:
     """Bind PLT slot `index` of `map_` and return the function's address. Raises LoaderError."""
+    offset, value, _ = yield from _bind_slot(rtld, map_, index)
+    if not rtld.bind_not:
+        rtld.memory.write_u64(map_.addr + offset, value)
+    return value
+
+
+def profile_fixup(
+    rtld: Rtld, map_: LinkMap, index: int, regs: int, framesize_at: int
+) -> Generator[Effect, int, int]:
+    """As `fixup`, where auditors want to hear of calls: the slot stays as it is, so that the next call gets here, too. See `pltenter`.
+
+    Source: glibc elf/dl-runtime.c:_dl_profile_fixup.
+    """
+    result = (map_.reloc_results or {}).get(index)
+    if result is not None and result.done:
+        value = result.address
+    else:
+        _, value, result = yield from _bind_slot(rtld, map_, index)
+    if result is None:  # a resolver calls while the object is being relocated, or there is no definition
+        rtld.memory.write_u64(framesize_at, (1 << 64) - 1)
+        return value
+    return (yield from pltenter(rtld, map_, result, value, regs, framesize_at))
+
+
+def _bind_slot(
+    rtld: Rtld, map_: LinkMap, index: int
+) -> Generator[Effect, int, tuple[int, int, RelocResult | None]]:
+    """Look up what a PLT slot leads to, and ask auditors unless they have said; return the slot's offset, the address, and what they said."""
     table, _ = map_.dynamic.table(c.DT_JMPREL)
     entry = rtld.memory.read(map_.addr + table + 24 * index, 24)
     offset, info = int.from_bytes(entry[:8], "little"), int.from_bytes(entry[8:16], "little")
@@ -90,9 +119,15 @@ def fixup(rtld: Rtld, map_: LinkMap, index: int) -> Generator[CallGuest, int, in
             value = yield CallGuest(value)
     if rtld.bus.bindings:
         emit_binding(rtld, map_, symbol, found, kind, offset, True)
+    if map_.reloc_results is None or found is None:
+        return offset, value, None
+    result = map_.reloc_results.setdefault(index, RelocResult())
+    if result.done:
+        return offset, result.address, result
+    value = yield from symbind(rtld, map_, found, value, result)
     if not rtld.bind_not:
-        rtld.memory.write_u64(map_.addr + offset, value)
-    return value
+        result.address, result.done = value, True
+    return offset, value, result
 
 
 def plt_slot(rtld: Rtld, map_: LinkMap, name: bytes) -> tuple[int, int] | None:
@@ -104,15 +139,15 @@ def plt_slot(rtld: Rtld, map_: LinkMap, name: bytes) -> tuple[int, int] | None:
     return None
 
 
-def plt_target(rtld: Rtld, map_: LinkMap, index: int, slot: int) -> Generator[CallGuest, int, int]:
-    """Return what a call through a PLT slot reaches; the first call binds it.
+def plt_target(rtld: Rtld, map_: LinkMap, index: int, slot: int) -> Generator[Effect, int, int]:
+    """Return what a call through a PLT slot reaches; the first call binds it, under auditing in the guest's own way: by the PLT.
 
     A slot that is not bound leads to its own entry in the PLT, which pushes its index. Source: psABI 5.2.3, figure 5.3.
     """
     address = rtld.memory.read_u64(slot)
     if map_.map_start <= address < map_.map_end:
         code = rtld.memory.read(address, 16).removeprefix(_ENDBR64)
-        if code.startswith(_PUSH + index.to_bytes(4, "little")):
+        if code.startswith(_PUSH + index.to_bytes(4, "little")) and map_.reloc_results is None:
             return (yield from fixup(rtld, map_, index))
     return address
 

@@ -16,16 +16,25 @@ import os
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.core.errors import ElfError, EmuError, LoaderError
+from emu.core.effects import Effect, without_guest
+from emu.core.errors import EmuError, LoaderError
 from emu.core.events import LibrarySearch
 from emu.core.ldso_events import CacheSearched, SearchEnded, SearchPathUsed, SearchStarted
-from emu.elf.constants import DF_1_NODEFLIB, EHDR_SIZE, PHDR_SIZE
-from emu.elf.header import ForeignObjectError, parse_ehdr
+from emu.elf.constants import DF_1_NODEFLIB
 from emu.rtld.cache import CACHE_PATH, LdSoCache
 from emu.rtld.dst import substitute, substitute_securely
+from emu.rtld.search_attempt import (
+    LA_SER_CONFIG,
+    LA_SER_DEFAULT,
+    LA_SER_LIBPATH,
+    LA_SER_RUNPATH,
+    Attempt,
+    Found,
+    check_header,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from emu.core.events import EventBus
     from emu.core.files import Backing, FileSystem
@@ -46,15 +55,19 @@ The last two have one name, so ld.so too tries the same file twice.
 _UNKNOWN, _EXISTING, _NONEXISTING = range(3)
 
 
-class Found(NamedTuple):
-    """A file found: the path that it was opened by, the open file, and the rule that led to it.
+class Who(NamedTuple):
+    """For whom a search is made.
 
-    `rule` is "path", "RPATH of X", "LD_LIBRARY_PATH", "RUNPATH of X", "ld.so.cache" or "default directory".
+    `loader` needs the object (None: nobody in particular), `main` is the program, `head` the first object of the namespace
+    that it is for. `auditor` tells that an auditor itself is looked for: the program's DT_RUNPATH counts then. With `quiet`,
+    auditors load what they need: no memory is kept of directories that do not exist.
     """
 
-    path: str
-    backing: Backing
-    rule: str
+    loader: MapView | None
+    main: MapView | None
+    head: MapView | None = None
+    auditor: bool = False
+    quiet: bool = False
 
 
 class _Directory:
@@ -72,13 +85,6 @@ class _Directory:
         self.status = [_UNKNOWN if name.startswith("/") else _EXISTING] * subdirs
 
 
-def check_header(backing: Backing, path: str) -> None:
-    """Refuse a file by its ELF header, or for want of program headers: ForeignObjectError lets a search go on, any other ElfError ends it."""
-    ehdr = parse_ehdr(backing.pread(EHDR_SIZE, 0), path)
-    if ehdr.phoff + ehdr.phnum * PHDR_SIZE > backing.size():
-        raise ElfError(path, "cannot read file data")
-
-
 class SearchPath:
     """The search for needed objects of one process, with its memory of directories that do not exist.
 
@@ -88,11 +94,13 @@ class SearchPath:
 
     __slots__ = (
         "_bus", "_cache", "_directories", "_env_path", "_env_dirs", "_files", "_hwcaps", "_lists", "_secure", "_subdirs", "_system",
-        "last_errno",
+        "last_errno", "objsearch",
     )  # fmt: skip
 
     last_errno: int
     """Why the last `find` returned None: the errno that ld.so would report."""
+    objsearch: Callable[[str, MapView, int], Generator[Effect, int, str | None]] | None
+    """Asks the auditors, if there are any: the path to be opened in place of the one given, None to pass it over."""
 
     def __init__(
         self,
@@ -112,6 +120,7 @@ class SearchPath:
         self._system = self._intern(SYSTEM_DIRS, "system search path", None)
         self._cache: LdSoCache | None = None
         self.last_errno = 0
+        self.objsearch = None
 
     def initialise(self, main: MapView | None) -> None:
         """Take the program's own list apart, then LD_LIBRARY_PATH: a directory belongs to the list that names it first.
@@ -134,67 +143,93 @@ class SearchPath:
         namespace: int = 0,
         any_class: bool = False,
     ) -> Found | None:
-        """Look for the object that `loader` (None: nobody in particular) needs by `name`, and open it.
+        """Look for the object that `loader` (None: nobody in particular) needs by `name`, and open it. See `finding`."""
+        return without_guest(self.finding(name, Who(loader, main), check, namespace, any_class))
 
-        `main` is the program, the base namespace's first map. `check` judges an opened file: it raises
-        ForeignObjectError where the search should go on, any other error where the search should end with it.
+    def finding(
+        self,
+        name: str,
+        who: Who,
+        check: Callable[[Backing, str], object] = check_header,
+        namespace: int = 0,
+        any_class: bool = False,
+    ) -> Generator[Effect, int, Found | None]:
+        """Look for an object by `name`, and open it; auditors may have a say.
+
+        `check` judges an opened file: it raises ForeignObjectError where the search should go on, any other error where the search should
+        end with it.
 
         Returns None with `last_errno` set if there is no such file. Raises LoaderError "wrong ELF class:
         ELFCLASS32" if only files of that class were found, and "cannot read file data" for a directory in
         place of a file. With `any_class` files of another class count for none.
         Source: glibc elf/dl-load.c:_dl_map_object.
         """
-        attempt = _Attempt(self, name, check)
+        attempt = Attempt(self, name, check, self.last_errno)
         self.last_errno = errno.ENOENT
         if "/" in name:
-            path = name if loader is None else self.expand(name, loader, main)
-            found = attempt.open(path, "path")
+            path = name if who.loader is None else self.expand(name, who.loader, who.main)
+            found = yield from attempt.open(path, "path", None, 0)
         else:
             if self._bus.ldso:
                 self._bus.emit(SearchStarted(name, namespace))
-            found = self._search(attempt, loader, main)
+            found = yield from self._search(attempt, who)
             if self._bus.ldso:
                 self._bus.emit(SearchEnded(name))
         if found is None:
             if attempt.wrong_class and not any_class:
                 raise LoaderError(name, "wrong ELF class: ELFCLASS32")
             self.last_errno = attempt.errno
+        else:
+            self.last_errno = 0
         return found
 
-    def _search(self, attempt: _Attempt, loader: MapView | None, main: MapView | None) -> Found | None:
-        for directories, rule in self._before_cache(loader, main):
-            if found := self._try_directories(attempt, directories, rule):
+    def _search(self, attempt: Attempt, who: Who) -> Generator[Effect, int, Found | None]:
+        loader, main = who.loader, who.main
+        for directories, rule, asker, code in self._before_cache(who):
+            if found := (
+                yield from self._try_directories(attempt, directories, rule, asker, code, who.quiet)
+            ):
                 return found
         user = loader or main
         no_default_dirs = user is not None and bool(user.dynamic.flags_1 & DF_1_NODEFLIB)
         cached = self._cached(attempt.name)
         if self._bus.ldso:
             self._bus.emit(CacheSearched(CACHE_PATH, cached or ""))
+        asker = loader or who.head
         if (
             cached is not None
             and not (no_default_dirs and cached.startswith(SYSTEM_DIRS))
-            and (found := attempt.open(cached, "ld.so.cache"))
+            and (found := (yield from attempt.open(cached, "ld.so.cache", asker, LA_SER_CONFIG)))
         ):
             return found
-        return None if no_default_dirs else self._try_directories(attempt, self._system, "default directory")
+        if no_default_dirs:
+            return None
+        return (
+            yield from self._try_directories(
+                attempt, self._system, "default directory", asker, LA_SER_DEFAULT, who.quiet
+            )
+        )
 
-    def _before_cache(
-        self, loader: MapView | None, main: MapView | None
-    ) -> Iterable[tuple[list[_Directory], str]]:
-        """Yield the search lists that come before ld.so.cache, each with its rule."""
+    def _before_cache(self, who: Who) -> Iterable[tuple[list[_Directory], str, MapView | None, int]]:
+        """Yield the search lists that come before ld.so.cache, each with its rule, and whom auditors are told to ask, with which code."""
+        loader, main = who.loader, who.main
         if loader is None or loader.runpath is None:
             map_, main_is_done = loader, main is None
             while map_ is not None:
-                yield self._list_of(map_, "RPATH", main), f"RPATH of {map_.display_name}"
+                directories = self._list_of(map_, "RPATH", main)
+                yield directories, f"RPATH of {map_.display_name}", loader, LA_SER_RUNPATH
                 main_is_done |= map_ is main
                 map_ = map_.loader
             if not main_is_done and main is not None:
-                yield self._list_of(main, "RPATH", main), f"RPATH of {main.display_name}"
+                for tag in ("RPATH", "RUNPATH") if who.auditor else ("RPATH",):
+                    directories = self._list_of(main, tag, main)
+                    yield directories, f"{tag} of {main.display_name}", loader or main, LA_SER_RUNPATH
         if self._env_dirs is None:
             self.initialise(main)
-        yield self._env_dirs or [], "LD_LIBRARY_PATH"
+        yield self._env_dirs or [], "LD_LIBRARY_PATH", loader or main, LA_SER_LIBPATH
         if loader is not None:
-            yield self._list_of(loader, "RUNPATH", main), f"RUNPATH of {loader.display_name}"
+            directories = self._list_of(loader, "RUNPATH", main)
+            yield directories, f"RUNPATH of {loader.display_name}", loader, LA_SER_RUNPATH
 
     def _list_of(self, map_: MapView, tag: str, main: MapView | None) -> list[_Directory]:
         """Return an object's own search list; it is taken apart once.
@@ -243,7 +278,15 @@ class SearchPath:
             return substitute(text, origin)
         return substitute_securely(text, origin, SYSTEM_DIRS if map_ is main else None)
 
-    def _try_directories(self, attempt: _Attempt, directories: list[_Directory], rule: str) -> Found | None:
+    def _try_directories(
+        self,
+        attempt: Attempt,
+        directories: list[_Directory],
+        rule: str,
+        asker: MapView | None,
+        code: int,
+        quiet: bool,
+    ) -> Generator[Effect, int, Found | None]:
         """Try every directory of a list that may exist; a list without any is emptied, but for the system's and the user's. Source: open_path."""
         kind = ""
         any_at_all = False
@@ -257,15 +300,15 @@ class SearchPath:
                 if status[index] == _NONEXISTING:
                     continue
                 place = directory.name + subdir
-                found = attempt.open(place + attempt.name, rule)
-                if status[index] == _UNKNOWN:
+                found = yield from attempt.open(place + attempt.name, rule, asker, code)
+                if status[index] == _UNKNOWN and not (quiet and found is None):
                     exists = found is not None or self._files.is_directory(place[:-1] or "/")
                     status[index] = _EXISTING if exists else _NONEXISTING
                     if not exists:
                         attempt.errno = errno.ENOENT
                 if found is not None:
                     return found
-                any_exists |= status[index] == _EXISTING
+                any_exists |= status[index] != _NONEXISTING
             if any_exists and attempt.errno not in (errno.ENOENT, errno.EACCES):
                 # The file is there, but there is something wrong with it: ld.so gives up this list.
                 return None
@@ -326,14 +369,18 @@ class SearchPath:
         for tag in ("RPATH", "RUNPATH"):
             self._lists.pop((map_, tag), None)
 
-    def try_open(self, name: str, path: str, rule: str, check: Callable[[Backing, str], object]) -> Found:
-        """Open and judge one candidate. Raises OSError, ForeignObjectError, or what `check` raises.
+    def try_open(
+        self, name: str, path: str, rule: str, check: Callable[[Backing, str], object], chosen: str | None
+    ) -> Found:
+        """Open and judge one candidate; what is opened is `chosen`. Raises OSError, ForeignObjectError, or what `check` raises.
 
         Source: open_verify.
         """
         try:
-            backing = self._files.open_for_loading(path)
-            check(backing, path)
+            if chosen is None:
+                raise OSError(self.last_errno, "an auditor passed it over")
+            backing = self._files.open_for_loading(chosen)
+            check(backing, chosen)
         except (OSError, EmuError):
             if self._bus.libs:
                 self._bus.emit(LibrarySearch(name, path, rule, False))
@@ -341,28 +388,3 @@ class SearchPath:
         if self._bus.libs:
             self._bus.emit(LibrarySearch(name, path, rule, True))
         return Found(path, backing, rule)
-
-
-class _Attempt:
-    """One search under way: what is looked for, and what the failures so far amount to."""
-
-    __slots__ = ("_check", "_search", "errno", "name", "wrong_class")
-
-    def __init__(self, search: SearchPath, name: str, check: Callable[[Backing, str], object]) -> None:
-        self._search, self.name, self._check = search, name, check
-        self.errno = errno.ENOENT
-        self.wrong_class = False
-
-    def open(self, path: str, rule: str) -> Found | None:
-        """Open a candidate; None where the search goes on."""
-        try:
-            return self._search.try_open(self.name, path, rule, self._check)
-        except ForeignObjectError as error:
-            self.errno = errno.ENOENT
-            self.wrong_class |= "ELF class" in error.reason
-        except OSError as error:
-            self.errno = error.errno or errno.ENOENT
-            if self.errno == errno.EISDIR:
-                # open(2) takes a directory, and ld.so fails to read it.
-                raise LoaderError(path, "cannot read file data", self.errno) from None
-        return None

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emu.core.effects import CallGuest
 from emu.core.errors import UnsupportedError
 from emu.core.ldso_events import InitialScopes, StartupStatistics
 from emu.elf import constants as c
 from emu.elf.hash import sysv_hash
+from emu.rtld.audit_binding import symbind_dlsym
 from emu.rtld.lookup import lookup_symbol
 from emu.rtld.runtime import undefined
 from emu.rtld.scope import list_scopes
@@ -18,22 +20,31 @@ from emu.rtld.version import Version
 
 if TYPE_CHECKING:
     from emu.rtld.link_map import LinkMap
-    from emu.rtld.rtld import Rtld
+    from emu.rtld.rtld import Rtld, Work
 
 _MALLOC_VERSION = b"GLIBC_2.2.5"
 CYCLES_PER_NS = 3
 """The rate of the emulated time-stamp counter."""
 
 
-def refuse_auditors(rtld: Rtld, main: LinkMap) -> None:
-    """Raise UnsupportedError where ld.so would load auditors: they might change every decision, so none is left out without a word."""
-    if rtld.env.get("LD_AUDIT"):
-        raise UnsupportedError("LD_AUDIT (auditing)", rtld.program, "unset it: --env LD_AUDIT=")
-    for tag, name in ((c.DT_AUDIT, "DT_AUDIT"), (c.DT_DEPAUDIT, "DT_DEPAUDIT")):
-        if main.dynamic.get(tag) is not None:
-            raise UnsupportedError(
-                f"{name} (auditing)", rtld.program, "link it without --audit and --depaudit"
-            )
+_LONGEST_NAME = 4096
+
+
+def auditor_names(rtld: Rtld, main: LinkMap) -> list[str] | None:
+    """Return the auditors that LD_AUDIT, DT_AUDIT and DT_DEPAUDIT ask for, in this order; None where none of them says anything.
+
+    Raises UnsupportedError where the objects are only to be listed: an auditor could not be asked without being run, and might change every decision.
+    Source: glibc elf/rtld.c:audit_list_add_string, audit_list_next.
+    """
+    strings = [("LD_AUDIT", rtld.env.get("LD_AUDIT", ""))]
+    for tag, source in ((c.DT_AUDIT, "DT_AUDIT"), (c.DT_DEPAUDIT, "DT_DEPAUDIT")):
+        if (offset := main.dynamic.get(tag)) is not None:
+            strings.append((source, main.symtab.strings.at(offset).decode(errors="surrogateescape")))
+    asked = [(source, text) for source, text in strings if text]
+    if asked and (rtld.trace or rtld.keep_going):
+        raise UnsupportedError(f"{asked[0][0]} (auditing) in a listing of objects", rtld.program)
+    names = [name for _, text in asked for name in text.split(":") if 0 < len(name) < _LONGEST_NAME]
+    return names if asked else None
 
 
 def refuse_profiling(rtld: Rtld) -> None:
@@ -51,13 +62,19 @@ def tell_scopes(rtld: Rtld) -> None:
         list_scopes(rtld, map_)
 
 
-def bind_malloc(rtld: Rtld, main: LinkMap) -> None:
-    """Look up the allocator that ld.so uses from now on. Raises LoaderError. Source: __rtld_malloc_init_real."""
+def bind_malloc(rtld: Rtld, main: LinkMap) -> Work:
+    """Look up the allocator that ld.so uses from now on; auditors hear of it. Raises LoaderError. Source: __rtld_malloc_init_real."""
     version = Version(_MALLOC_VERSION, sysv_hash(_MALLOC_VERSION), False, b"")
     for name in (b"calloc", b"free", b"malloc", b"realloc"):
         found = lookup_symbol(rtld, name, main, 0, main.scopes, version, 0)
         if found is None and not rtld.accept_undefined:
             raise undefined(rtld, main, name, version)
+        if rtld.auditors and found is not None:
+            _, info, _, _, value, _ = found[0].symtab.fields(found[1])
+            value += found[0].addr
+            if info & 15 == c.STT_GNU_IFUNC:
+                value = yield CallGuest(value)
+            rtld.allocator[name] = yield from symbind_dlsym(rtld, main, found, value)
 
 
 def tell_statistics(rtld: Rtld, relocation_time: int) -> None:

@@ -9,14 +9,13 @@ Source: psABI 3.4.6 and "ELF Handling for Thread-Local Storage"; glibc elf/dl-tl
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from emu.core.dl_events import TlsGeneration
 from emu.core.errors import LoaderError, MemoryFault
 from emu.core.events import DtvResized, TlsBlockAllocated, TlsModuleAssigned, TlsStaticLayout
 from emu.rtld.link_map import FORCED_DYNAMIC_TLS_OFFSET, NO_TLS_OFFSET, LinkMap
-from emu.rtld.scope import DL_NNS
+from emu.rtld.tls_surplus import surplus
 
 if TYPE_CHECKING:
     from emu.rtld.rtld import Rtld
@@ -24,30 +23,6 @@ if TYPE_CHECKING:
 DTV_SURPLUS = 14
 UNALLOCATED = (1 << 64) - 1
 TCB_ALIGN = 64
-_NNS, _OPTIONAL = 4, 512
-_LIBC_IE_TLS = _OTHER_IE_TLS = _LEGACY = 144
-
-
-def surplus(tunables: str) -> tuple[int, int]:
-    """Return the bytes of static TLS kept for modules that come later, and the part of them that may be used where dynamic TLS would do as well.
-
-    `tunables` is GLIBC_TUNABLES: glibc.rtld.nns (namespaces to provide for, 1 to 16) and glibc.rtld.optional_static_tls.
-    Source: glibc elf/dl-tls.c:_dl_tls_static_surplus_init, elf/dl-tunables.list.
-    """
-    nns = min(tunable(tunables, "glibc.rtld.nns", _NNS, 1), DL_NNS)
-    optional = tunable(tunables, "glibc.rtld.optional_static_tls", _OPTIONAL, 0)
-    return (nns - 1) * _LIBC_IE_TLS + nns * _OTHER_IE_TLS + optional + _LEGACY, optional
-
-
-def tunable(tunables: str, name: str, default: int, least: int) -> int:
-    """Return the value of a number in GLIBC_TUNABLES; one that is no number, or below `least`, counts for nothing."""
-    value = default
-    for setting in tunables.split(":"):
-        key, _, text = setting.partition("=")
-        if key == name and (match := re.fullmatch(r"\s*(0[xX][0-9a-fA-F]+|[0-9]+)", text)):
-            number = int(match[1], 8 if re.fullmatch("0[0-7]+", match[1]) else 0)
-            value = number if number >= least else value
-    return value
 
 
 def _round_up(value: int, align: int) -> int:
@@ -191,13 +166,35 @@ class Tls:
         memory.write_u64(dtv, length)
         memory.write_u64(thread_pointer + 8, dtv + 16)
 
-    def initialise_thread(self, thread_pointer: int) -> None:
+    def reserve_for_auditors(self, auditors: int) -> None:
+        """Keep room for what auditors need, before the layout is fixed. Raises LinkError for too many."""
+        self.surplus, self.optional_left = surplus(self.rtld.env.get("GLIBC_TUNABLES", ""), auditors)
+
+    def enter_initial(self, map_: LinkMap) -> None:
+        """Enter a module of the program that came after the layout was fixed, which auditors have needed early."""
+        if map_.tls_blocksize:
+            self.add_module(map_)
+
+    def settle_initial(self) -> None:
+        """The program's modules are all there: those that came after the layout was fixed begin a generation."""
+        added = [slot for slot in self.slots if slot.generation > self.generation]
+        if not added:
+            return
+        self.next_generation("start-up with auditors")
+        for slot in added:
+            if slot.map is not None and self.rtld.bus.tls:
+                self.announce(slot.map)
+
+    def initialise_thread(self, thread_pointer: int, *, again: bool = False) -> None:
         """Copy the initialisation images into the static blocks of a thread and fill its DTV.
 
+        `again` tells that auditors run in the thread already: their blocks stay what they have become.
         Must come after relocation, since the images themselves are relocated. Source: dl-tls.c:_dl_allocate_tls_init.
         """
         memory = self.rtld.memory
         dtv = memory.read_u64(thread_pointer + 8)
+        if memory.read_u64(dtv - 16) < self.max_dtv_idx:
+            dtv = self._resize_dtv(thread_pointer, dtv)
         newest = 0
         for index, slot in enumerate(self.slots[: self.max_dtv_idx + 1]):
             map_ = slot.map
@@ -211,6 +208,8 @@ class Tls:
                 continue
             block = thread_pointer - map_.tls_offset
             memory.write_u64(entry, block)
+            if map_.ns and again:
+                continue
             self.copy_image(map_, block)
             if self.rtld.bus.tls:
                 self.rtld.bus.emit(TlsBlockAllocated(index, map_.display_name, block, True))

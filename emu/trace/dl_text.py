@@ -54,6 +54,11 @@ def _created(e: ev.NamespaceCreated) -> str:
     return f"create namespace {e.namespace}"
 
 
+def _joined(e: ev.AuditorJoined) -> str:
+    functions = " ".join(e.functions) or "nothing"
+    return f"auditor {e.name} in namespace {e.namespace} takes part: {functions}"
+
+
 def _close(e: ev.CloseRequested) -> str:
     count = f"count {e.opencount_before} -> {e.opencount_after}"
     return f"close {e.name}{_in(e.namespace)}{_by(e.caller)}: {count}, {_OUTCOMES.get(e.outcome, e.outcome)}"
@@ -115,6 +120,7 @@ DL_RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.OpenFailed: _failed,
     ev.ObjectNeeded: _needed,
     ev.NamespaceCreated: _created,
+    ev.AuditorJoined: _joined,
     ev.CloseRequested: _close,
     ev.Kept: _kept,
     ev.Unloading: _unloading,

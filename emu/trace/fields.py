@@ -19,6 +19,7 @@ ADDRESSES = frozenset(
         "dynamic",
         "entry",
         "phdr",
+        "chosen",
     )
 )
 """Integer fields that are guest addresses, by name; every other integer is a count, a size or a number."""

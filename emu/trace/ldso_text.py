@@ -64,6 +64,7 @@ LDSO_RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.ObjectMapped: _mapped,
     ev.UnknownFlags: lambda e: f"ignore flags of {e.name}: {e.bits:#x} in DT_FLAGS_1",
     ev.VersionChecked: _version,
+    ev.AuditorIgnored: lambda e: f"auditor {e.name} in namespace {e.namespace} does not want to take part",
     ev.InitialScopes: lambda e: f"list the initial scopes of {e.objects} objects",
     ev.ScopeListed: _scope,
     ev.PreinitStarted: lambda e: f"begin preinit functions of {e.name}",

@@ -41,6 +41,17 @@ def _load(e: ev.LibraryLoad) -> str:
     )
 
 
+def _auditor_file(e: ev.AuditorChoseFile) -> str:
+    return f"auditor {e.auditor}: {e.chosen or 'nothing'} in place of {e.name} ({e.source}), for {e.by}"
+
+
+def _auditor_address(e: ev.AuditorChoseAddress) -> str:
+    return (
+        f"auditor {e.auditor}: {e.symbol} of {e.origin} leads to {e.chosen:#x} "
+        f"in place of {e.address:#x} in {e.target} ({e.function})"
+    )
+
+
 def _binding(e: ev.Binding) -> str:
     symbol = f"{e.symbol}@{e.version}" if e.version else e.symbol
     lazy = ", lazily" if e.lazy else ""
@@ -134,6 +145,8 @@ RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.LibrarySearch: _search,
     ev.LibraryLoad: _load,
     ev.Binding: _binding,
+    ev.AuditorChoseFile: _auditor_file,
+    ev.AuditorChoseAddress: _auditor_address,
     ev.RelocationStarted: _relocation,
     ev.Relocated: _relocated,
     ev.RelroProtected: _relro,

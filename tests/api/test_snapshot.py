@@ -19,7 +19,7 @@ from tools.fixtures import Run
 
 _SAMPLE = (
     "files-streams", "tls-descriptors:lazy", "signals-altstack", "thread-every-wait:empty", "thread-cancel", "thread-stack-reuse",
-    "tls-dsos:abcm", "unload-random:cycles-2",
+    "tls-dsos:abcm", "unload-random:cycles-2", "audit-calls", "audit-loading:opens",
 )  # fmt: skip
 
 

@@ -124,13 +124,21 @@ def test_profiling_is_not_left_out_without_a_word(tmp_path: Path) -> None:
         (["--env", "LD_AUDIT="], [], None),
     ],
 )
-def test_auditors_are_not_left_out_without_a_word(
-    tmp_path: Path, options: list[str], flags: list[str], thing: str | None
+@pytest.mark.parametrize("command", ["ldd", "run"])
+def test_a_listing_does_not_leave_auditors_out_without_a_word(
+    tmp_path: Path, options: list[str], flags: list[str], thing: str | None, command: str
 ) -> None:
-    done = _run(_build(tmp_path, "int main(void) { return 0; }", *flags), *options)
+    program = _build(tmp_path, "int main(void) { return 0; }", *flags)
+    trace = ["--env", "LD_TRACE_LOADED_OBJECTS=1"] if command == "run" else []
+    done = subprocess.run(
+        [sys.executable, "-m", "emu", command, *trace, *options, str(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     if thing is None:
         assert (done.returncode, done.stderr) == (0, "")
     else:
         assert done.returncode == 125
         assert done.stderr.count("\n") == 1
-        assert f"unsupported {thing} (auditing)" in done.stderr
+        assert f"unsupported {thing} (auditing) in a listing of objects" in done.stderr

@@ -16,7 +16,8 @@ from emu.core.events import EventBus, LibrarySearch, Record
 from emu.elf.builder import ElfBuilder
 from emu.elf.constants import DF_1_NODEFLIB
 from emu.rtld.dst import has_dst
-from emu.rtld.search_path import HWCAPS, Found, SearchPath
+from emu.rtld.search_attempt import Found
+from emu.rtld.search_path import HWCAPS, SearchPath
 from tests.support import AS_EMULATED_CPU
 
 if TYPE_CHECKING:
