@@ -66,6 +66,8 @@ def _self(pid: int) -> None:
 
 @syscall(121, "getpgid", "pid")
 def _sys_getpgid(k: Kernel, t: Task, pid: int) -> int:
+    if pid == abi.PPID:
+        return abi.SID  # it leads the session
     _self(pid)
     return abi.PGID
 
@@ -82,7 +84,8 @@ def _sys_setpgid(k: Kernel, t: Task, pid: int, group: int) -> int:
 
 @syscall(124, "getsid", "pid")
 def _sys_getsid(k: Kernel, t: Task, pid: int) -> int:
-    _self(pid)
+    if pid != abi.PPID:
+        _self(pid)
     return abi.SID
 
 

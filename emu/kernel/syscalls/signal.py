@@ -208,6 +208,14 @@ def _sys_kill(k: Kernel, t: Task, pid: int, signo: int) -> int:
         raise fail(errno.EINVAL)
     if pid == -1:
         raise fail(errno.ESRCH)  # "every other process": there is none
+    if pid == abi.PPID:
+        if signo:
+            k.report_once(
+                "kill of the parent",
+                "emu: a signal to the parent process is not supported; the program was told EPERM",
+            )
+            raise fail(errno.EPERM)
+        return 0  # it is there
     _target(k, pid)
     return _send(k, None, signo, abi.SI_USER)
 
