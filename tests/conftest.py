@@ -13,7 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools import fixtures
 
 
-for _signal in (signal.SIGINT, signal.SIGQUIT):  # a background job of a shell ignores them, and so would all that the tests start
+for _signal in (
+    signal.SIGINT,
+    signal.SIGQUIT,
+):  # a background job of a shell ignores them, and so would all that the tests start
     if signal.getsignal(_signal) == signal.SIG_IGN:
         signal.signal(_signal, signal.default_int_handler if _signal == signal.SIGINT else signal.SIG_DFL)
 

@@ -284,11 +284,11 @@ class Kernel:
             self.bus.emit(formats.unknown(number & abi.U32, name))
         return self.refuse(f"{name} ({number & abi.U32})")
 
-    def refuse(self, what: str) -> int:
+    def refuse(self, what: str, error: int = errno.ENOSYS) -> int:
         """Tell the user, once, that a system call is not supported; return what the guest is told."""
-        line = f"emu: syscall {what} is not supported; the program was told ENOSYS"
+        line = f"emu: syscall {what} is not supported; the program was told {errno.errorcode[error]}"
         self.report_once(f"system call {what}", line)
-        return -errno.ENOSYS
+        return -error
 
     def report_once(self, key: str, line: str) -> None:
         """Tell the user something that would otherwise repeat."""

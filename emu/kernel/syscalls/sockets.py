@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from emu.kernel.task import Task
     from emu.kernel.waiting import Waiting
 
+_FAMILIES = (AF_UNIX, AF_INET, AF_INET6)
 _TYPE_MASK, _LAST_TYPE, _LAST_FAMILY = 15, 10, 45
 _IPPROTO_TCP, _IPPROTO_UDP, _IPPROTO_MPTCP = 6, 17, 262
 _FAMILY_SIZE, _STORAGE_SIZE = 2, 128
@@ -117,8 +118,10 @@ def _kind(family: int, kind: int, protocol: int) -> tuple[int, int, int]:
 @syscall(41, "socket", "int", "hex", "int")
 def _sys_socket(k: Kernel, t: Task, family: int, kind: int, protocol: int) -> int:
     _check(family, kind)
-    if family not in (AF_UNIX, AF_INET, AF_INET6) or family != AF_UNIX and kind & _TYPE_MASK == SOCK_RAW:
-        return k.refuse(f"socket (41) of family {family}, type {kind & _TYPE_MASK}")
+    if family not in _FAMILIES:  # who asks for netlink goes on without it
+        return k.refuse(f"socket (41) of family {family}", errno.EAFNOSUPPORT)
+    if family != AF_UNIX and kind & _TYPE_MASK == SOCK_RAW:
+        return k.refuse(f"socket (41) of type SOCK_RAW, family {family}", errno.EPERM)
     kind, protocol, flags = _kind(family, kind, protocol)
     socket = Socket(k, family, kind, protocol, flags & abi.O_NONBLOCK)
     return k.fds.install(socket, bool(flags & abi.O_CLOEXEC))
@@ -127,8 +130,8 @@ def _sys_socket(k: Kernel, t: Task, family: int, kind: int, protocol: int) -> in
 @syscall(53, "socketpair", "int", "hex", "int", "ptr")
 def _sys_socketpair(k: Kernel, t: Task, family: int, kind: int, protocol: int, address: int) -> int:
     _check(family, kind)
-    if family not in (AF_UNIX, AF_INET, AF_INET6):
-        return k.refuse(f"socketpair (53) of family {family}")
+    if family not in _FAMILIES:
+        return k.refuse(f"socketpair (53) of family {family}", errno.EAFNOSUPPORT)
     kind, protocol, flags = _kind(family, kind, protocol)
     if family != AF_UNIX:
         raise fail(errno.EOPNOTSUPP)
