@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools import fixtures
 
-
 for _signal in (
     signal.SIGINT,
     signal.SIGQUIT,
