@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -18,6 +19,10 @@ for _signal in (
 ):  # a background job of a shell ignores them, and so would all that the tests start
     if signal.getsignal(_signal) == signal.SIG_IGN:
         signal.signal(_signal, signal.default_int_handler if _signal == signal.SIGINT else signal.SIG_DFL)
+
+
+settings.register_profile("emu", deadline=None)  # how long a test takes is no property of the code
+settings.load_profile("emu")
 
 
 @pytest.fixture(scope="session")

@@ -235,7 +235,7 @@ def test_the_scan_agrees_with_a_disassembler(parts: list[str]) -> None:
 
 
 def test_stub_code_is_what_its_comments_say() -> None:
-    image, stubs = build_stubs(0x10000, ["start", "f"], 0x1234)
+    image, stubs = build_stubs(0x10000, ["start", "f", "profile", "pltexit"], 0x1234)
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
 
     def text(address: int, size: int) -> list[str]:
