@@ -194,9 +194,7 @@ class Network:
             other.local = address
         else:
             other.local = listener.local
-        other.options = {
-            name: value for name, value in listener.options.items() if name[0] != 1 or name[1] != 4
-        }
+        other.options = dict(listener.options)
         other.remote, socket.remote = socket.local, address
         other.peer, socket.peer = socket, other
         other.connected = socket.connected = True

@@ -108,21 +108,8 @@ def stat_text(k: Kernel, task: Task) -> bytes:
     pages = k.space.total // abi.PAGE_SIZE
     threads = max(len(k.tasks), 1)
     fields = [abi.PPID, abi.PGID, abi.SID, 0, abi.PGID, 0x400000]
-    fields += [
-        0,
-        0,
-        0,
-        0,
-        ticks,
-        0,
-        0,
-        0,
-        -1 - task.priority if task.priority else 20 + task.nice,
-        task.nice,
-        threads,
-        0,
-        start,
-    ]
+    priority = -1 - task.priority if task.priority else 20 + task.nice
+    fields += [0, 0, 0, 0, ticks, 0, 0, 0, priority, task.nice, threads, 0, start]
     fields += [k.space.total, pages, abi.RLIM_INFINITY, 0, 0, k.program.stack_top]
     fields += [0] * 9 + [17] + [0] * 8 + [k.brk_start] + [0] * 5
     head = f"{task.tid} ({task.name}) {_state(task)}"

@@ -68,12 +68,13 @@ class Socket(OpenFile):
     `local` and `remote` are its names, `peer` the socket at the other end.
 
     `incoming` is what has arrived, of the first the bytes from `start` on; `used` is the cost of what it sent and nobody took yet. `shut` holds
-    SHUT_* bits, `error` is SO_ERROR; TCP's other end has told its end (`heard_end`); it was closed for good (`gone`). A socket that listens
+    SHUT_* bits, `error` is SO_ERROR; TCP's other end has told its end (`heard_end`); it was closed for good (`gone`). A connect
+    that did not wait has not been heard of yet (`attempted`). A socket that listens
     has a `backlog`, and those `waiting` to be accepted. No method waits: see `OpenFile`.
     """
 
     __slots__ = (
-        "backlog", "connected", "error", "family", "gone", "heard_end", "incoming", "kernel", "kind", "local", "options", "peer", "protocol",
+        "attempted", "backlog", "connected", "error", "family", "gone", "heard_end", "incoming", "kernel", "kind", "local", "options", "peer", "protocol",
         "connects", "remote", "shut", "start", "unix", "used", "waiting", "_stat", "_watchers",
     )  # fmt: skip
 
@@ -88,7 +89,7 @@ class Socket(OpenFile):
         self.local: Address | None = None
         self.remote: Address | None = None
         self.peer: Socket | None = None
-        self.connected = self.heard_end = self.gone = False
+        self.attempted = self.connected = self.heard_end = self.gone = False
         self.incoming: deque[Message] = deque()
         self.start = 0
         self.used = self.shut = self.error = 0

@@ -17,7 +17,6 @@ from emu.core.files import Backing
 from emu.machine import host
 from emu.machine.arena import (
     BUS,
-    HIGH_START,
     MAPPED,
     PAGE_SIZE,
     PROT_EXEC,
@@ -27,6 +26,7 @@ from emu.machine.arena import (
     Arena,
     physical,
 )
+from emu.machine.gaps import Gaps
 from emu.machine.shared_files import SharedFiles
 from emu.machine.vma import Vma
 
@@ -56,7 +56,7 @@ class AddressSpace:
         self._starts: list[int] = []
         self._areas: list[Vma] = []
         self._files: set[tuple[int, int]] = set()
-        self._searched, self._hole = MMAP_BASE, 0
+        self._gaps = Gaps(MMAP_BASE)
         self.on_change: Callable[[int, int, bool], None] = lambda start, end, had_exec: None
 
     def __iter__(self) -> Iterator[Vma]:
@@ -80,28 +80,8 @@ class AddressSpace:
         return found
 
     def find_gap(self, length: int, *, below: int = MMAP_BASE, align: int = PAGE_SIZE) -> int:
-        """Return the highest free address for `length` bytes under `below`. Raises OSError(ENOMEM).
-
-        What the last search passed over is not looked at again while it has no hole of that length.
-        """
-        end, hole = below, 0
-        if below == MMAP_BASE and length > self._hole:
-            end, hole = self._searched, self._hole
-        index = bisect_right(self._starts, end) - 1
-        while end - length >= HIGH_START:
-            area = self._areas[index] if index >= 0 else None
-            floor = area.end if area is not None else HIGH_START
-            place = (end - length) & -align
-            if place >= max(floor, HIGH_START):
-                if below == MMAP_BASE:
-                    self._searched, self._hole = end, hole
-                return place
-            if area is None:
-                break
-            hole = max(hole, end - floor)
-            end = min(end, area.start)
-            index -= 1
-        raise OSError(errno.ENOMEM, "no room in the address space")
+        """Return the highest free address for `length` bytes under `below`. Raises OSError(ENOMEM)."""
+        return self._gaps.find(self._starts, self._areas, length, below, align)
 
     def mmap(
         self,
@@ -153,7 +133,7 @@ class AddressSpace:
             self._write_back(area, start, stop)
             self._cut(area, start, stop)
             self._release(start, stop, area.host_mapped)
-            self._forget_search(stop)
+            self._gaps.opened(stop)
             self.total -= stop - start
 
     def mprotect(self, address: int, length: int, prot: int) -> None:
@@ -339,11 +319,6 @@ class AddressSpace:
         self._zero(start, stop, host_mapped)
         self.arena.set_perms(start, stop - start, 0)
 
-    def _forget_search(self, stop: int) -> None:
-        """There is a new hole that ends at `stop`."""
-        if stop > self._searched:
-            self._searched, self._hole = MMAP_BASE, 0
-
     def _insert(self, area: Vma) -> None:
         index = bisect_right(self._starts, area.start)
         if index > 0 and self._areas[index - 1].joins(area):
@@ -399,7 +374,7 @@ class AddressSpace:
         host.move_pages(base + physical(old), kept, base + physical(new))
         host.map_anonymous(base + physical(old), kept)
         self.arena.set_perms(old, kept, 0)
-        self._forget_search(old + kept)
+        self._gaps.opened(old + kept)
         piece.start, piece.end = new, new + kept
         self._set_perms(piece)
         template = piece.part(new, new + kept)

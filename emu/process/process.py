@@ -6,10 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 from emu.core.effects import Exit, without_guest
-from emu.core.errors import ElfError, EmuError, LinkError, LoaderError, RunTimeout, UnsupportedError
+from emu.core.errors import ElfError, EmuError, LoaderError, RunTimeout, UnsupportedError
 from emu.core.events import Fault
-from emu.elf import constants as c
-from emu.glibc.contract import Contract, StartInfo
+from emu.glibc.contract import Contract
 from emu.glibc.cxa_thread_atexit_impl import Observer
 from emu.glibc.ld_debug import UNUSED
 from emu.glibc.ld_trace import list_objects
@@ -30,10 +29,11 @@ from emu.process.deadlock import DeadlockError, report
 from emu.process.debugging import Debugging
 from emu.process.faults import describe_fault, to_signal
 from emu.process.hostsignals import HostSignals
+from emu.process.images import map_of_vdso, mapped, start_info
+from emu.process.link_error import link_error
 from emu.process.runner import Runner
 from emu.process.symbols import Symbols
-from emu.rtld.error import strerror
-from emu.rtld.rtld import MappedObject, Rtld, VersionErrors
+from emu.rtld.rtld import Rtld, VersionErrors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from emu.kernel.exec import MappedImage as KernelImage
     from emu.rtld.link_map import LinkMap
 
-_PID, _DEFAULT_MEMORY = 1000, 4 << 30
+_PID = 1000
+_DEFAULT_MEMORY = 4 << 30
 _GLIBC_NAMES = {
     "start": "_dl_start", "fini": "_dl_fini", "resolve": "_dl_runtime_resolve", "operate": "_dl_catch_exception",
     "profile": "_dl_profile_fixup", "pltexit": "_dl_audit_pltexit",
@@ -143,14 +144,14 @@ class Process:
         rtld.describe_caller = self.symbols.call_site
         rtld.on_unload = self._forget
         rtld.unload_rule = config.unload_rule
-        interpreter = _mapped(mapped_interpreter)
+        interpreter = mapped(mapped_interpreter)
         try:
             ld_so_map = contract.prepare(interpreter)
-            vdso = self._vdso(loaded.vdso) if loaded.vdso else None
-            rtld.begin(_mapped(program), interpreter, vdso, ld_so_map)
+            vdso = map_of_vdso(self.space, loaded.vdso) if loaded.vdso else None
+            rtld.begin(mapped(program), interpreter, vdso, ld_so_map)
             if rtld.auditor_names is None:
                 without_guest(rtld.load())
-            contract.info = _start_info(loaded)
+            contract.info = start_info(loaded)
             contract.plant_entries()
             contract.lay_out_tls()
         except (EmuError, RecursionError) as error:
@@ -355,50 +356,10 @@ class Process:
         self._backtraces.forget(map_)
 
     def _link_error(self, error: BaseException) -> EmuError:
-        """Return the error as ld.so words it. Source: glibc elf/dl-error-skeleton.c:fatal_error."""
         name = os.fsdecode(self.loaded.argv[0]) if self.loaded is not None else self.config.program
-        if isinstance(error, VersionErrors):
-            return LinkError("\n".join(f"{name}: {e.object_name}: {e.text}" for e in error.errors), 1)
-        if isinstance(error, ElfError):
-            return LinkError(
-                f"{name}: error while loading shared libraries: {error.object_name}: {error.reason}"
-            )
-        if isinstance(error, LoaderError):
-            occasion = error.occasion or "error while loading shared libraries"
-            text = error.text + (f": {strerror(error.errno)}" if error.errno else "")
-            where = f"{error.object_name}: " if error.object_name else ""
-            return LinkError(f"{name}: {occasion}: {where}{text}")
-        assert isinstance(error, EmuError)
-        return error
-
-    def _vdso(self, base: int) -> MappedObject:
-        from emu.elf.header import parse_ehdr, parse_phdrs
-
-        area = self.space.find(base)
-        assert area is not None
-        data = self.arena.read(base, area.end - base)
-        ehdr = parse_ehdr(data, "linux-vdso.so.1")
-        phdrs = parse_phdrs(data, ehdr, "linux-vdso.so.1")
-        low = next(p.vaddr for p in phdrs if p.type == c.PT_LOAD)
-        return MappedObject(
-            "linux-vdso.so.1", base - low, base + ehdr.entry, base + ehdr.phoff, phdrs, (0, 0)
-        )
+        return link_error(name, error)
 
 
 def _say(text: str) -> None:
     """Write to standard error at once, in order with what the guest writes."""
     os.write(2, os.fsencode(text))
-
-
-def _mapped(image: KernelImage) -> MappedObject:
-    return MappedObject(
-        image.path, image.bias, image.entry, image.phdr, list(image.phdrs), (image.file.dev, image.file.ino)
-    )
-
-
-def _start_info(loaded: Loaded) -> StartInfo:
-    argc = len(loaded.argv)
-    argv = loaded.stack_pointer + 8
-    envp = argv + 8 * (argc + 1)
-    auxv = envp + 8 * (len(loaded.envp) + 1)
-    return StartInfo(loaded.stack_pointer, dict(loaded.auxv), auxv, argc, argv, envp)

@@ -14,7 +14,6 @@ from emu.kernel.hostfile import FIOASYNC, FIOCLEX, FIONBIO, FIONCLEX, FIONREAD
 from emu.kernel.inodes import fail
 from emu.kernel.openfile import RegularFile
 from emu.kernel.pipe import EventFile, PipeEnd, TimerFile, make_pipe
-from emu.kernel.signals import Interrupted
 from emu.kernel.special import FifoFile
 from emu.kernel.syscalls.stat import base_of
 from emu.kernel.table import syscall
@@ -52,7 +51,11 @@ def _install(k: Kernel, file: OpenFile, flags: int) -> int:
 def _open(k: Kernel, t: Task, dirfd: int, path: int, flags: int, mode: int) -> int | Waiting:
     k.fds.lowest()  # EMFILE before anything is made
     name = k.path(path)
-    file = k.fs.open(name, flags | abi.O_LARGEFILE, mode, base_of(k, dirfd, name))
+    return _opened(k, t, k.fs.open(name, flags | abi.O_LARGEFILE, mode, base_of(k, dirfd, name)), flags)
+
+
+def _opened(k: Kernel, t: Task, file: OpenFile, flags: int) -> int | Waiting:
+    """Give a file its number; who opens one end of a FIFO waits for the other first."""
     if (
         isinstance(file, FifoFile)
         and not file.met()
@@ -69,10 +72,10 @@ def _meet(k: Kernel, t: Task, file: FifoFile, flags: int) -> Waiting:
     try:
         while not file.met():
             yield from wait(k, t, block)
-    except Interrupted:
+        return _install(k, file, flags)
+    except OSError:
         file.closed()
         raise
-    return _install(k, file, flags)
 
 
 @syscall(2, "open", "path", "flags:open", "mode")
@@ -91,7 +94,7 @@ def _sys_creat(k: Kernel, t: Task, path: int, mode: int) -> int | Waiting:
 
 
 @syscall(437, "openat2", "dirfd", "path", "ptr", "size")
-def _sys_openat2(k: Kernel, t: Task, dirfd: int, path: int, how: int, size: int) -> int:
+def _sys_openat2(k: Kernel, t: Task, dirfd: int, path: int, how: int, size: int) -> int | Waiting:
     if size < 24:
         raise fail(errno.EINVAL)
     if size > abi.PAGE_SIZE or any(k.arena.copy_in(how + 24, size - 24)):
@@ -109,7 +112,7 @@ def _sys_openat2(k: Kernel, t: Task, dirfd: int, path: int, how: int, size: int)
     if resolve & (_RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_XDEV):
         _refuse_links(k, name, base is not None, resolve)
     file = k.fs.open(name, flags | abi.O_LARGEFILE, mode, base, beneath=bool(resolve & _RESOLVE_BENEATH))
-    return _install(k, file, flags)
+    return _opened(k, t, file, flags)
 
 
 def _refuse_links(k: Kernel, name: str, relative: bool, resolve: int) -> None:

@@ -9,6 +9,7 @@ import errno
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
+from emu.core.errors import MemoryFault
 from emu.kernel import abi
 from emu.kernel.inodes import fail
 from emu.kernel.signals import SignalInfo
@@ -149,7 +150,7 @@ def _recvmsg(k: Kernel, t: Task, socket: Socket, place: int, flags: int, deadlin
     received = yield from _receive(k, t, socket, sum(size for _, size in header.vectors), flags, deadline)
     try:
         _scatter(k, header.vectors, received.data)
-    except BaseException:
+    except (OSError, MemoryFault):
         socket.drop(received.files)
         raise
     told, name = _source(socket, received)

@@ -54,32 +54,27 @@ def _value(k: Kernel, socket: Socket, option: tuple[int, int]) -> bytes | None:
         return (_FLAGS.get(option, 0) or _NUMBERS.get(option, 0)).to_bytes(4, "little", signed=True)
     if option in (SO_RCVTIMEO, SO_SNDTIMEO):
         return bytes(16)
-    if option[0] != _SOCKET:
+    level, name = option
+    if level != _SOCKET:
         return None
-    number: int
-    match option[1]:
-        case 3:
-            number = socket.kind
-        case 4:
-            number, socket.error = socket.error, 0
-        case 38:
-            number = socket.protocol
-        case 39:
-            number = socket.family
-        case 30:
-            number = int(socket.backlog is not None)
-        case 7 | 8:
-            number = _buffer(socket, option[1])
-        case 13:
-            return bytes(8)
-        case 17:
-            known = socket.unix and (socket.connected or socket.backlog is not None)
-            own = k.credentials
-            return struct.pack(
-                "<iii", *((abi.PID, own.users.effective, own.groups.effective) if known else (0, -1, -1))
-            )
-        case _:
+    if name == _SO_LINGER:
+        return bytes(8)
+    if name == _SO_PEERCRED:
+        own = k.credentials
+        known = socket.unix and (socket.connected or socket.backlog is not None)
+        who = (abi.PID, own.users.effective, own.groups.effective) if known else (0, -1, -1)
+        return struct.pack("<iii", *who)
+    if name in _BUFFERS:
+        number = _buffer(socket, name)
+    elif name == _SO_ERROR:
+        number, socket.error = socket.error, 0
+    else:
+        found = {
+            _SO_TYPE: socket.kind, _SO_PROTOCOL: socket.protocol, _SO_DOMAIN: socket.family, _SO_ACCEPTCONN: socket.backlog is not None,
+        }.get(name)  # fmt: skip
+        if found is None:
             return None
+        number = int(found)
     return number.to_bytes(4, "little")
 
 
@@ -100,8 +95,7 @@ def _sys_getsockopt(
         raise fail(errno.EINVAL)
     value = _value(k, socket, (level, name))
     if value is None:
-        k.refuse(f"getsockopt (55) of level {level}, option {name}")
-        raise fail(errno.ENOPROTOOPT)
+        return k.refuse(f"getsockopt (55) of level {level}, option {name}", errno.ENOPROTOOPT)
     value = value[:room]
     k.arena.copy_out(address, value)
     k.arena.copy_out(size, len(value).to_bytes(4, "little"))
@@ -143,8 +137,7 @@ def _sys_setsockopt(
     ):
         raise fail(errno.ENOPROTOOPT)
     elif not _known(socket, option):
-        k.refuse(f"setsockopt (54) of level {level}, option {name}")
-        raise fail(errno.ENOPROTOOPT)
+        return k.refuse(f"setsockopt (54) of level {level}, option {name}", errno.ENOPROTOOPT)
     elif option in _FLAGS:
         value = int(value != 0)
     socket.options[option] = value.to_bytes(4, "little", signed=True)

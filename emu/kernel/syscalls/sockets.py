@@ -215,7 +215,8 @@ def _sys_connect(k: Kernel, t: Task, socket: Socket, address: int, size: int) ->
 
 
 def _connect_again(socket: Socket) -> int:
-    if socket.options.pop((-1, 0), None) is not None:
+    if socket.attempted:
+        socket.attempted = False
         return 0  # the attempt that did not wait has succeeded meanwhile
     raise fail(errno.EISCONN)
 
@@ -256,7 +257,7 @@ def _connect(k: Kernel, t: Task, socket: Socket, name: Address, deadline: int | 
             raise fail(errno.EAGAIN)
     k.network.connect(socket, listener, name)
     if isinstance(name, InetAddress) and nonblocking:
-        socket.options[-1, 0] = b""
+        socket.attempted = True
         raise fail(errno.EINPROGRESS)
     return 0
 
