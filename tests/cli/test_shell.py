@@ -96,6 +96,8 @@ def test_ctrl_c_stops_a_guest_that_runs_and_it_can_go_on(tmp_path: Path, plain: 
         child.sendintr()
         child.expect("KeyboardInterrupt")
         child.expect(prompt)
+        child.send("abandoned")  # what is echoed is read: IPython draws its prompt before it hears Ctrl-C
+        child.expect("abandoned")
         child.sendintr()  # at the prompt it is Python's
         child.expect(prompt)
 
