@@ -1,9 +1,8 @@
 """Events of the run-time linker (category `dl`): what is opened, what is kept and why, what goes.
 
-Reasons are data: the kind of root, the chain of objects from the root to the survivor, who referred to what by which symbol.
+Reasons are data: the kind of root, the chain of objects from the root to the survivor, who referred to what
+by which symbol.
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -21,7 +20,9 @@ class OpenRequested(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An open succeeded; `already` tells that the object was open before, `opencount` its count of direct opens now, `flags` how it was asked for."""
+    """An open succeeded; `already` tells that the object was open before, `opencount` its count of direct
+    opens now, `flags` how it was asked for.
+    """
 
     name: str
     namespace: int
@@ -31,10 +32,21 @@ class Opened(NamedTuple):
 
 
 class OpenFailed(NamedTuple):
-    """An open failed with `text` (dlerror's), and everything that it had done is undone."""
+    """An open failed with `text` (dlerror's); everything that it has done is going to be undone."""
 
     file: str
     namespace: int
+    text: str
+
+
+class FirstCallFailed(NamedTuple):
+    """A call of `name` for `symbol` was to be bound when it was first made, and nothing serves it: ld.so says
+    `text`, and ends the process.
+    """
+
+    name: str
+    namespace: int
+    symbol: str
     text: str
 
 
@@ -65,8 +77,9 @@ class AuditorJoined(NamedTuple):
 class CloseRequested(NamedTuple):
     """dlclose begins. `outcome` says what becomes of it.
 
-    One of: nodelete (nothing, the count stays), not open (an error), referenced (only the count went down), start-up object,
-    later (a close in progress will collect again), collect. What is no handle has its address for a name.
+    One of: nodelete (nothing, the count stays), not open (an error), referenced (only the count went down),
+    start-up object, later (a close in progress will collect again), collect, or failed open (a collection
+    that undoes a dlopen: nobody called dlclose). What is no handle has its address for a name.
     """
 
     name: str
@@ -78,9 +91,13 @@ class CloseRequested(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A collection keeps an object. `root` tells what keeps it: start-up, open-count, nodelete or tls-dtors; `number` how many (opens, destructors).
+    """A collection keeps an object.
 
-    `chain` leads from the root to the object, the object itself last; `edges` has the kind of each step: dependency or relocation.
+    `root` tells what keeps it: start-up, open-count, nodelete or tls-dtors;
+    `number` how many (opens, destructors).
+
+    `chain` leads from the root to the object, the object itself last; `edges` has the kind of each step:
+    dependency or relocation.
     """
 
     name: str
@@ -92,7 +109,10 @@ class Kept(NamedTuple):
 
 
 class Unloading(NamedTuple):
-    """A collection found nothing that keeps the object: it will go. `initialized`: its destructors will be called."""
+    """A collection found nothing that keeps the object: it will go.
+
+    `initialized`: its destructors will be called.
+    """
 
     name: str
     namespace: int
@@ -135,7 +155,8 @@ class ScopeRemoved(NamedTuple):
 class NodeleteSet(NamedTuple):
     """An object must not be unloaded (`pending`: from the moment that the current open succeeds).
 
-    `why`: DF_1_NODELETE, RTLD_NODELETE, unique symbol, reference, thread_local destructor (the rule of 2.18). `by` refers to it by `symbol`.
+    `why`: DF_1_NODELETE, RTLD_NODELETE, unique symbol, reference, thread_local destructor (the rule of 2.18).
+    `by` refers to it by `symbol`.
     """
 
     name: str
@@ -155,7 +176,9 @@ class NodeleteActivated(NamedTuple):
 
 
 class NodeleteCleared(NamedTuple):
-    """The last thread_local destructor of the object has run and, by the rule of 2.18 to 2.22, took NODELETE away with it."""
+    """The last thread_local destructor of the object has run and, by the rule of 2.18
+    to 2.21, took NODELETE away with it.
+    """
 
     name: str
     namespace: int
@@ -179,7 +202,7 @@ class TlsGeneration(NamedTuple):
 
 
 DL_EVENTS = (
-    OpenRequested, Opened, OpenFailed, ObjectNeeded, NamespaceCreated, AuditorJoined, CloseRequested, Kept, Unloading, Unloaded,
+    OpenRequested, Opened, OpenFailed, FirstCallFailed, ObjectNeeded, NamespaceCreated, AuditorJoined, CloseRequested, Kept, Unloading, Unloaded,
     GlobalScopeAdded, NodeleteSet, NodeleteActivated, NodeleteCleared, RelocationDependency,
     TlsGeneration,
 )  # fmt: skip

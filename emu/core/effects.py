@@ -1,8 +1,8 @@
 """What a hosted function or a syscall handler asks of the runner.
 
-A hosted function that needs the guest in the middle of its work is a generator; it yields effects and is resumed with
-their results. The runner in `emu.process` is their only interpreter. Source: the design is trio's, a handful of
-traps as the only way to yield.
+A hosted function that needs the guest in the middle of its work is a generator; it yields effects and is
+resumed with their results. The runner in `emu.process` is their only interpreter. Source: the design is
+trio's, a handful of traps as the only way to yield.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ _T = TypeVar("_T")
 
 
 class CallGuest(NamedTuple):
-    """Call the guest function at `address` with integer arguments; resumed with its rax (unsigned, 64 bits)."""
+    """Call the guest function at `address` with integer arguments;
+    resumed with its rax (unsigned, 64 bits).
+    """
 
     address: int
     args: tuple[int, ...] = ()
@@ -23,7 +25,8 @@ class CallGuest(NamedTuple):
 class Jump(NamedTuple):
     """Leave the hosted function by a jump to `address`, with the caller's return address on the stack.
 
-    `args`, if any, replace the argument registers. `pop` bytes are taken off the stack first (the two words that a PLT pushes).
+    `args`, if any, replace the argument registers. `pop` bytes are taken off the stack first (the two words
+    that a PLT pushes).
     """
 
     address: int
@@ -32,7 +35,9 @@ class Jump(NamedTuple):
 
 
 class Resume(NamedTuple):
-    """Leave the hosted function with the registers of `context` (of `emu.machine.cpu`), wherever they lead."""
+    """Leave the hosted function with the registers of `context` (of
+    `emu.machine.cpu`), wherever they lead.
+    """
 
     context: object
 
@@ -70,7 +75,9 @@ Hosted = Generator[Effect, int, int]
 
 
 def without_guest(work: Generator[Effect, int, _T]) -> _T:
-    """Run work that has no need of the guest to its end and return its result: there is nobody who could run guest code."""
+    """Run work that has no need of the guest to its end and return its result:
+    there is nobody who could run guest code.
+    """
     try:
         effect = next(work)
     except StopIteration as stop:

@@ -1,16 +1,30 @@
 """Typed events: every decision of the loader and every act of the kernel that someone may want to see.
 
-An event is a fact (an immutable tuple with named fields); nothing reads events in order to decide. The bus stamps each with
-a sequence number, the virtual time and the task. A category that nobody asked for is one false attribute on the bus.
-"""
+An event is a fact (an immutable tuple with named fields); nothing reads events in order to decide. The bus
+stamps each with a sequence number, the virtual time and the task. A category that nobody asked for is one
+false attribute on the bus.
 
-from __future__ import annotations
+One piece: the categories, and the events that have no file of their own.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from emu.core.dl_events import DL_EVENTS, SCOPE_EVENTS
 from emu.core.ldso_events import LDSO_EVENTS, ObjectSearched, PreinitStarted, SymbolBound
+from emu.core.task_events import (
+    Fault,
+    ForcedSwitch,
+    ProcessCreated,
+    ProcessEnded,
+    ProgramExecuted,
+    Switch,
+    Syscall,
+    ThreadCreated,
+    ThreadExited,
+    ThreadJoined,
+    ThreadNamed,
+)
 
 CATEGORIES = (
     "libs", "dl", "bindings", "reloc", "init", "fini", "tls", "dtors", "syscalls", "faults", "threads", "sched",
@@ -20,18 +34,24 @@ ON_REQUEST = ("scopes", "ldso", "lookups", "symbols")
 
 
 class LibrarySearch(NamedTuple):
-    """A file name tried for a needed object (`found` tells whether it was taken) under `rule`."""
+    """A file name tried for a needed object (`found` tells whether it was taken) under `rule`.
+
+    `machine` is what a file that was passed over is for, as in AArch64; empty for none, or if it is taken.
+    """
 
     name: str
     path: str
     rule: str
     found: bool
+    machine: str = ""
 
 
 class AuditorChoseFile(NamedTuple):
-    """An auditor's la_objsearch answered with another name than it was given, or with none (`chosen` is empty): the name is passed over.
+    """An auditor's la_objsearch answered with another name than it was given, or with none (`chosen` is
+    empty): the name is passed over.
 
-    `source` is the LA_SER_* constant that says where the name comes from, `by` the object for which the search is made.
+    `source` is the LA_SER_* constant that says where the name comes from, `by` the object for which the
+    search is made.
     """
 
     auditor: str
@@ -54,8 +74,27 @@ class LibraryLoad(NamedTuple):
     namespace: int
 
 
+class LibraryReused(NamedTuple):
+    """What `needed_by` needs by `name` is there already:
+    the object `library` (its path `path`), known by that name `known_by`: needed-as, soname or path.
+    """
+
+    name: str
+    namespace: int
+    needed_by: str
+    library: str
+    path: str
+    known_by: str
+
+
 class Binding(NamedTuple):
-    """A reference of `origin` bound to the definition in `target` (`version` empty where the reference has none)."""
+    """A reference of `origin` bound to the definition in `target` (`version` empty
+    where the reference has none).
+
+    `target` is empty where there is none: the reference is weak, or what it is for fails. A dlsym or dlvsym
+    has the relocation "dlsym", and tells its `handle` (RTLD_DEFAULT, RTLD_NEXT or the object that it is of)
+    and its `caller`, whose object is `origin` but for a handle.
+    """
 
     origin: str
     symbol: str
@@ -65,10 +104,14 @@ class Binding(NamedTuple):
     slot: int
     relocation: str
     lazy: bool
+    handle: str = ""
+    caller: str = ""
 
 
 class AuditorChoseAddress(NamedTuple):
-    """An auditor's la_symbind64 (or la_x86_64_gnu_pltenter) gave a reference of `origin` another address than that of the definition in `target`."""
+    """An auditor's la_symbind64 (or la_x86_64_gnu_pltenter) gave a reference of `origin` another address than
+    that of the definition in `target`.
+    """
 
     auditor: str
     origin: str
@@ -137,7 +180,9 @@ class Finalizer(NamedTuple):
 
 
 class TlsModuleAssigned(NamedTuple):
-    """A module id given to an object with PT_TLS; `offset` is the static offset below the thread pointer (0: dynamic)."""
+    """A module id given to an object with PT_TLS; `offset` is the static offset below
+    the thread pointer (0: dynamic).
+    """
 
     name: str
     module: int
@@ -173,7 +218,9 @@ class DtvResized(NamedTuple):
 
 
 class DtorRegistered(NamedTuple):
-    """A thread_local destructor entered a thread's list; `count_before`/`count_after` are the owner's pending counts."""
+    """A thread_local destructor entered a thread's list;
+    `count_before`/`count_after` are the owner's pending counts.
+    """
 
     function: str
     address: int
@@ -205,77 +252,23 @@ class DtorDone(NamedTuple):
     count_after: int
 
 
-class Syscall(NamedTuple):
-    """A system call with its arguments and result as text."""
-
-    number: int
-    name: str
-    arguments: str
-    result: str
-
-
-class Fault(NamedTuple):
-    """A synchronous fault of the guest: `where` is object+offset and function, `handled` tells if it has a handler."""
-
-    signal: str
-    access: str
-    address: int
-    pc: int
-    where: str
-    handled: bool
-
-
-class ThreadCreated(NamedTuple):
-    """A thread began: its id, the name that it inherits, the top of its stack. The record's task is its creator."""
-
-    thread: int
-    name: str
-    stack: int
-
-
-class ThreadNamed(NamedTuple):
-    """A thread got a name."""
-
-    thread: int
-    name: str
-
-
-class ThreadExited(NamedTuple):
-    """A thread ended with `status`; the end of the whole process is not told thread by thread."""
-
-    thread: int
-    name: str
-    status: int
-
-
-class ThreadJoined(NamedTuple):
-    """The end of `thread` woke `joiner`, which waited for it on the cleared word with its id (pthread_join does)."""
-
-    thread: int
-    joiner: int
-
-
-class Switch(NamedTuple):
-    """Another thread runs: `reason` is blocked, preempted, yielded or exited, or woken for one that comes at once."""
-
-    previous: int
-    next: int
-    reason: str
-
-
 class Record(NamedTuple):
-    """An event with its stamp: sequence number from 1, virtual nanoseconds since start, thread id."""
+    """An event with its stamp: sequence number from 1, virtual nanoseconds since start, thread id, and the
+    process's if it is not the first.
+    """
 
     sequence: int
     time: int
     task: int
     event: Any
+    process: int = 0
 
 
 _BY_CATEGORY: dict[str, tuple[type[Any], ...]] = {
     "libs": (
         LibrarySearch,
         LibraryLoad,
+        LibraryReused,
         AuditorChoseFile,
     ),
     "dl": DL_EVENTS,
@@ -314,9 +307,12 @@ _BY_CATEGORY: dict[str, tuple[type[Any], ...]] = {
         ThreadCreated,
         ThreadNamed,
         ThreadExited,
+        ProcessCreated,
+        ProcessEnded,
+        ProgramExecuted,
         ThreadJoined,
     ),
-    "sched": (Switch,),
+    "sched": (Switch, ForcedSwitch),
     "scopes": SCOPE_EVENTS,
     "ldso": LDSO_EVENTS,
     "lookups": (SymbolBound,),
@@ -330,11 +326,12 @@ CATEGORY_OF = {kind: category for category, kinds in _BY_CATEGORY.items() for ki
 class EventBus:
     """Carries events one way, from who decides to who watches.
 
-    Each category is a boolean attribute: true where someone listens. Emitters on a hot path look at it before they
-    build the event.
+    Each category is a boolean attribute: true where someone listens. Emitters on a hot path look at it before
+    they build the event. `process` is the one that runs, 0 for the first; `programs` are the names of what
+    the others run.
     """
 
-    __slots__ = (*CATEGORIES, *ON_REQUEST, "_sinks", "_sequence", "now", "task")
+    __slots__ = (*CATEGORIES, *ON_REQUEST, "_sinks", "_sequence", "now", "process", "programs", "task")
 
     libs: bool
     dl: bool
@@ -356,8 +353,10 @@ class EventBus:
     def __init__(self) -> None:
         for category in (*CATEGORIES, *ON_REQUEST):
             setattr(self, category, False)
-        self._sinks: dict[str, list[Callable[[Record], None]]] = {}
+        self._sinks: dict[str, list[tuple[int | None, Callable[[Record], None]]]] = {}
         self._sequence = 0
+        self.process = 0
+        self.programs: dict[int, str] = {}
         self.now: Callable[[], int] = lambda: 0
         self.task = 0
 
@@ -368,16 +367,33 @@ class EventBus:
 
     def rewind(self, upcoming: int, task: int) -> None:
         """Go on with the sequence number `upcoming`, in `task`: what was told since is undone."""
-        self._sequence, self.task = upcoming - 1, task
+        self._sequence, self.task, self.process = upcoming - 1, task, 0
 
-    def subscribe(self, sink: Callable[[Record], None], categories: Iterable[str]) -> None:
-        """Send every later event of `categories` to `sink`. Raises ValueError for a category that does not exist."""
+    def subscribe(
+        self, sink: Callable[[Record], None], categories: Iterable[str], process: int | None = 0
+    ) -> None:
+        """Send every later event of `categories` to `sink`:
+        those of the first process, of another one, or (None) of all.
+
+        Raises ValueError for a category that does not exist.
+        """
         for category in categories:
             if category not in CATEGORIES and category not in ON_REQUEST:
                 known = ", ".join((*CATEGORIES, *ON_REQUEST))
                 raise ValueError(f"no trace category {category!r}: choose from {known}")
-            self._sinks.setdefault(category, []).append(sink)
+            self._sinks.setdefault(category, []).append((process, sink))
             setattr(self, category, True)
+
+    def sinks(self, process: int) -> list[tuple[str, Callable[[Record], None]]]:
+        """Return each category with who listens to it in one process alone."""
+        return [
+            (category, sink) for category, sinks in self._sinks.items() for of, sink in sinks if of == process
+        ]
+
+    def unsubscribe(self, sink: Callable[[Record], None]) -> None:
+        """Send `sink` nothing any more. What is no longer listened to is still told."""
+        for category, sinks in self._sinks.items():
+            self._sinks[category] = [entry for entry in sinks if entry[1] is not sink]
 
     def emit(self, event: Any) -> None:
         """Stamp `event` and hand it to the sinks of its category; without one this does nothing."""
@@ -385,6 +401,8 @@ class EventBus:
         if sinks is None:
             return
         self._sequence += 1
-        record = Record(self._sequence, self.now(), self.task, event)
-        for sink in sinks:
-            sink(record)
+        process = self.process
+        record = Record(self._sequence, self.now(), self.task, event, process)
+        for wanted, sink in sinks:
+            if wanted == process or wanted is None:
+                sink(record)

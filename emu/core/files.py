@@ -5,6 +5,12 @@ from __future__ import annotations
 from typing import Protocol
 
 
+class MemoryFile(Protocol):
+    """A file of the host's memory; `fd` is its descriptor."""
+
+    fd: int
+
+
 class Backing(Protocol):
     """An open file, as the address space and the loader see it.
 
@@ -27,12 +33,24 @@ class Backing(Protocol):
     def host_fd(self) -> int | None:
         """Return a host descriptor that may be mapped MAP_PRIVATE, or None where the bytes must be copied."""
 
+    def memory_file(self) -> MemoryFile:
+        """Return the memory file, of whole pages, that shared mappings show and that holds the file's bytes.
+
+        Raises OSError.
+        """
+
+    def write_back(self, offset: int, size: int) -> None:
+        """What a shared mapping has stored in this range is to be where the file is kept."""
+
 
 class FileSystem(Protocol):
     """What the loader needs of the file system: look at a path, open it to read."""
 
     def open_for_loading(self, path: str) -> Backing:
-        """Open `path` (guest path, absolute or relative to the working directory) read-only. Raises OSError."""
+        """Open `path` (guest path, absolute or relative to the working directory) read-only.
+
+        Raises OSError.
+        """
 
     def is_directory(self, path: str) -> bool:
         """Whether `path` names a directory."""

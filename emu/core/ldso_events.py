@@ -3,8 +3,6 @@
 `file` and `by` are objects by their names for people; the program has its path there.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 
@@ -18,8 +16,8 @@ class SearchStarted(NamedTuple):
 class SearchPathUsed(NamedTuple):
     """The search goes through `directories` of a list; those that are known not to exist are left out.
 
-    `kind` is RPATH, RUNPATH, LD_LIBRARY_PATH or "system search path"; `origin` the l_name of the object that first named the directories
-    (empty: the program), and only with `has_origin`.
+    `kind` is RPATH, RUNPATH, LD_LIBRARY_PATH or "system search path"; `origin` the l_name of the object that
+    first named the directories (empty: the program), and only with `has_origin`.
     """
 
     directories: tuple[str, ...]
@@ -56,7 +54,9 @@ class LinkMapStarted(NamedTuple):
 
 
 class ObjectMapped(NamedTuple):
-    """Where an object's dynamic section, load bias, entry point and program headers are; `size` is its whole extent in bytes."""
+    """Where an object's dynamic section, load bias, entry point and program headers are;
+    `size` is its whole extent in bytes.
+    """
 
     name: str
     dynamic: int
@@ -92,13 +92,17 @@ class AuditorIgnored(NamedTuple):
 
 
 class InitialScopes(NamedTuple):
-    """The program and all that it needs is loaded; a list of everybody's scopes follows, in the order of `objects` objects."""
+    """The program and all that it needs is loaded;
+    a list of everybody's scopes follows, in the order of `objects` objects.
+    """
 
     objects: int
 
 
 class ScopeListed(NamedTuple):
-    """Scope number `number` of an object, one of a list that ends with `last`; the list of an object without scopes is one empty scope."""
+    """Scope number `number` of an object, one of a list that ends with `last`;
+    the list of an object without scopes is one empty scope.
+    """
 
     name: str
     namespace: int
@@ -124,7 +128,9 @@ class ErrorSignalled(NamedTuple):
 
 
 class StartupStatistics(NamedTuple):
-    """What start-up cost: cycles of virtual time, look-ups done, look-ups answered by the last one's result, RELATIVE relocations."""
+    """What start-up cost: cycles of virtual time, look-ups done, look-ups answered by
+    the last one's result, RELATIVE relocations.
+    """
 
     cycles: int
     relocation_cycles: int
@@ -161,7 +167,31 @@ class SymbolBound(NamedTuple):
     protected: bool
 
 
+class Reopened(NamedTuple):
+    """An object that was open already was opened again, which ld.so tells of."""
+
+    name: str
+    namespace: int
+    opencount: int
+
+
+class TlsStep(NamedTuple):
+    """A step of what ld.so does about thread-local storage, which only some releases tell of under LD_DEBUG.
+
+    `tcb` is the thread pointer, `block` an address or an old number of entries, `value` a size, a number or a
+    generation, as the step has them.
+    """
+
+    step: str
+    tcb: int = 0
+    module: int = 0
+    block: int = 0
+    value: int = 0
+    name: str = ""
+    namespace: int = 0
+
+
 LDSO_EVENTS = (
     SearchStarted, SearchPathUsed, CacheSearched, SearchEnded, AuxiliaryRequested, LinkMapStarted, ObjectMapped, UnknownFlags,
-    VersionChecked, AuditorIgnored, InitialScopes, ScopeListed, ErrorSignalled, StartupStatistics, FinalStatistics,
+    VersionChecked, AuditorIgnored, InitialScopes, ScopeListed, ErrorSignalled, StartupStatistics, FinalStatistics, Reopened, TlsStep,
 )  # fmt: skip

@@ -1,10 +1,12 @@
 """Remembers the state of a graph of Python objects, and puts it back into the very same objects.
 
-The guest's state outside its memory (kernel, linker, contract) is plain Python: containers and objects of our own classes. All that can be
-reached from the given roots is walked once; what can change is noted, and put back in place, so that whoever else refers to an object sees the
-old state in it. A type that nobody has said anything about is an error, never passed over.
+The guest's state outside its memory (kernel, linker, contract) is plain Python: containers and objects of our
+own classes. All that can be reached from the given roots is walked once; what can change is noted, and put
+back in place, so that whoever else refers to an object sees the old state in it. A type that nobody has said
+anything about is an error, never passed over.
 
-A class names in `HOST_SIDE` those of its attributes that are not the guest's: they are not walked, and keep what they have.
+A class names in `HOST_SIDE` those of its attributes that are not the guest's: they are not walked, and keep
+what they have.
 
 Source: the memento pattern, Gamma et al., "Design Patterns".
 """
@@ -31,7 +33,7 @@ Rule = Callable[[Any], "Undo | None"]
 _Step = Callable[["Memento", Any], Iterable[object]]
 """Notes the state of an object; returns what it refers to."""
 
-_ATOMS = (
+ATOMS = (
     int, str, bytes, float, type(None), range, slice, type, enum.Enum, re.Pattern, struct.Struct, property,
     types.CodeType, types.BuiltinFunctionType, types.ModuleType, types.MethodWrapperType,
 )  # fmt: skip
@@ -39,10 +41,12 @@ _ABSENT = object()
 
 
 class Memento:
-    """The state of everything that can be reached from `roots`, at the time it is made; `objects` is how many that are.
+    """The state of everything that can be reached from `roots`, at the time it is made;
+    `objects` is how many that are.
 
-    `rules` are for types that are more than their attributes, and hold for their subclasses; the first that fits decides. What a rule
-    takes is not walked further. Objects of classes in the packages `facts` never change in what they say. The objects `apart` are left alone.
+    `rules` are for types that are more than their attributes, and hold for their subclasses; the first that
+    fits decides. What a rule takes is not walked further. Objects of classes in the packages `facts` never
+    change in what they say. The objects `apart` are left alone.
     Raises UnsupportedError for a type that cannot be remembered.
     """
 
@@ -95,25 +99,20 @@ class Memento:
         for ruled, rule in self._rules.items():
             if issubclass(kind, ruled):
                 return partial(_by_rule, rule=rule)
-        if kind is object or issubclass(kind, _ATOMS) or kind.__module__.startswith(self._facts):
+        if kind is object or issubclass(kind, ATOMS) or kind.__module__.startswith(self._facts):
             return _atom
         for known, step in _STEPS.items():
             if issubclass(kind, known):
-                return step
+                slots = slots_of(kind)
+                return partial(_both, contents=step, slots=slots) if slots else step
         if not any(base.__module__.partition(".")[0] == "emu" for base in kind.__mro__):
             raise UnsupportedError(f"object of type {kind.__module__}.{kind.__qualname__}", "a snapshot")
         if is_dataclass(kind) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
             return partial(_frozen, names=tuple(field.name for field in fields(kind)))
         host: frozenset[str] = getattr(kind, "HOST_SIDE", frozenset())
-        slots = tuple(
-            name
-            for base in kind.__mro__
-            for name in _names(base.__dict__.get("__slots__", ()))
-            if name not in host and name not in ("__weakref__", "__dict__")
-        )
-        return partial(_object, slots=slots, host=host)
+        return partial(_object, slots=slots_of(kind, host), host=host)
 
-    # -- how each type is noted, called by the functions below ---------------------------------------------------------
+    # -- how each type is noted, called by the functions below -----------------------------------------------
 
     def note_container(self, container: Any, noted: Any) -> None:
         """`container` is a mutable sequence, to become `noted` again."""
@@ -130,6 +129,16 @@ class Memento:
     def note(self, undo: Undo) -> None:
         """`undo` is to be called."""
         self._undo.append(undo)
+
+
+def slots_of(kind: type, host: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """Return the names of the slots that objects of a type have, but for those in `host`."""
+    return tuple(
+        name
+        for base in kind.__mro__
+        for name in _names(base.__dict__.get("__slots__", ()))
+        if name not in host and name not in ("__weakref__", "__dict__")
+    )
 
 
 def _names(slots: str | Iterable[str]) -> Iterable[str]:
@@ -168,6 +177,11 @@ def _object(
             memento.note(partial(_put_attributes, attributes, noted, host))
         found += noted.values()
     return found
+
+
+def _both(memento: Memento, thing: Any, *, contents: _Step, slots: tuple[str, ...]) -> Iterable[object]:
+    """A container of a class of our own, which has attributes, too."""
+    return [*contents(memento, thing), *_object(memento, thing, slots=slots, host=frozenset())]
 
 
 def _put_attributes(attributes: dict[str, Any], noted: dict[str, Any], host: frozenset[str]) -> None:

@@ -1,4 +1,7 @@
-"""The guest's memory as the loader sees it. Addresses are integers in the guest's address space; sizes are bytes."""
+"""The guest's memory as the loader sees it.
+
+Addresses are integers in the guest's address space; sizes are bytes.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,18 @@ class ReadableMemory(Protocol):
         ...
 
 
-class Memory(Protocol):
-    """Bytes of the guest, for the loader: any mapped page will do, whatever its protection. All raise MemoryFault."""
+class Readable(Protocol):
+    """Bytes of one object or of the guest, to be looked at. Raises MemoryFault or ElfError."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return `size` bytes."""
+
+
+class Memory(Readable, Protocol):
+    """Bytes of the guest, for the loader: any mapped page will do, whatever its protection.
+
+    All raise MemoryFault.
+    """
 
     def read(self, address: int, size: int) -> bytes:
         """Return `size` bytes."""
@@ -61,6 +74,9 @@ class Mappings(Protocol):
 
     def mprotect(self, address: int, length: int, prot: int) -> None:
         """Change the protection."""
+
+    def discard(self, address: int, length: int) -> None:
+        """Give pages their first content again: zeros, where nothing else was mapped."""
 
     def find_gap(self, length: int, *, align: int = 4096) -> int:
         """Return where a mapping of `length` bytes would go."""

@@ -1,11 +1,12 @@
 """A small ELF writer: builds an x86-64 DSO or executable in memory, without a linker.
 
-For images that exist in no file (the emulated vDSO) and for tests that need an object of an exact shape. What it writes is
-valid for the native ld.so too. There are no section headers: nothing at run time reads them.
+For images that exist in no file (the emulated vDSO) and for tests that need an object of an exact shape. What
+it writes is valid for the native ld.so too. There are no section headers: nothing at run time reads them.
 
-Layout, by link-time address from `base`: the headers; the code at `text_vaddr`; the read-only tables; the RELRO segment (.dynamic, the
-arrays, the TLS image); the data at `data_vaddr`. Because the code's and the data's addresses are fixed before anything is added,
-code can be written with its displacements, and every place in this module's interface is a plain link-time address.
+Layout, by link-time address from `base`: the headers; the code at `text_vaddr`; the read-only tables; the
+RELRO segment (.dynamic, the arrays, the TLS image); the data at `data_vaddr`. Because the code's and the
+data's addresses are fixed before anything is added, code can be written with its displacements, and every
+place in this module's interface is a plain link-time address.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Literal
 
 from emu.elf import constants as c
 from emu.elf import encode
-from emu.elf.eh_frame import Frame
-from emu.elf.layout import DynSymbol, Layout, Region
+from emu.elf.eh_frame import FrameEntry
+from emu.elf.layout import DynSymbol, FileLayout, Region
 
 _DATA_DISTANCE = 0x100000
 _SECTION = 1
@@ -26,12 +27,14 @@ _SECTION = 1
 class ElfBuilder:
     """Collects the parts of an object; `build` returns its bytes.
 
-    `type_` is ET_DYN or ET_EXEC, `base` the link-time address of the ELF header. With `single_segment` the whole file is one PT_LOAD (R+X)
-    whose offsets equal its addresses, as a vDSO is: data, TLS, arrays and relocations are then impossible.
+    `type_` is ET_DYN or ET_EXEC, `base` the link-time address of the ELF header. With `single_segment` the
+    whole file is one PT_LOAD (R+X) whose offsets equal its addresses, as a vDSO is: data, TLS, arrays and
+    relocations are then impossible.
 
-    Attributes to set before `build`: `needed` (SONAMEs in order), `soname`, `runpath`, `rpath`, `interp`, `entry`, `init`, `fini` (link-time
-    addresses or None), `init_array`, `fini_array`, `preinit_array` (addresses of functions; an ET_DYN gets their RELATIVE relocations),
-    `flags`, `flags_1`, `frames` (unwind information), `extra_dynamic` ((tag, value) pairs as they are), `exec_stack`.
+    Attributes to set before `build`: `needed` (SONAMEs in order), `soname`, `runpath`, `rpath`, `interp`,
+    `entry`, `init`, `fini` (link-time addresses or None), `init_array`, `fini_array`, `preinit_array`
+    (addresses of functions; an ET_DYN gets their RELATIVE relocations), `flags`, `flags_1`, `frames` (unwind
+    information), `extra_dynamic` ((tag, value) pairs as they are), `exec_stack`.
 
     Raises `ValueError` for parts that do not fit together: the caller's mistake, never an input's.
     Source: gABI chapters 4 and 5; LSB "Symbol Versioning"; psABI 5.
@@ -65,7 +68,7 @@ class ElfBuilder:
         self.preinit_array: list[int] = []
         self.flags = 0
         self.flags_1 = 0
-        self.frames: list[Frame] = []
+        self.frames: list[FrameEntry] = []
         self.extra_dynamic: list[tuple[int, int]] = []
         self.exec_stack = False
         self.text_region = Region(base + c.PAGE_SIZE if text_vaddr is None else text_vaddr)
@@ -104,7 +107,10 @@ class ElfBuilder:
         return start
 
     def tls(self, content: bytes, align: int = 8) -> int:
-        """Append to the TLS image; return the offset in the module's TLS block. Raises `ValueError` after `tbss`."""
+        """Append to the TLS image; return the offset in the module's TLS block.
+
+        Raises `ValueError` after `tbss`.
+        """
         if self.tbss_size:
             raise ValueError("TLS image after tbss")
         self.tls_align = max(self.tls_align, align)
@@ -143,8 +149,8 @@ class ElfBuilder:
     ) -> int:
         """Define a dynamic symbol; return its handle for relocations.
 
-        `value` is a link-time address, a TLS block offset for STT_TLS, or absolute with `shndx` SHN_ABS. `default` False makes
-        `version` a hidden one (NAME@VERSION, not NAME@@VERSION).
+        `value` is a link-time address, a TLS block offset for STT_TLS, or absolute with `shndx` SHN_ABS.
+        `default` False makes `version` a hidden one (NAME@VERSION, not NAME@@VERSION).
         """
         versym = c.VER_NDX_GLOBAL
         if version is not None:
@@ -161,7 +167,9 @@ class ElfBuilder:
         file: bytes | None = None,
         weak_version: bool = False,
     ) -> int:
-        """Refer to a symbol of another object, in `version` of the needed object `file`; return its handle."""
+        """Refer to a symbol of another object, in `version` of the needed object `file`;
+        return its handle.
+        """
         versym = c.VER_NDX_GLOBAL
         if version is not None:
             if file is None:
@@ -179,7 +187,9 @@ class ElfBuilder:
         return self._next_version - 1
 
     def need_version(self, file: bytes, name: bytes, flags: int = 0) -> int:
-        """Need version `name` of the needed object `file`, with or without a symbol that uses it; return its index."""
+        """Need version `name` of the needed object `file`, with or without a symbol that uses it;
+        return its index.
+        """
         wanted = self.needs.setdefault(file, [])
         for known in wanted:
             if known.name == name:
@@ -197,7 +207,9 @@ class ElfBuilder:
     def rela(
         self, type_: int, vaddr: int, symbol: int | None = None, addend: int = 0, *, plt: bool = False
     ) -> None:
-        """Relocate the place `vaddr` against the symbol with that handle; with `plt` the record goes to DT_JMPREL."""
+        """Relocate the place `vaddr` against the symbol with that handle;
+        with `plt` the record goes to DT_JMPREL.
+        """
         (self.jmprel_records if plt else self.rela_records).append((type_, vaddr, symbol, addend))
 
     def relr(self, vaddr: int, target: int) -> None:
@@ -215,4 +227,4 @@ class ElfBuilder:
 
     def build(self) -> bytes:
         """Return the object's bytes. Raises `ValueError` when its parts do not fit together."""
-        return Layout(self).file()
+        return FileLayout(self).file()

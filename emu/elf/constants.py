@@ -1,7 +1,8 @@
 """Numbers of the ELF format as x86-64 GNU/Linux uses them, under the names that the field gives them.
 
 Plain integers: they are compared in hot loops and imported at every start-up.
-Source: gABI chapters 4 and 5; x86-64 psABI 4.4 (relocation types), 5.2 (dynamic tags); Linux ABI extensions (GNU properties); elf.h.
+Source: gABI chapters 4 and 5; x86-64 psABI 4.4 (relocation types), 5.2 (dynamic tags); Linux ABI extensions
+(GNU properties); elf.h.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ EI_NIDENT: Final = 16
 ELFCLASS32: Final = 1
 ELFCLASS64: Final = 2
 ELFDATA2LSB: Final = 1
+ELFDATA2MSB: Final = 2
 ELFOSABI_SYSV: Final = 0
 ELFOSABI_GNU: Final = 3
 EV_CURRENT: Final = 1
@@ -98,6 +100,7 @@ DT_SYMTAB_SHNDX: Final = 34
 DT_RELRSZ: Final = 35
 DT_RELR: Final = 36
 DT_RELRENT: Final = 37
+DT_LOPROC: Final = 0x70000000
 DT_GNU_HASH: Final = 0x6FFFFEF5
 DT_TLSDESC_PLT: Final = 0x6FFFFEF6
 DT_TLSDESC_GOT: Final = 0x6FFFFEF7

@@ -10,6 +10,7 @@ _REFERENCES = 40
 _PACKS = 3
 _REFERENCE = re.compile(r"S[0-9A-Z]*_|T[0-9]*_")
 _PACK = re.compile(r"Dp|sp")
+_RUST_V0 = re.compile(r"_R[0-9]*[A-Z]")
 _RUST_HASH = re.compile(r"::h[0-9a-f]{16}$")
 _RUST_ESCAPE = re.compile(r"\$(SP|BP|RF|LT|GT|LP|RP|C|u[0-9a-f]{1,6})\$")
 _RUST_ESCAPES = {"SP": "@", "BP": "*", "RF": "&", "LT": "<", "GT": ">", "LP": "(", "RP": ")", "C": ","}
@@ -17,15 +18,21 @@ _RUST_ESCAPES = {"SP": "@", "BP": "*", "RF": "&", "LT": "<", "GT": ">", "LP": "(
 
 @lru_cache(maxsize=1 << 14)
 def demangle(name: str) -> str:
-    """Return the C++ name behind an Itanium-mangled one; any other name comes back as it is, as does one that is made to be expensive.
+    """Return the C++ or Rust name behind a mangled one; any other name comes back as it is,
+    as does one that is made to be expensive.
 
-    Rust's older mangling is that of a C++ namespace with a hash at its end; its escapes are read, too.
+    Rust's v0 names are read by Rust's own demangler (the crate rustc-demangle, by way of the package
+    pyderust), which gives up on a name that means too much. Rust's older mangling is that of a C++ namespace
+    with a hash at its end; its escapes are read, too.
 
-    A substitution stands for what was before, other substitutions included: 150 characters can mean a gigabyte. Names of programs have ten of them
-    (the most in LLVM is 40); a name with more, or a very long one, is left as it is.
-    Source: Itanium C++ ABI "Mangling" (5.1.10 compression); `__cxa_demangle` of libstdc++, by way of the package cxxfilt;
-    the rustc book, "Symbol Mangling" (legacy).
+    A substitution stands for what was before, other substitutions included: 150 characters can mean a
+    gigabyte. Names of programs have ten of them (the most in LLVM is 40); a name with more, or a very long
+    one, is left as it is.
+    Source: Itanium C++ ABI "Mangling" (5.1.10 compression); `__cxa_demangle` of libstdc++, by way of the
+    package cxxfilt; the rustc book, "Symbol Mangling" (legacy, v0).
     """
+    if name.startswith("_R"):
+        return _rust_v0(name)
     if not name.startswith("_Z") or len(name) > _LONGEST:
         return name
     if len(_REFERENCE.findall(name)) > _REFERENCES or len(_PACK.findall(name)) > _PACKS:
@@ -38,6 +45,18 @@ def demangle(name: str) -> str:
         return name
     text = plain.decode("utf-8", "backslashreplace")
     return _rust(text) if _RUST_HASH.search(text) else text
+
+
+def _rust_v0(name: str) -> str:
+    """Return the path behind a v0 name, without the crates' hashes."""
+    if not _RUST_V0.match(name) or len(name) > _LONGEST:
+        return name
+    import pyderust
+
+    try:
+        return str(pyderust.demangle(name))
+    except pyderust.DemangleError:
+        return name
 
 
 def _rust(name: str) -> str:

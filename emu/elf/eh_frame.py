@@ -1,4 +1,6 @@
-"""Writing unwind information: .eh_frame for given functions, and the .eh_frame_hdr with its binary search table."""
+"""Writing unwind information: .eh_frame for given functions, and the .eh_frame_hdr
+with its binary search table.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,14 @@ AT_CALL = bytes([0x0C, 7, 8, 0x80 | _RETURN_ADDRESS_COLUMN, 1])
 """CFA instructions for the moment after a call: the CFA is rsp + 8, the return address is at CFA - 8."""
 
 
-class Frame(NamedTuple):
+class FrameEntry(NamedTuple):
     """The unwind information of one function.
 
-    `start` is its link-time address, `size` its bytes, `instructions` the DW_CFA program of its FDE, after the rules in `initial`
-    of its CIE. Factored offsets are in units of -8 bytes, code advances in bytes. `signal` marks a signal trampoline: the unwinder
-    then takes the return address itself for the place of interruption, not the byte before it. `personality` is the link-time address of
-    the function that the unwinder asks about an exception there (0: none); it gets no language-specific data.
+    `start` is its link-time address, `size` its bytes, `instructions` the DW_CFA program of its FDE, after
+    the rules in `initial` of its CIE. Factored offsets are in units of -8 bytes, code advances in bytes.
+    `signal` marks a signal trampoline: the unwinder then takes the return address itself for the place of
+    interruption, not the byte before it. `personality` is the link-time address of the function that the
+    unwinder asks about an exception there (0: none); it gets no language-specific data.
     """
 
     start: int
@@ -34,10 +37,11 @@ class Frame(NamedTuple):
     personality: int = 0
 
 
-def encode_eh_frame(frames: Sequence[Frame], vaddr: int) -> tuple[bytes, list[tuple[int, int]]]:
+def encode_eh_frame(frames: Sequence[FrameEntry], vaddr: int) -> tuple[bytes, list[tuple[int, int]]]:
     """Return .eh_frame for link-time address `vaddr`, and (function start, FDE address) for each frame.
 
-    Frames with the same initial rules share a CIE. Source: LSB "Exception Frames"; psABI 4.2.4 (registers in table 3.36).
+    Frames with the same initial rules share a CIE. Source: LSB "Exception Frames"; psABI 4.2.4 (registers in
+    table 3.36).
     """
     out = bytearray()
     cies: dict[tuple[bytes, bool, int], int] = {}
@@ -48,7 +52,8 @@ def encode_eh_frame(frames: Sequence[Frame], vaddr: int) -> tuple[bytes, list[tu
             cies[key] = len(out)
             augmentation = (b"zP" if frame.personality else b"z") + (b"RS\0" if frame.signal else b"R\0")
             body = struct.pack("<IB", 0, 1) + augmentation
-            # code alignment 1, data alignment -8 (SLEB128), then the augmentation data: the personality, the pointer encoding
+            # code alignment 1, data alignment -8 (SLEB128), then the augmentation data: the personality, the
+            # pointer encoding
             body += bytes([1, 0x78, _RETURN_ADDRESS_COLUMN])
             if frame.personality:
                 body += bytes([6, _DW_EH_PE_pcrel_sdata4])
@@ -66,7 +71,8 @@ def encode_eh_frame(frames: Sequence[Frame], vaddr: int) -> tuple[bytes, list[tu
 
 
 def encode_eh_frame_hdr(table: Sequence[tuple[int, int]], vaddr: int, eh_frame: int) -> bytes:
-    """Return .eh_frame_hdr for link-time address `vaddr`, `eh_frame` being that of .eh_frame, `table` as it came with it.
+    """Return .eh_frame_hdr for link-time address `vaddr`, `eh_frame` being that of
+    .eh_frame, `table` as it came with it.
 
     Source: LSB "Exception Frame Header".
     """

@@ -1,4 +1,7 @@
-"""Writing the tables of a dynamic object: strings, hash tables, versions, packed relocations. The other direction of the readers."""
+"""Writing the tables of a dynamic object: strings, hash tables, versions, packed relocations.
+
+The other direction of the readers.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ class Strings:
 
 
 def gnu_hash_buckets(count: int) -> int:
-    """Return the number of buckets for `count` hashed symbols: about four symbols each, odd so that hashes spread."""
+    """Return the number of buckets for `count` hashed symbols:
+    about four symbols each, odd so that hashes spread.
+    """
     return max(1, count // 4) | 1
 
 
@@ -44,7 +49,9 @@ def gnu_hash_order(names: Sequence[bytes]) -> list[int]:
 
 
 def encode_gnu_hash(names: Sequence[bytes], symoffset: int) -> bytes:
-    """Return a DT_GNU_HASH table for `names`, already in `gnu_hash_order`, the first being symbol `symoffset`."""
+    """Return a DT_GNU_HASH table for `names`, already in `gnu_hash_order`,
+    the first being symbol `symoffset`.
+    """
     nbuckets = gnu_hash_buckets(len(names))
     bloom = [0] * (1 << max(0, (len(names) // 8).bit_length()))
     buckets = [0] * nbuckets
@@ -61,7 +68,9 @@ def encode_gnu_hash(names: Sequence[bytes], symoffset: int) -> bytes:
 
 
 def encode_sysv_hash(names: Sequence[bytes], first: int) -> bytes:
-    """Return a DT_HASH table for `names`, the first being symbol `first`; symbols before it are counted but not found."""
+    """Return a DT_HASH table for `names`, the first being symbol `first`;
+    symbols before it are counted but not found.
+    """
     count = first + len(names)
     nbuckets = max(1, len(names) // 2) | 1
     buckets = [0] * nbuckets
@@ -151,6 +160,8 @@ def encode_note(owner: bytes, type_: int, desc: bytes, unit: int = 4) -> bytes:
 
 
 def encode_properties(properties: dict[int, int]) -> bytes:
-    """Return an NT_GNU_PROPERTY_TYPE_0 note with 32-bit properties, in ascending order of their types as the ABI asks."""
+    """Return an NT_GNU_PROPERTY_TYPE_0 note with 32-bit properties, in ascending
+    order of their types as the ABI asks.
+    """
     desc = b"".join(struct.pack("<IIII", type_, 4, value, 0) for type_, value in sorted(properties.items()))
     return encode_note(b"GNU", c.NT_GNU_PROPERTY_TYPE_0, desc, 8)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.core.errors import ElfError
+from emu.elf.pyelf import malformed
 
 if TYPE_CHECKING:
     from emu.core.types import ReadableMemory
@@ -29,10 +30,14 @@ class Expression(NamedTuple):
 
 
 def parse_expression(data: Sequence[int], structs: Any, name: str) -> Expression:
-    """Decode an expression with pyelftools' `structs`. Raises `ElfError` for operations that unwind rules cannot have."""
+    """Decode an expression with pyelftools' `structs`.
+
+    Raises `ElfError` for operations that unwind rules cannot have.
+    """
     from elftools.dwarf.dwarf_expr import DWARFExprParser
 
-    parsed = DWARFExprParser(structs).parse_expr(data)
+    with malformed(name, "expression"):
+        parsed = DWARFExprParser(structs).parse_expr(data)
     ends = [operation.offset for operation in parsed] + [len(data)]
     operations = []
     for operation, end in zip(parsed, ends[1:], strict=True):
@@ -57,9 +62,12 @@ def evaluate(
     name: str,
     first: int | None = None,
 ) -> int:
-    """Return the top of the stack at the end. `first`, if any, is on the stack at the start (the CFA, in rules for registers).
+    """Return the top of the stack at the end.
 
-    Raises `ElfError` for an expression that is wrong or does not end, MemoryFault where it reads what is not there.
+    `first`, if any, is on the stack at the start (the CFA, in rules for registers).
+
+    Raises `ElfError` for an expression that is wrong or does not end, MemoryFault where it reads what is not
+    there.
     """
     stack = [] if first is None else [first]
     at = 0

@@ -1,7 +1,8 @@
 """The ELF header and the program headers, and what makes ld.so or the kernel refuse them.
 
-Two judges look at a file before any of its code runs: the kernel at a program (`check_executable`), ld.so at everything that it maps
-itself (`parse_ehdr`, `parse_phdrs`, `check_loadable`). Each refuses in its own words, and they check different things.
+Two judges look at a file before any of its code runs: the kernel at a program (`check_executable`), ld.so at
+everything that it maps itself (`parse_ehdr`, `parse_phdrs`, `check_loadable`). Each refuses in its own words,
+and they check different things.
 """
 
 from __future__ import annotations
@@ -22,8 +23,7 @@ _PHDR = struct.Struct("<IIQQQQQQ")
 _PAGE_MASK = c.PAGE_SIZE - 1
 _GNU_ABI_VERSION_LIMIT = 4
 """The first EI_ABIVERSION of ELFOSABI_GNU that glibc 2.36 does not know (its LIBC_ABI_MAX)."""
-_ADDRESS_LIMIT = 1 << 40
-"""No object spans a terabyte: a larger address or size is damage, and mapping it would exhaust the arena."""
+_TASK_SIZE = (1 << 47) - c.PAGE_SIZE
 _PATH_MAX = 4096
 _KERNEL_PHDRS_LIMIT = 0x10000
 _ENOEXEC = 8
@@ -51,7 +51,9 @@ class Ehdr(NamedTuple):
 
 
 class Phdr(NamedTuple):
-    """One program header; the members are `p_NAME` of the gABI, addresses as linked (not relocated), sizes in bytes."""
+    """One program header; the members are `p_NAME` of the gABI, addresses as linked
+    (not relocated), sizes in bytes.
+    """
 
     type: int
     flags: int
@@ -64,7 +66,10 @@ class Phdr(NamedTuple):
 
 
 class ForeignObjectError(ElfError):
-    """A sound object for another machine or word size. A search along a path goes on after it; an explicit name fails."""
+    """A sound object for another machine or word size.
+
+    A search along a path goes on after it; an explicit name fails.
+    """
 
 
 class NotExecutableError(ElfError):
@@ -129,102 +134,88 @@ def parse_phdrs(data: Data, ehdr: Ehdr, name: str) -> list[Phdr]:
 
 
 def check_loadable(
-    ehdr: Ehdr, phdrs: list[Phdr], file_size: int, name: str, *, open_exec: bool = False
+    ehdr: Ehdr, phdrs: list[Phdr], name: str, *, open_exec: bool = False, own_alignment: bool = False
 ) -> None:
-    """Refuse what ld.so would not map, and what could not be mapped soundly.
+    """Refuse what ld.so would not map, in its order.
 
-    `open_exec` is the case of a program that is mapped by ld.so itself (`ld.so PROGRAM`): an ET_EXEC is then allowed, and one
-    without a dynamic section too. That a DSO is not a PIE shows only in its DT_FLAGS_1: see `Dynamic.is_pie`.
+    Whether there is room for the segments shows when they are mapped.
+
+    `open_exec` is the case of a program that is mapped by ld.so itself (`ld.so PROGRAM`): an ET_EXEC is then
+    allowed, and one without a dynamic section too. With `own_alignment` segments are judged by the alignment
+    that they ask for, as ld.so did until 2.34. That a DSO is not a PIE shows only in its DT_FLAGS_1: see
+    `Dynamic.is_pie`.
 
     Raises `ElfError`.
     Source: glibc elf/dl-load.c:_dl_map_object_from_fd.
-    Differs: segments that pass the end of the file, overlap, or are absurdly large are refused where ld.so maps them and dies.
     """
-    loads = [phdr for phdr in phdrs if phdr.type == c.PT_LOAD]
-    for phdr in loads:
-        if (phdr.vaddr - phdr.offset) & _PAGE_MASK:
-            raise ElfError(name, "ELF load command address/offset not page-aligned")
-    if not loads:
+    if own_alignment:
+        _check_own_alignment(phdrs, name)
+    else:
+        _check_alignment(phdrs, name)
+    if not any(phdr.type == c.PT_LOAD for phdr in phdrs):
         raise ElfError(name, "object file has no loadable segments")
     if ehdr.type != c.ET_DYN and not open_exec:
         raise ElfError(name, "cannot dynamically load executable")
-    check_segments(phdrs, file_size, name)
-    if not open_exec and not any(phdr.type == c.PT_DYNAMIC and phdr.filesz for phdr in phdrs):
+    dynamic = [phdr for phdr in phdrs if phdr.type == c.PT_DYNAMIC]
+    # A file of debugging information alone has an empty one.
+    missing = not any(phdr.vaddr for phdr in dynamic) and ehdr.type == c.ET_DYN and not open_exec
+    if missing or not all(phdr.filesz for phdr in dynamic):
         raise ElfError(name, "object file has no dynamic section")
 
 
-def check_segments(phdrs: list[Phdr], file_size: int, name: str) -> None:
-    """Check that every segment can be mapped: inside the file, ascending, without overlap, of a credible size.
-
-    Raises `ElfError` naming the program header by its index and the field.
-    Source: gABI chapter 5 "Program Header" (PT_LOAD entries ascend by p_vaddr, p_filesz is at most p_memsz).
+def check_complete(phdrs: list[Phdr], file_size: int, name: str) -> None:
+    """Check that the file has all that its segments say, which ld.so does not ask:
+    a copy may have been cut off. Raises `ElfError`.
     """
-    end = 0
-    tls_seen = False
     for index, phdr in enumerate(phdrs):
-        where = f"program header {index}"
-        if phdr.type == c.PT_LOAD:
-            _check_load(phdr, where, end, file_size, name)
-            end = phdr.vaddr + phdr.memsz
-        elif phdr.type == c.PT_TLS:
-            if tls_seen:
-                raise ElfError(name, f"{where}: a second PT_TLS")
-            tls_seen = True
-            _check_tls(phdr, where, name)
-    for index, phdr in enumerate(phdrs):
-        if (
-            phdr.type in _MAPPED_TYPES
-            and phdr.filesz
-            and file_backed_end(phdrs, phdr.vaddr) < phdr.vaddr + phdr.filesz
-        ):
+        end = phdr.offset + phdr.filesz
+        if phdr.type == c.PT_LOAD and end > file_size:
             raise ElfError(
-                name, f"program header {index}: {_MAPPED_TYPES[phdr.type]} is in no PT_LOAD segment"
+                name, f"program header {index}: segment ends at offset {end:#x}, past the end of the file"
             )
 
 
-_MAPPED_TYPES = {
-    c.PT_DYNAMIC: "PT_DYNAMIC",
-    c.PT_TLS: "PT_TLS",
-    c.PT_GNU_EH_FRAME: "PT_GNU_EH_FRAME",
-}
+def _check_alignment(phdrs: list[Phdr], name: str) -> None:
+    for phdr in phdrs:
+        if phdr.type == c.PT_LOAD and (phdr.vaddr - phdr.offset) & _PAGE_MASK:
+            raise ElfError(name, "ELF load command address/offset not page-aligned")
 
 
-def _check_load(phdr: Phdr, where: str, end: int, file_size: int, name: str) -> None:
-    for field in ("offset", "vaddr", "filesz", "memsz", "align"):
-        value = getattr(phdr, field)
-        if value > _ADDRESS_LIMIT:
+def _check_own_alignment(phdrs: list[Phdr], name: str) -> None:
+    for phdr in phdrs:
+        if phdr.type != c.PT_LOAD:
+            continue
+        if phdr.align & _PAGE_MASK:
+            raise ElfError(name, "ELF load command alignment not page-aligned")
+        if (phdr.vaddr - phdr.offset) & (phdr.align - 1):
+            raise ElfError(name, "ELF load command address/offset not properly aligned")
+
+
+def _check_executed(phdrs: list[Phdr], name: str) -> None:
+    """Refuse segments with which Linux kills the process in the middle of execve.
+
+    Source: Linux fs/binfmt_elf.c:load_elf_binary.
+    """
+    _check_alignment(phdrs, name)
+    for index, phdr in enumerate(phdrs):
+        if phdr.type != c.PT_LOAD:
+            continue
+        if phdr.filesz > phdr.memsz:
             raise ElfError(
-                name, f"failed to map segment from shared object: {where}: p_{field} is {value:#x}"
+                name, f"program header {index}: p_filesz {phdr.filesz:#x} exceeds p_memsz {phdr.memsz:#x}"
             )
-    if (phdr.vaddr - phdr.offset) & _PAGE_MASK:
-        raise ElfError(name, "ELF load command address/offset not page-aligned")
-    if phdr.filesz > phdr.memsz:
-        raise ElfError(name, f"{where}: p_filesz {phdr.filesz:#x} exceeds p_memsz {phdr.memsz:#x}")
-    if phdr.vaddr < end:
-        raise ElfError(
-            name, f"{where}: p_vaddr {phdr.vaddr:#x} is below {end:#x}, the end of the segment before it"
-        )
-    if phdr.offset + phdr.filesz > file_size:
-        raise ElfError(
-            name, f"{where}: segment ends at offset {phdr.offset + phdr.filesz:#x}, past the end of the file"
-        )
-
-
-def _check_tls(phdr: Phdr, where: str, name: str) -> None:
-    for field in ("vaddr", "filesz", "memsz", "align"):
-        value = getattr(phdr, field)
-        if value > _ADDRESS_LIMIT:
-            raise ElfError(name, f"{where}: PT_TLS p_{field} is {value:#x}")
-    if phdr.filesz > phdr.memsz:
-        raise ElfError(name, f"{where}: PT_TLS p_filesz {phdr.filesz:#x} exceeds p_memsz {phdr.memsz:#x}")
-    if phdr.align & (phdr.align - 1):
-        raise ElfError(name, f"{where}: PT_TLS p_align {phdr.align:#x} is not a power of two")
+        if phdr.vaddr + phdr.memsz > _TASK_SIZE:
+            field = "vaddr" if phdr.vaddr > _TASK_SIZE else "memsz"
+            value = getattr(phdr, field)
+            raise ElfError(name, f"program header {index}: p_{field} {value:#x} passes the address space")
 
 
 def file_backed_end(phdrs: list[Phdr], vaddr: int) -> int:
-    """Return the link-time address where the file-backed part of `vaddr`'s segment ends, `vaddr` itself when it has none.
+    """Return the link-time address where the file-backed part of `vaddr`'s segment
+    ends, `vaddr` itself when it has none.
 
-    No table that a linker wrote passes this address; it bounds every table whose size the format does not say.
+    No table that a linker wrote passes this address; it bounds every table whose size the format does not
+    say.
     """
     for phdr in phdrs:
         if phdr.type == c.PT_LOAD and phdr.vaddr <= vaddr < phdr.vaddr + phdr.filesz:
@@ -233,22 +224,21 @@ def file_backed_end(phdrs: list[Phdr], vaddr: int) -> int:
 
 
 def check_executable(data: Data, name: str) -> tuple[Ehdr, list[Phdr], bytes | None]:
-    """Judge a whole file as Linux's execve judges a 64-bit program; return its headers and its PT_INTERP path, if it has one.
+    """Judge a whole file as Linux's execve judges a 64-bit program;
+    return its headers and its PT_INTERP path, if it has one.
 
-    Fewer fields count than for ld.so: neither e_version nor the OS ABI matter, and no dynamic section is needed. A script
-    (`#!`) is not an ELF program and is refused like any other file.
+    Fewer fields count than for ld.so: neither the class nor e_version nor the OS ABI matter, and no dynamic
+    section is needed. A script (`#!`) is not an ELF program and is refused like any other file.
 
-    Raises `NotExecutableError` (ENOEXEC), or `ElfError` for segments with which the kernel would kill the process.
+    Raises `NotExecutableError` (ENOEXEC), or `ElfError` for segments with which the kernel kills the process.
+    What else program headers say is ld.so's business.
     Source: Linux fs/binfmt_elf.c:load_elf_binary, load_elf_phdrs; execve(2).
-    Differs: programs of another class or byte order are refused, where Linux looks at e_machine only.
     """
     if len(data) < c.EHDR_SIZE or data[:4] != c.ELFMAG:
         archive = data[: len(_ARCHIVE)] == _ARCHIVE
         raise NotExecutableError(name, "an archive of object files" if archive else "not an ELF file")
     ehdr = Ehdr._make(_EHDR.unpack_from(data))
-    if ehdr.ident[c.EI_CLASS] != c.ELFCLASS64:
-        raise NotExecutableError(name, "not a 64-bit ELF file")
-    if ehdr.ident[c.EI_DATA] != c.ELFDATA2LSB:
+    if ehdr.ident[c.EI_DATA] != c.ELFDATA2LSB and ehdr.machine != c.EM_X86_64:  # Linux looks at e_machine
         raise NotExecutableError(name, "not a little-endian ELF file")
     if ehdr.type not in (c.ET_EXEC, c.ET_DYN):
         what = _NO_PROGRAMS.get(ehdr.type, f"e_type {ehdr.type} is neither ET_EXEC nor ET_DYN")
@@ -266,7 +256,7 @@ def check_executable(data: Data, name: str) -> tuple[Ehdr, list[Phdr], bytes | N
     interpreter = _interpreter(data, phdrs, name)
     if not any(phdr.type == c.PT_LOAD for phdr in phdrs):
         raise ElfError(name, "object file has no loadable segments")
-    check_segments(phdrs, len(data), name)
+    _check_executed(phdrs, name)
     return ehdr, phdrs, interpreter
 
 

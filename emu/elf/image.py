@@ -1,7 +1,7 @@
 """Reading an object's bytes by link-time address, wherever they are: in the file, or mapped into a guest.
 
-All pointers in a dynamic section are link-time addresses (the p_vaddr space); readers of tables take an `Image` and stay
-ignorant of where the object was mapped.
+All pointers in a dynamic section are link-time addresses (the p_vaddr space); readers of tables take an
+`Image` and stay ignorant of where the object was mapped.
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ if TYPE_CHECKING:
     from emu.elf.header import Data, Phdr
 
 
+_MOST_ZEROS = 1 << 26
+_PAGE = 4096
+
+
 class Image(Protocol):
     """An object whose segments can be read."""
 
     def read(self, vaddr: int, size: int) -> bytes:
-        """Return `size` bytes at the link-time address `vaddr`. Raises `ElfError` outside the object's segments."""
+        """Return `size` bytes at the link-time address `vaddr`.
+
+        Raises `ElfError` outside the object's segments.
+        """
 
 
 class FileImage:
@@ -44,15 +51,32 @@ class FileImage:
                 content = bytes(self._data[phdr.offset + start : phdr.offset + start + in_file])
                 if len(content) != in_file:
                     raise ElfError(self._name, "cannot read file data")
+                if size - in_file > _MOST_ZEROS:
+                    raise ElfError(self._name, f"address range {vaddr:#x}+{size:#x} is too large")
                 return content if in_file == size else content + bytes(size - in_file)
         raise ElfError(self._name, f"address range {vaddr:#x}+{size:#x} is in no segment")
+
+
+def read_some(image: Image, vaddr: int, size: int) -> bytes:
+    """Return up to `size` bytes at an address: fewer near the end of what is there, none behind it."""
+    found: list[bytes] = []
+    end, step = vaddr + size, size
+    while vaddr < end and step:
+        step = min(step, end - vaddr)
+        try:
+            found.append(image.read(vaddr, step))
+        except ElfError:
+            step = min(step // 2, _PAGE)
+        else:
+            vaddr += step
+    return b"".join(found)
 
 
 def read_table(image: Image, phdrs: list[Phdr], vaddr: int, size: int, field: str, name: str) -> bytes:
     """Return the `size` bytes of the table that the dynamic entry `field` points to.
 
-    Raises `ElfError` naming `field` when the table is not all in the file-backed part of one segment: the size comes from
-    the file, and nothing may be allocated for it before it has proved credible.
+    Raises `ElfError` naming `field` when the table is not all in the file-backed part of one segment: the
+    size comes from the file, and nothing may be allocated for it before it has proved credible.
     """
     if size and vaddr + size > file_backed_end(phdrs, vaddr):
         raise ElfError(name, f"{field} table {vaddr:#x}+{size:#x} is not inside one segment of the file")

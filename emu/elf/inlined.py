@@ -1,7 +1,8 @@
 """Which functions are inlined at an address: DW_TAG_inlined_subroutine entries, innermost first.
 
-A unit's entries are passed over once, without pyelftools, to find where its functions and their scopes are: pyelftools takes 20 us an entry, and a
-C++ unit has ten thousand. It then reads the one function that covers the address.
+A unit's entries are passed over once, without pyelftools, to find where its functions and their scopes are:
+pyelftools takes 20 us an entry, and a C++ unit has ten thousand. It then reads the one function that covers
+the address.
 
 Source: DWARF 5 3.3.8 (inlined subroutines), 7.5.2 (entries), 7.5.6 (form encodings).
 """
@@ -49,7 +50,9 @@ _NESTING = 64
 
 
 class Inlined(NamedTuple):
-    """A function that is inlined: its linkage name, or its own, in its scopes, if it has none; and the file and line of its call."""
+    """A function that is inlined: its linkage name, or its own, in its scopes, if it has none;
+    and the file and line of its call.
+    """
 
     name: str
     file: str
@@ -57,7 +60,9 @@ class Inlined(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """How to pass over the entries of one abbreviation: bytes, or (negative) what to do; what the entry is."""
+    """How to pass over the entries of one abbreviation: bytes, or (negative) what to do;
+    what the entry is.
+    """
 
     steps: tuple[int, ...]
     has_children: bool
@@ -66,7 +71,9 @@ class _Plan(NamedTuple):
 
 
 class _Unit(NamedTuple):
-    """What a unit has: ranges of its functions (start, end, entry) by start, and its scopes (entry, end of its children)."""
+    """What a unit has: ranges of its functions (start, end, entry) by start, and
+    its scopes (entry, end of its children).
+    """
 
     functions: list[tuple[int, int, int]]
     scopes: list[tuple[int, int]]
@@ -95,8 +102,17 @@ class InlinedFunctions:
                 found.insert(0, Inlined(self._name(die), file, line))
         return found
 
+    def function(self, vaddr: int, offset: int) -> Any:
+        """Return the entry of the function at `vaddr`, None if the unit has none there."""
+        if offset not in self._read:
+            self._read[offset] = self._scan(offset)
+        unit = self._units.info.get_CU_at(offset)
+        return next(self._path_to(unit, self._read[offset], vaddr), None)
+
     def _path_to(self, unit: Any, known: _Unit, vaddr: int) -> Iterator[Any]:
-        """Yield the function at `vaddr` and the blocks and inlined functions in it that cover the address, outermost first."""
+        """Yield the function at `vaddr` and the blocks and inlined functions in it
+        that cover the address, outermost first.
+        """
         at = bisect_right(known.functions, (vaddr, 1 << 64, 0)) - 1
         if at < 0 or vaddr >= known.functions[at][1]:
             return
@@ -147,7 +163,7 @@ class InlinedFunctions:
                 elif scope.tag == "DW_TAG_namespace":
                     yield "(anonymous namespace)"
 
-    # -- one pass over a unit -------------------------------------------------------------------------------------------
+    # -- one pass over a unit --------------------------------------------------------------------------------
 
     def _scan(self, offset: int) -> _Unit:
         info = self._units.info
@@ -227,7 +243,10 @@ class InlinedFunctions:
 
 
 def _children(unit: Any, die: Any) -> Iterator[Any]:
-    """Yield an entry's children. Each lies behind the one before, whatever DW_AT_sibling says: pyelftools would follow it in a circle."""
+    """Yield an entry's children.
+
+    Each lies behind the one before, whatever DW_AT_sibling says: pyelftools would follow it in a circle.
+    """
     at = die.offset + die.size
     depth = 0
     while die.has_children:

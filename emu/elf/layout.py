@@ -54,7 +54,7 @@ class Region:
         return vaddr
 
 
-class Layout:
+class FileLayout:
     """One build: places everything behind the code, then writes the file."""
 
     def __init__(self, parts: ElfBuilder) -> None:

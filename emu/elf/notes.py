@@ -11,6 +11,8 @@ from emu.elf import constants as c
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from emu.elf.image import Image
+
 _NHDR = struct.Struct("<III")
 _PROPERTY = struct.Struct("<II")
 
@@ -24,7 +26,9 @@ class Note(NamedTuple):
 
 
 class AbiTag(NamedTuple):
-    """NT_GNU_ABI_TAG: the operating system (0 is Linux) and the oldest kernel version that the object runs on."""
+    """NT_GNU_ABI_TAG: the operating system (0 is Linux) and the oldest kernel
+    version that the object runs on.
+    """
 
     os: int
     major: int
@@ -33,7 +37,9 @@ class AbiTag(NamedTuple):
 
 
 class GnuProperties(NamedTuple):
-    """NT_GNU_PROPERTY_TYPE_0: the bits of GNU_PROPERTY_X86_ISA_1_* and GNU_PROPERTY_X86_FEATURE_1_*, 0 where absent."""
+    """NT_GNU_PROPERTY_TYPE_0: the bits of GNU_PROPERTY_X86_ISA_1_* and
+    GNU_PROPERTY_X86_FEATURE_1_*, 0 where absent.
+    """
 
     isa_1_needed: int = 0
     isa_1_used: int = 0
@@ -44,7 +50,8 @@ class GnuProperties(NamedTuple):
 
 
 def parse_notes(data: bytes, align: int, name: str) -> Iterator[Note]:
-    """Yield the notes of one PT_NOTE or PT_GNU_PROPERTY segment; `align` is its p_align (8 pads to 8, all else to 4).
+    """Yield the notes of one PT_NOTE or PT_GNU_PROPERTY segment;
+    `align` is its p_align (8 pads to 8, all else to 4).
 
     Raises `ElfError` for a note that passes the segment's end.
     Source: gABI chapter 5 "Note Section"; Linux ABI extensions (8-byte alignment of property notes).
@@ -85,14 +92,85 @@ def abi_tag(notes: Iterable[Note], name: str) -> AbiTag | None:
 def gnu_properties(notes: Iterable[Note], name: str) -> GnuProperties | None:
     """Return the properties of the first NT_GNU_PROPERTY_TYPE_0, or None when there is no such note.
 
-    Unknown properties are skipped, as the ABI asks of a loader. Raises `ElfError` for one that passes the note's end or has
-    another size than its type.
+    Unknown properties are skipped, as the ABI asks of a loader. Raises `ElfError` for one that passes the
+    note's end or has another size than its type.
     Source: Linux ABI extensions "Program Property"; psABI 5.1.
     """
     for note in notes:
         if note.owner == b"GNU" and note.type == c.NT_GNU_PROPERTY_TYPE_0:
             return _properties(note.desc, name)
     return None
+
+
+def loaded_properties(image: Image, vaddr: int, size: int, name: str) -> GnuProperties:
+    """Return what ld.so takes from a note segment that is mapped and aligned to 8,
+    leaving out what makes no sense, as it does.
+
+    It passes over the notes as far as `size` (p_memsz) says. Nothing counts where the properties are out of
+    order, pass their note, have another size than theirs, or come in two notes. Raises `ElfError` where that
+    leads out of what is mapped.
+    Source: glibc sysdeps/x86/dl-prop.h:_dl_process_property_note.
+    """
+    found: GnuProperties | None = None
+    for content, desc_size in _property_notes(image, vaddr, size, name):
+        if found is not None or desc_size < 8 or desc_size % 8:
+            return GnuProperties()
+        found = _leading_properties(image, content, desc_size)
+        if found is None:
+            return GnuProperties()
+    return found or GnuProperties()
+
+
+def find_property_note(image: Image, vaddr: int, size: int, name: str) -> int | None:
+    """Return where the content of the first property note of a mapped segment is, None if it has none.
+
+    ld.so does no more than that with PT_GNU_PROPERTY. Raises `ElfError` where the search leads out of what is
+    mapped.
+    Source: glibc elf/dl-load.c:_dl_process_pt_gnu_property.
+    """
+    return next((at for at, _ in _property_notes(image, vaddr, size, name)), None)
+
+
+def _property_notes(image: Image, vaddr: int, size: int, name: str) -> Iterator[tuple[int, int]]:
+    """Yield address and size of the content of each NT_GNU_PROPERTY_TYPE_0."""
+    at = 0
+    for _ in range(_NOTES_LIMIT):
+        if at + _NHDR.size >= size:
+            return
+        owner_size, desc_size, type_ = _NHDR.unpack(image.read(vaddr + at, _NHDR.size))
+        is_ours = owner_size == 4 and type_ == c.NT_GNU_PROPERTY_TYPE_0
+        if is_ours and image.read(vaddr + at + _NHDR.size, 4) == b"GNU\0":
+            yield vaddr + at + _NHDR.size + 4, desc_size
+        at = _align(_align(at + _NHDR.size + owner_size, 8) + desc_size, 8)
+    raise ElfError(name, f"a note segment has more than {_NOTES_LIMIT} notes")
+
+
+def _leading_properties(image: Image, vaddr: int, size: int) -> GnuProperties | None:
+    """Return the three properties that are looked for, None where one makes no sense;
+    what comes behind the last of them is not read.
+    """
+    found: dict[int, int] = {}
+    at = last = 0
+    while size - at >= _PROPERTY.size and last != c.GNU_PROPERTY_X86_ISA_1_NEEDED:
+        type_, length = _PROPERTY.unpack(image.read(vaddr + at, _PROPERTY.size))
+        at += _PROPERTY.size
+        if type_ < last or at + length > size or type_ in _LOADED and length != 4:
+            return None
+        if type_ > c.GNU_PROPERTY_X86_ISA_1_NEEDED:
+            break
+        if type_ in _LOADED:
+            found[type_] = int.from_bytes(image.read(vaddr + at, 4), "little")
+        last = type_
+        at = _align(at + length, 8)
+    return GnuProperties(
+        isa_1_needed=found.get(c.GNU_PROPERTY_X86_ISA_1_NEEDED, 0),
+        feature_1=found.get(c.GNU_PROPERTY_X86_FEATURE_1_AND, 0),
+        needed_1=found.get(c.GNU_PROPERTY_1_NEEDED, 0),
+    )
+
+
+_NOTES_LIMIT = 1 << 12
+_LOADED = (c.GNU_PROPERTY_X86_ISA_1_NEEDED, c.GNU_PROPERTY_X86_FEATURE_1_AND, c.GNU_PROPERTY_1_NEEDED)
 
 
 def _properties(desc: bytes, name: str) -> GnuProperties:

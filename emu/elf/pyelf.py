@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def malformed(path: str, what: str = "ELF or DWARF content") -> Iterator[None]:
-    """Turn what pyelftools raises for malformed content into `ElfError`: besides its own errors, those of failed look-ups."""
+    """Turn what pyelftools raises for malformed content into `ElfError`:
+    besides its own errors, those of failed look-ups.
+    """
     import zlib
 
     from elftools.common.exceptions import DWARFError, ELFError
     from elftools.construct import ConstructError
 
     kinds = (ELFError, DWARFError, ConstructError, zlib.error, struct.error)
-    lookups = (KeyError, IndexError, AttributeError, TypeError, ValueError, AssertionError, OverflowError)
+    lookups = (LookupError, AttributeError, TypeError, ValueError, AssertionError, ArithmeticError)
     try:
         yield
     except RecursionError as error:

@@ -1,4 +1,5 @@
-"""The compilation units of one object's DWARF: which of them an address is in, and what pyelftools reads of it.
+"""The compilation units of one object's DWARF: which of them an address is in, and
+what pyelftools reads of it.
 
 Source: DWARF 5 2.17 (ranges), 6.1.2 (.debug_aranges), 6.2.4 (file names), 7.5.1 (unit headers).
 """
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from emu.core.errors import ElfError
-from emu.elf.debug_file import section
+from emu.elf.debug_file import content, section
 
 _SECTIONS = (
     "info", "abbrev", "str", "line", "line_str", "ranges", "rnglists", "loclists", "addr", "str_offsets",
@@ -28,16 +29,18 @@ class Units:
     """
 
     def __init__(self, elf: Any, path: str) -> None:
-        self.info = _dwarf_info(elf)
+        self.info = dwarf_info(elf, path)
         self._path = path
         aranges = section(elf, ".debug_aranges")
-        self._ranges = sorted(_aranges(aranges.data() if aranges is not None else b"", path))
+        self._ranges = sorted(_aranges(content(aranges, path) if aranges is not None else b"", path))
         self._starts = [start for start, _, _ in self._ranges]
         self._complete = False
         self._files: dict[int, Callable[[int], str]] = {}
 
     def at(self, vaddr: int) -> int | None:
-        """Return the unit that covers `vaddr`, by .debug_aranges, else by what the units that are not listed there say themselves."""
+        """Return the unit that covers `vaddr`, by .debug_aranges, else by what the
+        units that are not listed there say themselves.
+        """
         found = self._look_up(vaddr)
         if found is None and not self._complete:
             self._complete = True
@@ -59,7 +62,10 @@ class Units:
         return self._ranges[at][2]
 
     def _offsets(self) -> Iterator[int]:
-        """Yield the units that may have code: not type units, not partial ones. Only their headers are read."""
+        """Yield the units that may have code: not type units, not partial ones.
+
+        Only their headers are read.
+        """
         data = self.info.debug_info_sec.stream.getvalue()
         at = 0
         while at + 12 <= len(data):
@@ -71,8 +77,20 @@ class Units:
                 yield at
             at = body + size
 
+    def with_file(self, name: str) -> Iterator[int]:
+        """Yield the units whose line tables know a file of that name, without folder."""
+        wanted = name.encode("utf-8", "surrogateescape")
+        for offset in self._offsets():
+            program = self.info.line_program_for_CU(self.info.get_CU_at(offset))
+            if program is not None and any(
+                posixpath.basename(e.name) == wanted for e in program.header["file_entry"]
+            ):
+                yield offset
+
     def files(self, offset: int) -> Callable[[int], str]:
-        """Return a function from a file number of the unit's line table to the path; KeyError-like errors for a number that is not there."""
+        """Return a function from a file number of the unit's line table to the path;
+        KeyError-like errors for a number that is not there.
+        """
         if offset not in self._files:
             unit = self.info.get_CU_at(offset)
             program = self.info.line_program_for_CU(unit)
@@ -80,8 +98,10 @@ class Units:
         return self._files[offset]
 
 
-def _dwarf_info(elf: Any) -> Any:
-    """Return pyelftools' DWARFInfo over the sections that lines and functions need: the rest takes as long to decompress."""
+def dwarf_info(elf: Any, path: str) -> Any:
+    """Return pyelftools' DWARFInfo over the sections that lines and functions need:
+    the rest takes as long to decompress.
+    """
     import inspect
 
     from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
@@ -90,7 +110,7 @@ def _dwarf_info(elf: Any) -> Any:
     for name in _SECTIONS:
         found = section(elf, f".debug_{name}")
         if found is not None:
-            stream = io.BytesIO(found.data())
+            stream = io.BytesIO(content(found, path))
             present[f"debug_{name}_sec"] = DebugSectionDescriptor(
                 stream, found.name, found["sh_offset"], found.data_size, found["sh_addr"]
             )
@@ -100,7 +120,9 @@ def _dwarf_info(elf: Any) -> Any:
 
 
 def _aranges(data: bytes, path: str) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, end, unit) of .debug_aranges. pyelftools' reader takes longer for libc than all the rest of a look-up."""
+    """Yield (start, end, unit) of .debug_aranges. pyelftools' reader takes longer for
+    libc than all the rest of a look-up.
+    """
     at = 0
     while at + 12 <= len(data):
         size, body, offset_form = int.from_bytes(data[at : at + 4], "little"), at + 4, "<HIBB"
@@ -121,7 +143,10 @@ def _aranges(data: bytes, path: str) -> Iterator[tuple[int, int, int]]:
 
 
 def die_ranges(info: Any, die: Any) -> Iterator[tuple[int, int]]:
-    """Yield the address ranges that an entry claims. Source: DWARF 5 2.17 (code addresses, ranges and base addresses)."""
+    """Yield the address ranges that an entry claims.
+
+    Source: DWARF 5 2.17 (code addresses, ranges and base addresses).
+    """
     attributes = die.attributes
     low = attributes["DW_AT_low_pc"].value if "DW_AT_low_pc" in attributes else 0
     if "DW_AT_ranges" in attributes:
@@ -149,8 +174,8 @@ def die_ranges(info: Any, die: Any) -> Iterator[tuple[int, int]]:
 def _file_names(program: Any, unit: Any) -> Any:
     """Return a function from a line table's file number to the path.
 
-    Version 5 counts files and directories from 0, directory 0 being the compilation's own; before, files count from 1 and
-    directory 0 is DW_AT_comp_dir, which is not in the table.
+    Version 5 counts files and directories from 0, directory 0 being the compilation's own; before, files
+    count from 1 and directory 0 is DW_AT_comp_dir, which is not in the table.
     """
     header = program.header
     first = 0 if header["version"] >= 5 else 1
@@ -165,7 +190,9 @@ def _file_names(program: Any, unit: Any) -> Any:
         known = cache.get(number)
         if known is None:
             entry = header["file_entry"][number - first]
-            directory = posixpath.join(directories[0], directories[entry.dir_index])
+            directory = directories[entry.dir_index]
+            if entry.dir_index:  # the others are below the compilation's own, which may itself be relative
+                directory = posixpath.join(directories[0], directory)
             known = cache[number] = posixpath.normpath(posixpath.join(directory, _text(entry.name)))
         return known
 

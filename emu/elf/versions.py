@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import struct
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.errors import ElfError
 from emu.elf import constants as c
-from emu.elf.image import read_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from emu.elf.dynamic import Dynamic
-    from emu.elf.header import Phdr
     from emu.elf.image import Image
     from emu.elf.strtab import StringTable
 
@@ -19,26 +20,66 @@ _VERDEF = struct.Struct("<HHHHIII")
 _VERDAUX = struct.Struct("<II")
 _VERNEED = struct.Struct("<HHIII")
 _VERNAUX = struct.Struct("<IHHII")
+_LIMIT = 1 << 16
+"""The most records that are read: no index can name more."""
+
+
+class _VersionNames(NamedTuple):
+    """Where the names of a definition are: `names` records from an address of the object on."""
+
+    image: Image
+    strings: StringTable
+    at: int
+    names: int
+    object: str
 
 
 class VersionDef(NamedTuple):
-    """A version that the object defines: `ndx` is vd_ndx as .gnu.version refers to it, `parents` the versions it inherits."""
+    """A version that the object defines: `ndx` is vd_ndx as .gnu.version refers to it, `format` vd_version.
+
+    The names are read when they are asked for, as ld.so does; `name` and `parents` raise `ElfError` where
+    they are not in the object.
+    """
 
     ndx: int
     flags: int
-    name: bytes
     hash: int
-    parents: tuple[bytes, ...]
+    format: int
+    place: _VersionNames
+
+    @property
+    def name(self) -> bytes:
+        """Its own name."""
+        return next(self._names())
+
+    @property
+    def parents(self) -> tuple[bytes, ...]:
+        """The versions that it inherits."""
+        return tuple(islice(self._names(), 1, max(self.place.names, 1)))
+
+    def _names(self) -> Iterator[bytes]:
+        image, strings, at, _, name = self.place
+        for _, (offset, _) in _records(image, at, _VERDAUX, "DT_VERDEF", name):
+            yield strings.at(offset)
 
 
 class VersionNeed(NamedTuple):
-    """A version that the object needs of `file`: `ndx` is vna_other, which may carry VERSYM_HIDDEN."""
+    """A version that the object needs of `file`.
+
+    `ndx` is vna_other, which may carry VERSYM_HIDDEN, `at` the offset of its name in `strings`.
+    """
 
     file: bytes
     hash: int
     flags: int
     ndx: int
-    name: bytes
+    at: int
+    strings: StringTable
+
+    @property
+    def name(self) -> bytes:
+        """The version's name. Raises `ElfError` where there is none."""
+        return self.strings.at(self.at)
 
     @property
     def weak(self) -> bool:
@@ -46,90 +87,64 @@ class VersionNeed(NamedTuple):
         return bool(self.flags & c.VER_FLG_WEAK)
 
 
-def version_defs(
-    image: Image, phdrs: list[Phdr], dynamic: Dynamic, strings: StringTable, name: str
-) -> list[VersionDef]:
-    """Return the object's version definitions in file order; the first is usually VER_FLG_BASE, the object's own name.
+def version_defs(image: Image, dynamic: Dynamic, strings: StringTable, name: str) -> Iterator[VersionDef]:
+    """Yield the object's version definitions in file order; the first is usually VER_FLG_BASE, the
+    object's own name.
 
-    Raises `ElfError`, with ld.so's words for a record of another format version.
+    The format's version is for those who match a name to check. Raises `ElfError` where a record leads out
+    of the object, after those before it.
     Source: LSB "Symbol Versioning"; glibc elf/dl-version.c:_dl_check_map_versions.
     """
-    data = _read(image, phdrs, dynamic, c.DT_VERDEF, "DT_VERDEF")
-    found: list[VersionDef] = []
-    budget = len(data) // _VERDAUX.size
-    at = 0
-    while data:
-        version, flags, index, count, hash_, aux, step = _unpack(_VERDEF, data, at, "DT_VERDEF", name)
-        if version != c.VER_DEF_CURRENT:
-            raise ElfError(name, f"unsupported version {version} of Verdef record")
-        if count == 0:
-            raise ElfError(name, f"DT_VERDEF record {len(found)} has no name")
-        budget = _spend(budget, count, "DT_VERDEF", name)
-        names: list[bytes] = []
-        aux_at = at + aux
-        for _ in range(count):
-            name_offset, aux_step = _unpack(_VERDAUX, data, aux_at, "DT_VERDEF", name)
-            names.append(strings.at(name_offset))
-            aux_at += aux_step
-            if aux_step == 0:
-                break
-        found.append(VersionDef(index, flags, names[0], hash_, tuple(names[1:])))
-        if step == 0:
-            break
-        at += step
-    return found
+    for at, fields in _chain(image, dynamic, c.DT_VERDEF, _VERDEF, name):
+        version, flags, index, count, hash_, aux, _ = fields
+        yield VersionDef(index, flags, hash_, version, _VersionNames(image, strings, at + aux, count, name))
 
 
-def version_needs(
-    image: Image, phdrs: list[Phdr], dynamic: Dynamic, strings: StringTable, name: str
-) -> list[VersionNeed]:
-    """Return the versions that the object needs, in file order.
+def version_needs(image: Image, dynamic: Dynamic, strings: StringTable, name: str) -> Iterator[VersionNeed]:
+    """Yield the versions that the object needs, in file order. The counts in the records are not looked at.
 
-    Raises `ElfError`, with ld.so's words for a record of another format version.
+    Raises `ElfError` where a record leads out of the object, after those before it, and with ld.so's words
+    for a first record of another format version.
     Source: LSB "Symbol Versioning"; glibc elf/dl-version.c:_dl_check_map_versions.
     """
-    data = _read(image, phdrs, dynamic, c.DT_VERNEED, "DT_VERNEED")
-    found: list[VersionNeed] = []
-    budget = len(data) // _VERNAUX.size
-    at = 0
-    while data:
-        version, count, file_offset, aux, step = _unpack(_VERNEED, data, at, "DT_VERNEED", name)
-        if version != c.VER_NEED_CURRENT:
+    count = 0
+    for number, (at, fields) in enumerate(_chain(image, dynamic, c.DT_VERNEED, _VERNEED, name)):
+        version, _, file_offset, aux, _ = fields
+        if version != c.VER_NEED_CURRENT and not number:
             raise ElfError(name, f"unsupported version {version} of Verneed record")
-        budget = _spend(budget, count, "DT_VERNEED", name)
         file = strings.at(file_offset)
-        aux_at = at + aux
-        for _ in range(count):
-            hash_, flags, index, name_offset, aux_step = _unpack(_VERNAUX, data, aux_at, "DT_VERNEED", name)
-            found.append(VersionNeed(file, hash_, flags, index, strings.at(name_offset)))
-            aux_at += aux_step
-            if aux_step == 0:
-                break
-        if step == 0:
-            break
-        at += step
-    return found
+        for _, (hash_, flags, index, name_offset, _) in _records(
+            image, at + aux, _VERNAUX, "DT_VERNEED", name
+        ):
+            yield VersionNeed(file, hash_, flags, index, name_offset, strings)
+            count += 1
+            if count > _LIMIT:
+                raise ElfError(name, f"DT_VERNEED has more than {_LIMIT} records")
 
 
-def _read(image: Image, phdrs: list[Phdr], dynamic: Dynamic, tag: int, field: str) -> bytes:
+def _chain(
+    image: Image, dynamic: Dynamic, tag: int, record: struct.Struct, name: str
+) -> Iterator[tuple[int, tuple[int, ...]]]:
     vaddr = dynamic.get(tag)
-    if vaddr is None:
-        return b""
-    size = dynamic.table_end(phdrs, vaddr) - vaddr
-    if size == 0:
-        raise ElfError(dynamic.name, f"{field} table {vaddr:#x} is not inside one segment of the file")
-    return read_table(image, phdrs, vaddr, size, field, dynamic.name)
+    if vaddr is not None:
+        yield from _records(image, vaddr, record, "DT_VERDEF" if tag == c.DT_VERDEF else "DT_VERNEED", name)
 
 
-def _unpack(record: struct.Struct, data: bytes, at: int, field: str, name: str) -> tuple[int, ...]:
-    """Offsets are unsigned and are added up, so a walk only goes forward: it ends at a zero step or leaves the table."""
-    if at + record.size > len(data):
-        raise ElfError(name, f"{field} record at offset {at:#x} passes the end of the table")
-    return record.unpack_from(data, at)
+def _records(
+    image: Image, at: int, record: struct.Struct, field: str, name: str
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield (address, fields) of a chain; its last field is the step to the next record, 0 at the end.
 
-
-def _spend(budget: int, count: int, field: str, name: str) -> int:
-    """Count auxiliary records against the room that the table has: overlapping chains must not multiply the work."""
-    if count > budget:
-        raise ElfError(name, f"{field} has more auxiliary records than the table has room for")
-    return budget - count
+    Steps are unsigned, so a chain only goes forward. Raises `ElfError` where it leaves the object or does not
+    end.
+    """
+    for _ in range(_LIMIT):
+        try:
+            fields = record.unpack(image.read(at, record.size))
+        except ElfError:
+            raise ElfError(name, f"a {field} record at {at:#x} is not inside the object") from None
+        yield at, fields
+        if fields[-1] == 0:
+            return
+        at += fields[-1]
+    raise ElfError(name, f"{field} has more than {_LIMIT} records")
