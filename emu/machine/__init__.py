@@ -1,1 +1,4 @@
-"""What executes: the CPU, the guest's memory and its page permissions, traps. May import `core` and `elf` only."""
+"""What executes: the CPU, the guest's memory and its page permissions, traps.
+
+May import `core` and `elf` only.
+"""

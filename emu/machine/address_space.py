@@ -1,7 +1,10 @@
 """The guest's mappings: Linux's virtual memory areas over the arena.
 
-Keeps what /proc/self/maps shows, answers mmap, munmap, mprotect and mremap with Linux's rules (top-down placement below
-`mmap_base`, merging of alike neighbours, splitting at edges), and keeps the arena's page permissions equal to them.
+Keeps what /proc/self/maps shows, answers mmap, munmap, mprotect and mremap with Linux's rules (top-down
+placement below `mmap_base`, merging of alike neighbours, splitting at edges), and keeps the arena's page
+permissions equal to them.
+
+One piece: every operation keeps the areas, the gaps and the permissions equal to each other.
 
 Source: mmap(2), mremap(2); Linux mm/mmap.c for placement and merging.
 """
@@ -17,6 +20,8 @@ from emu.core.files import Backing
 from emu.machine import host
 from emu.machine.arena import (
     BUS,
+    EDGES,
+    HIGH_END,
     MAPPED,
     PAGE_SIZE,
     PROT_EXEC,
@@ -25,13 +30,20 @@ from emu.machine.arena import (
     SHARED,
     Arena,
     physical,
+    pieces,
 )
+from emu.machine.budget import NO_LIMIT
+from emu.machine.fork_advice import ForkAdvice
 from emu.machine.gaps import Gaps
-from emu.machine.shared_files import SharedFiles
+from emu.machine.guards import Guards
+from emu.machine.images import Images
+from emu.machine.shared_files import SharedFiles, SharedMemory
 from emu.machine.vma import Vma
 
 MMAP_BASE = 0x7FFF_F7FF_F000
 """Where Linux puts the first mapping without randomisation and with the default stack limit."""
+MAX_AREAS = 65530
+"""How many areas a process may have (/proc/sys/vm/max_map_count as Linux sets it)."""
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 
 
@@ -44,23 +56,63 @@ class AddressSpace:
     """All areas of one process. Methods raise OSError with Linux's errno; lengths and addresses are in bytes.
 
     `on_change(start, end, had_exec)` is called before an existing range changes, so that the CPU drops what
-    it keeps of it. `shares_code` tells that a shared mapping of a file has been executable. `max_memory` and `limit` (RLIMIT_AS) bound what is mapped.
+    it keeps of it. `number` tells the space from others, `images` are the pages that it shares with others
+    since a fork. `shares_code` tells that a shared mapping of a file has been executable. `limit` (RLIMIT_AS)
+    bounds what is mapped, the arena's budget what is touched.
     """
 
-    def __init__(self, arena: Arena, max_memory: int = 1 << 62) -> None:
+    def __init__(self, arena: Arena, shared_files: SharedFiles | None = None) -> None:
         self.arena = arena
-        self.max_memory = self.limit = max_memory
+        self.limit = NO_LIMIT
         self.total = 0
-        self.shared_files = SharedFiles()
+        self.shared_files = shared_files if shared_files is not None else SharedFiles()
+        self.images = Images()
+        self.number = self.shared_files.new_space()
         self.shares_code = False
         self._starts: list[int] = []
         self._areas: list[Vma] = []
-        self._files: set[tuple[int, int]] = set()
+        self._files: dict[tuple[int, int], int] = {}
         self._gaps = Gaps(MMAP_BASE)
+        self._guards, self.fork_advice = Guards(), ForkAdvice()
         self.on_change: Callable[[int, int, bool], None] = lambda start, end, had_exec: None
 
     def __iter__(self) -> Iterator[Vma]:
         return iter(self._areas)
+
+    def twin(self, arena: Arena) -> AddressSpace:
+        """Return the address space of a child, over its own arena, in which nothing lies yet."""
+        twin = AddressSpace(arena, self.shared_files)
+        twin.limit, twin.total, twin.shares_code = self.limit, self.total, self.shares_code
+        twin._starts, twin._files = self._starts[:], dict(self._files)
+        twin._areas = [area.part(area.start, area.end) for area in self._areas]
+        twin._gaps, twin._guards = self._gaps.copy(), self._guards.copy()
+        twin.fork_advice = self.fork_advice.copy()
+        return twin
+
+    def refill(self, area: Vma) -> None:
+        """Put what is under an area into an arena in which nothing lies yet:
+        the file, and the images over it.
+        """
+        first = physical(area.start)
+        if area.backing is not None and (area.shared or area.backing.host_fd() is not None):
+            self._fill(area, area.backing)
+        for run in self.images.within(first, first + area.end - area.start):
+            host.map_file(
+                self.arena.host_base + run.start, run.end - run.start, self.shared_files.pages.fd, run.offset
+            )
+            area.host_mapped = True
+
+    def placed(self) -> Iterator[Vma]:
+        """Yield the areas that lie in a window: what lies elsewhere nobody can access."""
+        return (area for area in self._areas if physical(area.start) >= 0)
+
+    def release(self) -> None:
+        """Give all memory back: nobody will use it again."""
+        for area in self._areas:
+            self._write_back(area, area.start, area.end)
+            self._zero(area.start, area.end, area.host_mapped)
+        self._areas, self._starts = [], []
+        self.total = 0
 
     def find(self, address: int) -> Vma | None:
         """Return the area that holds `address`."""
@@ -96,30 +148,38 @@ class AddressSpace:
         offset: int = 0,
         name: str = "",
         grows_down: bool = False,
+        reserve: bool = True,
     ) -> int:
         """Map `length` bytes, anonymous zeroes or the bytes of `backing` from `offset`; return the address.
 
-        Without `fixed`, `address` is a hint. `grows_down` is accepted: the caller maps the whole of such an area.
+        Without `fixed`, `address` is a hint. `grows_down` is accepted: the caller maps the whole of such an
+        area. Private memory to be written must find room in the budget, as far as can be said before it is
+        touched, unless `reserve` is false.
         """
         if length <= 0 or address & (PAGE_SIZE - 1) and fixed or offset & (PAGE_SIZE - 1):
             raise OSError(errno.EINVAL, "mmap: bad length, address or offset")
+        if len(self._areas) > MAX_AREAS:
+            raise OSError(errno.ENOMEM, "vm.max_map_count reached")
         length = page_up(length)
         address &= -PAGE_SIZE
         self._charge(length - (self._mapped(address, address + length) if fixed and not noreplace else 0))
+        if prot & PROT_WRITE and not shared and reserve:
+            self.arena.budget.commit(length)
         if fixed:
-            if not self.reachable(address, length):
+            if not self.has_place(address, length, prot, backing):
                 raise OSError(errno.ENOMEM, "address outside the guest's windows")
             if self.overlapping(address, address + length):
                 if noreplace:
                     raise OSError(errno.EEXIST, "range is in use")
                 self.munmap(address, length)
         elif not address or not self._is_free(address, length):
-            address = self.find_gap(length)
-        area = Vma(
+            address = self._away_from(address, length, prot, backing)
+        if shared and backing is None:
+            backing, offset = self.shared_files.memory(length), 0
+        self._enter(Vma(
             address, address + length, prot, shared=shared, offset=offset if backing else 0, backing=backing,
             name=name or (backing.path if backing else ""),
-        )  # fmt: skip
-        self._enter(area)
+        ))  # fmt: skip
         return address
 
     def munmap(self, address: int, length: int) -> None:
@@ -127,7 +187,10 @@ class AddressSpace:
         if length <= 0 or address & (PAGE_SIZE - 1):
             raise OSError(errno.EINVAL, "munmap: bad range")
         end = address + page_up(length)
-        for area in self.overlapping(address, end):
+        areas = self.overlapping(address, end)
+        if len(self._areas) >= MAX_AREAS and areas and areas[0].start < address and end < areas[0].end:
+            raise OSError(errno.ENOMEM, "vm.max_map_count reached")
+        for area in areas:
             start, stop = max(area.start, address), min(area.end, end)
             self.on_change(start, stop, bool(area.prot & PROT_EXEC))
             self._write_back(area, start, stop)
@@ -137,9 +200,13 @@ class AddressSpace:
             self.total -= stop - start
 
     def mprotect(self, address: int, length: int, prot: int) -> None:
-        """Change the protection of a range that must be mapped throughout: it changes up to the first hole, which is ENOMEM."""
+        """Change the protection of a range that must be mapped throughout: it changes up to the first hole,
+        which is ENOMEM.
+        """
         if address & (PAGE_SIZE - 1):
             raise OSError(errno.EINVAL, "mprotect: address not page-aligned")
+        if not length:
+            return
         end = address + page_up(length)
         at = address
         areas = self.overlapping(address, end)
@@ -151,7 +218,13 @@ class AddressSpace:
             start, stop = max(area.start, address), min(area.end, end)
             if area.prot == prot or start >= at:
                 continue
+            if not self.reachable(start, stop - start):
+                raise OSError(errno.ENOMEM, "address outside the guest's windows")
+            if len(self._areas) + 1 >= MAX_AREAS and not self._may_split(area, start, stop, prot):
+                raise OSError(errno.ENOMEM, "vm.max_map_count reached")
             self.on_change(start, stop, bool(area.prot & PROT_EXEC))
+            if prot & ~area.prot & PROT_WRITE and not area.shared and not area.prot:
+                self.arena.budget.commit(stop - start)
             middle = self._cut(area, start, stop)
             middle.prot = prot
             self._set_perms(middle)
@@ -172,7 +245,7 @@ class AddressSpace:
         area = self.find(old)
         if area is not None and old_size == 0 and not area.shared:
             raise OSError(errno.EINVAL, "mremap: only a shared mapping can be doubled")
-        if area is None or old_size == 0 or old + old_size > area.end:
+        if area is None or old_size == 0 or old + old_size > area.end or physical(old) < 0:
             raise OSError(errno.EFAULT, "mremap: range is not one mapping")
         if flags & MREMAP_FIXED:
             return self._move(area, old, old_size, new_size, new_address)
@@ -199,14 +272,34 @@ class AddressSpace:
             if area.backing is not None:
                 self._fill(area.part(start, stop), area.backing)
 
+    def guard(self, address: int, length: int, install: bool) -> None:
+        """Make guard pages of a mapped range, which loses its content, or pages again.
+
+        Raises OSError(EINVAL) but for private anonymous memory.
+        """
+        end = address + page_up(length)
+        areas = self.overlapping(address, end)
+        if any(area.shared or area.backing is not None or physical(area.start) < 0 for area in areas):
+            raise OSError(errno.EINVAL, "guard pages in a file's or shared memory")
+        for area in areas:
+            start, stop = max(area.start, address), min(area.end, end)
+            if install:
+                self.on_change(start, stop, bool(area.prot & PROT_EXEC))
+                self._zero(start, stop, area.host_mapped)
+                self._guards.add(start, stop)
+            else:
+                self._guards.drop(start, stop)
+            self._set_perms(area)
+
     def clear(self, start: int, stop: int, host_mapped: bool) -> None:
         """Make anonymous zero pages of a range, whatever lies there; the areas are not changed."""
         self._zero(start, stop, host_mapped)
 
     def sync(self, address: int, length: int) -> None:
         """Write shared file mappings of the range back to their files (msync)."""
-        for area in self.overlapping(address, address + page_up(length)):
-            self._write_back(area, area.start, area.end)
+        end = address + page_up(length)
+        for area in self.overlapping(address, end):
+            self._write_back(area, max(area.start, address), min(area.end, end))
 
     def sync_all(self) -> None:
         """Write every shared file mapping back (at exit)."""
@@ -214,19 +307,18 @@ class AddressSpace:
             self._write_back(area, area.start, area.end)
 
     def file_resized(self, dev: int, ino: int) -> None:
-        """A file has another length: its mappings can be accessed up to there, and what they gain is the file's bytes."""
-        if (dev, ino) not in self._files:
+        """A file has another length: its mappings can be accessed up to there,
+        and what they gain is the file's bytes.
+        """
+        known = self._files.get((dev, ino))
+        if known is None:
             return
         for area in self._areas:
             backing = area.backing
             if backing is None or (backing.dev, backing.ino) != (dev, ino):
                 continue
             self.on_change(area.start, area.end, bool(area.prot & PROT_EXEC))
-            self.shared_files.cut(dev, ino, backing.size())
-            first = physical(area.start) >> 12
-            perms = self.arena.perms[first : first + (area.end - area.start >> 12)]
-            before = area.start + PAGE_SIZE * sum(1 for perm in perms if not perm & BUS)
-            now = self._bus_start(area)
+            before, now = self._bus_start(area, known), self.bus_start(area)
             if now < before and not area.shared:
                 self._zero(now, before, area.host_mapped)
             elif now > before:
@@ -234,11 +326,35 @@ class AddressSpace:
                 self._fill(gained, backing)
                 area.host_mapped |= gained.host_mapped
             self._set_perms(area)
+            self._files[dev, ino] = backing.size()
 
     def reachable(self, address: int, length: int) -> bool:
-        """Whether the range lies in one of the arena's windows."""
-        start = physical(address)
-        return start >= 0 and physical(address + length - 1) == start + length - 1
+        """Whether the range lies in the arena's windows, as far as this arena has them."""
+        return address + length <= HIGH_END and all(
+            physical(start) >= 0 and physical(end - 1) < self.arena.size
+            for start, end in pieces(address, address + length)
+        )
+
+    def has_place(self, address: int, length: int, prot: int, backing: Backing | None) -> bool:
+        """Whether a mapping can be there; one that nobody may access need not lie in a window."""
+        if not prot and backing is None and 0 <= address <= HIGH_END - length:
+            return True
+        return self.reachable(address, length)
+
+    def _away_from(self, hint: int, length: int, prot: int, backing: Backing | None) -> int:
+        """Return where a mapping goes that cannot be at `hint`:
+        where it may become accessible later, or else at `hint` as a reservation only.
+        """
+        try:
+            return self.find_gap(length)
+        except OSError:
+            if (
+                not hint
+                or self.overlapping(hint, hint + length)
+                or not self.has_place(hint, length, prot, backing)
+            ):
+                raise
+            return hint
 
     def _is_free(self, address: int, length: int) -> bool:
         return self.reachable(address, length) and not self.overlapping(address, address + length)
@@ -247,40 +363,58 @@ class AddressSpace:
         return sum(min(area.end, end) - max(area.start, start) for area in self.overlapping(start, end))
 
     def _charge(self, length: int) -> None:
-        if length > 1 << 46:
+        if length > 1 << 47:
             raise OSError(errno.ENOMEM, "absurd length")
-        if length > 0 and self.total + length > min(self.max_memory, self.limit):
-            raise OSError(errno.ENOMEM, "--max-memory or RLIMIT_AS reached")
+        if length > 0 and self.total + length > self.limit:
+            raise OSError(errno.ENOMEM, "RLIMIT_AS reached")
 
     def _enter(self, area: Vma) -> None:
-        """Make a new area's bytes and permissions, then let it join its neighbours."""
+        """Make a new area's bytes and permissions, one for each window that it lies
+        in, then let it join its neighbours.
+        """
+        parts = pieces(area.start, area.end)
+        if len(parts) > 1:
+            for start, end in parts:
+                self._enter(area.part(start, end))
+            return
+        if physical(area.start) < 0:
+            self.total += area.end - area.start
+            self._insert(area)
+            return
         if area.backing is not None:
-            self._files.add((area.backing.dev, area.backing.ino))
+            self._files[area.backing.dev, area.backing.ino] = area.backing.size()
             self._fill(area, area.backing)
         self.total += area.end - area.start
         self._set_perms(area)
         self._insert(area)
 
     def _set_perms(self, area: Vma) -> None:
-        """Give the pages of `area` its protection; to be done before it joins another, whose file may end elsewhere."""
+        """Give the pages of `area` its protection;
+        to be done before it joins another, whose file may end elsewhere.
+        """
         # x86 has no page that can be written or executed but not read.
         perms = MAPPED | area.prot | (PROT_READ if area.prot & (PROT_WRITE | PROT_EXEC) else 0)
         if area.shared and area.backing is not None:
             perms |= SHARED
             self.shares_code = self.shares_code or bool(area.prot & PROT_EXEC)
-        bus = self._bus_start(area)
+        bus = self.bus_start(area)
         self.arena.set_perms(area.start, bus - area.start, perms)
         self.arena.set_perms(bus, area.end - bus, perms | BUS)
+        for page in self._guards.within(area.start, area.end):
+            self.arena.set_perms(page, PAGE_SIZE, MAPPED)
 
-    def _bus_start(self, area: Vma) -> int:
+    def bus_start(self, area: Vma) -> int:
         """Return the first address of `area` past the end of its file (`area.end` if there is none)."""
-        if area.backing is None:
-            return area.end
-        return min(max(area.start + page_up(max(area.backing.size() - area.offset, 0)), area.start), area.end)
+        return self._bus_start(area, area.backing.size()) if area.backing is not None else area.end
+
+    @staticmethod
+    def _bus_start(area: Vma, size: int) -> int:
+        """Return the same for a file of `size` bytes."""
+        return min(max(area.start + page_up(max(size - area.offset, 0)), area.start), area.end)
 
     def _fill(self, area: Vma, backing: Backing) -> None:
         """Put the bytes of the file under `area`, as far as the file reaches."""
-        length = self._bus_start(area) - area.start
+        length = self.bus_start(area) - area.start
         if not length:
             return
         start = physical(area.start)
@@ -297,36 +431,49 @@ class AddressSpace:
         at = 0
         while at < length and (data := backing.pread(min(length - at, 1 << 20), area.offset + at)):
             self.arena.bytes[start + at : start + at + len(data)] = data
+            self.arena.touch(start + at >> 12, start + at + len(data) - 1 >> 12)
             at += len(data)
 
     def _write_back(self, area: Vma, start: int, stop: int) -> None:
-        if not area.shared or area.backing is None or not area.prot & PROT_WRITE:
+        backing = area.backing
+        if (
+            not area.shared
+            or not area.prot & PROT_WRITE
+            or backing is None
+            or isinstance(backing, SharedMemory)
+        ):
             return
         offset = area.offset + start - area.start
-        size = min(stop - start, area.backing.size() - offset)
+        size = min(stop - start, backing.size() - offset)
         if size > 0:
-            at = physical(start)
-            area.backing.pwrite(bytes(self.arena.bytes[at : at + size]), offset)
+            backing.write_back(offset, size)
 
     def _zero(self, start: int, stop: int, host_mapped: bool) -> None:
         at = physical(start)
+        if at < 0:
+            return
+        self.images.drop(at, at + stop - start)
         if host_mapped:
             host.map_anonymous(self.arena.host_base + at, stop - start)
         else:
             self.arena.mapping.madvise(host_mmap.MADV_DONTNEED, at, stop - start)
+        self.arena.leave(at >> 12, at + stop - start >> 12)
 
     def _release(self, start: int, stop: int, host_mapped: bool) -> None:
         self._zero(start, stop, host_mapped)
-        self.arena.set_perms(start, stop - start, 0)
+        self._guards.drop(start, stop)
+        self.fork_advice.drop(start, stop)
+        if physical(start) >= 0:
+            self.arena.set_perms(start, stop - start, 0)
 
     def _insert(self, area: Vma) -> None:
         index = bisect_right(self._starts, area.start)
-        if index > 0 and self._areas[index - 1].joins(area):
+        if index > 0 and area.start not in EDGES and self._areas[index - 1].joins(area):
             index -= 1
             area.start, area.offset = self._areas[index].start, self._areas[index].offset
             area.host_mapped |= self._areas[index].host_mapped
             del self._starts[index], self._areas[index]
-        if index < len(self._areas) and area.joins(self._areas[index]):
+        if index < len(self._areas) and area.end not in EDGES and area.joins(self._areas[index]):
             area.end = self._areas[index].end
             area.host_mapped |= self._areas[index].host_mapped
             del self._starts[index], self._areas[index]
@@ -360,8 +507,25 @@ class AddressSpace:
             )
         )
 
+    def _may_split(self, area: Vma, start: int, stop: int, prot: int) -> bool:
+        """Whether a part of an area may get another protection with as many areas as there are: each edge
+        inside of it makes one more, unless the part joins a neighbour.
+
+        Source: Linux mm/mprotect.c:mprotect_fixup, mm/mmap.c:split_vma.
+        """
+        piece = area.part(start, stop)
+        piece.prot = prot
+        before, behind = self.find(start - 1), self.find(stop)
+        if before is not None and before.joins(piece) or behind is not None and piece.joins(behind):
+            return True
+        return len(self._areas) + (area.start < start) + (stop < area.end) <= MAX_AREAS
+
     def _move(self, area: Vma, old: int, old_size: int, new_size: int, new: int) -> int:
+        if len(self._areas) >= MAX_AREAS - 3:
+            raise OSError(errno.ENOMEM, "vm.max_map_count reached")
         self._charge(new_size - old_size)
+        if len(pieces(new, new + new_size)) != 1 or not self.reachable(new, new_size):
+            raise OSError(errno.ENOMEM, "mremap: no such place")
         if self.overlapping(new, new + new_size):
             self.munmap(new, new_size)
         kept = min(old_size, new_size)
@@ -374,6 +538,10 @@ class AddressSpace:
         host.move_pages(base + physical(old), kept, base + physical(new))
         host.map_anonymous(base + physical(old), kept)
         self.arena.set_perms(old, kept, 0)
+        self.arena.move(physical(old) >> 12, physical(old) + kept >> 12, physical(new) >> 12)
+        self._guards.move(old, kept, new)
+        self.fork_advice.move(old, kept, new)
+        self.images.move(physical(old), kept, physical(new))
         self._gaps.opened(old + kept)
         piece.start, piece.end = new, new + kept
         self._set_perms(piece)

@@ -1,7 +1,9 @@
-"""Code that is written through another mapping of its file, as just-in-time compilers do that never have memory both writable and executable.
+"""Code that is written through another mapping of its file,
+as just-in-time compilers do that never have memory both writable and executable.
 
-Unicorn knows translated code by its place in the arena, and each mapping has a place of its own. So of two mappings of one page, one to
-write and one to execute, the TLB never holds both: who comes to write makes the code forgotten, and who comes to execute takes the writer's entry.
+Unicorn knows translated code by its place in the arena, and each mapping has a place of its own. So of two
+mappings of one page, one to write and one to execute, the TLB never holds both: who comes to write makes the
+code forgotten, and who comes to execute takes the writer's entry.
 """
 
 from __future__ import annotations
@@ -14,16 +16,18 @@ from emu.machine.vma import Vma
 
 if TYPE_CHECKING:
     from emu.machine.address_space import AddressSpace
-    from emu.machine.cpu import Cpu
+    from emu.machine.engine import Cpu
 
 
 class Aliases:
-    """Keeps one process's translated code true to what is stored through other mappings, by the guest or by the kernel for it."""
+    """Keeps one process's translated code true to what is stored through other
+    mappings, by the guest or by the kernel for it.
+    """
 
     def __init__(self, space: AddressSpace, cpu: Cpu) -> None:
         self._space, self._cpu = space, cpu
-        cpu.on_shared = self._filled
         cpu.arena.on_code = self._written
+        cpu.watch_shared(self._filled)
 
     def _filled(self, page: int, granted: int) -> None:
         """A page of a shared mapping of a file enters the TLB."""
@@ -36,7 +40,7 @@ class Aliases:
                 found = True
             found = found or bool(granted & PROT_EXEC and area.prot & PROT_WRITE)
         if found:
-            self._cpu.engine.flush_tlb()
+            self._cpu.permissions_replaced()
 
     def _written(self, address: int, size: int) -> None:
         """The kernel has written where there may be code."""
@@ -48,8 +52,7 @@ class Aliases:
                         self._cpu.flush_code(other, PAGE_SIZE)
 
     def stored(self, dev: int, ino: int, data: bytes, offset: int) -> None:
-        """Show what was written to a file in the mappings that share it, code included."""
-        self._space.shared_files.stored(dev, ino, data, offset)
+        """Bytes were written to a file: code in mappings that share it is not what it was."""
         if not self._space.shares_code:
             return
         for area in self._space:

@@ -9,9 +9,18 @@ from collections.abc import Callable
 
 from emu.machine import binding, regs
 from emu.machine.binding import RegisterBatch, Unicorn
+from emu.machine.features import Features
 
 CPUID_1 = (0x306C4, 0x800, 0x8ED82203, 0x78BFBFD)
 """CPUID leaf 1 of Unicorn's Haswell (no AVX, FMA or F16C), less RDRAND, whose numbers would be the host's."""
+FEATURES = Features(
+    engine="unicorn", level=2, trap_code=b"\x0f\x05", leaf1=CPUID_1, leaf7=(0, 0x389, 0, 0), state=(1, 0, 0, 0),
+    extended=(0, 0, 0x21, 0x28100800), highest=13, vendor="GenuineIntel", brand="Intel Core Processor (Haswell)", hwcap2=0, signal_state=512,
+)  # fmt: skip
+"""What leaves 7, 13.1 and 0x80000001 say is Unicorn's own.
+
+CR4 does not let ring 3 write FS's base, so AT_HWCAP2 has no FSGSBASE.
+"""
 
 _RAX, _RCX, _RDX = 0, 2, 3
 

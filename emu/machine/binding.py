@@ -1,7 +1,8 @@
 """A thin binding to libunicorn: the only module that touches it.
 
-The `unicorn` package's own binding costs about 40 ms to import and about 8 us a trap; this one costs 5 ms and 1.6 us, because it calls
-`uc_reg_read_batch` on preallocated arrays. The library is the one that the `unicorn` distribution ships, found without importing it.
+The `unicorn` package's own binding costs about 40 ms to import and about 8 us a trap; this one costs 5 ms and
+1.6 us, because it calls `uc_reg_read_batch` on preallocated arrays. The library is the one that the `unicorn`
+distribution ships, found without importing it.
 
 Source: unicorn/unicorn.h of 2.1.4.
 """
@@ -12,8 +13,16 @@ import ctypes
 import os
 import sys
 from ctypes import CFUNCTYPE, POINTER, c_bool, c_int, c_size_t, c_uint16, c_uint32, c_uint64, c_void_p
+from typing import TYPE_CHECKING, cast
 
 from emu.core.errors import EmuError
+from emu.machine.engine import HostPart
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emu.machine.engine import Context as AnyContext
+    from emu.machine.registers import Context
 
 UC_ARCH_X86, UC_MODE_64 = 4, 8
 UC_ERR_OK, UC_ERR_READ_UNMAPPED, UC_ERR_INSN_INVALID, UC_ERR_EXCEPTION = 0, 6, 10, 21
@@ -52,11 +61,16 @@ EDGE_GENERATED = CFUNCTYPE(None, c_void_p, POINTER(TranslationBlock), c_void_p, 
 INSN_SYSCALL = CFUNCTYPE(None, c_void_p, c_void_p)
 INSN_BOOL = CFUNCTYPE(c_int, c_void_p, c_void_p)
 INTR = CFUNCTYPE(None, c_void_p, c_uint32, c_void_p)
+DEVICE_READ = CFUNCTYPE(c_uint64, c_void_p, c_uint64, c_uint32, c_void_p)
+DEVICE_WRITE = CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_uint64, c_void_p)
 BLOCK = CODE = CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
 
 
 def library_path() -> str:
-    """Return the path of libunicorn.so.2 as the `unicorn` distribution installed it. Raises EmuError when it is absent."""
+    """Return the path of libunicorn.so.2 as the `unicorn` distribution installed it.
+
+    Raises EmuError when it is absent.
+    """
     for folder in sys.path:
         path = os.path.join(folder, "unicorn", "lib", "libunicorn.so.2")
         if os.path.exists(path):
@@ -64,10 +78,14 @@ def library_path() -> str:
     raise EmuError("the unicorn library is not installed; install it with: pip install unicorn==2.1.4")
 
 
-class Unicorn:
-    """One Unicorn engine for x86-64, with the functions that `emu` uses. Every failing call raises EmuError."""
+class Unicorn(HostPart):
+    """One Unicorn engine for x86-64, with the functions that `emu` uses.
+
+    Every failing call raises EmuError.
+    """
 
     def __init__(self) -> None:
+        self.handle = c_void_p()
         lib = ctypes.CDLL(library_path())
         self._lib = lib
         major, minor = c_uint32(), c_uint32()
@@ -88,14 +106,17 @@ class Unicorn:
         lib.uc_context_free.argtypes = [c_void_p]
         lib.uc_emu_stop.argtypes = [c_void_p]
         lib.uc_strerror.restype = ctypes.c_char_p
+        lib.uc_close.argtypes = [c_void_p]
         self._keep: list[object] = []
-        self.handle = c_void_p()
         self._check(lib.uc_open(UC_ARCH_X86, UC_MODE_64, ctypes.byref(self.handle)), "uc_open")
         self.reg_read_batch = lib.uc_reg_read_batch
         self.reg_write_batch = lib.uc_reg_write_batch
         self.context_reg_read_batch = lib.uc_context_reg_read_batch
         self.emu_start = lib.uc_emu_start
         self.raw_context_save = lib.uc_context_save
+
+    def __del__(self) -> None:
+        self.close()  # 3 MB, and 1 GB of addresses
 
     def _check(self, error: int, what: str) -> None:
         if error:
@@ -106,6 +127,12 @@ class Unicorn:
         text: bytes = self._lib.uc_strerror(error)
         return text.decode()
 
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        handle, self.handle = self.handle, c_void_p()
+        if handle:
+            self._check(self._lib.uc_close(handle), "uc_close")
+
     def stop(self) -> None:
         """Ask the running engine to stop after the current block; allowed from another host thread."""
         self._lib.uc_emu_stop(self.handle)
@@ -114,10 +141,34 @@ class Unicorn:
         """Make `size` bytes at the host address `host` the guest's physical memory at `physical`."""
         self._check(self._lib.uc_mem_map_ptr(self.handle, physical, size, 7, host), "uc_mem_map_ptr")
 
+    def map_device(
+        self,
+        physical: int,
+        size: int,
+        read: Callable[[int, int, int, int], int],
+        write: Callable[[int, int, int, int, int], None],
+    ) -> None:
+        """Make a range of physical memory a device's:
+        `read(engine, offset, size, 0)` and `write(engine, offset, size, value, 0)` answer for it.
+        """
+        callbacks = DEVICE_READ(read), DEVICE_WRITE(write)
+        self._keep.extend(callbacks)
+        self._lib.uc_mmio_map.argtypes = [
+            c_void_p, c_uint64, c_size_t, DEVICE_READ, c_void_p, DEVICE_WRITE, c_void_p,
+        ]  # fmt: skip
+        error = self._lib.uc_mmio_map(self.handle, physical, size, callbacks[0], None, callbacks[1], None)
+        self._check(error, "uc_mmio_map")
+
     def jump(self, rip: int, address: int) -> None:
-        """Store the program counter (register number `rip`): unlike a batch, this makes a running engine go on there."""
+        """Store the program counter (register number `rip`):
+        unlike a batch, this makes a running engine go on there.
+        """
         value = c_uint64(address)
         self._check(self._lib.uc_reg_write(self.handle, c_int(rip), ctypes.byref(value)), "uc_reg_write(RIP)")
+
+    def function(self, name: str) -> int:
+        """Return the host's address of one of libunicorn's functions, for code that is not Python."""
+        return ctypes.cast(getattr(self._lib, name), c_void_p).value or 0
 
     def write_msr(self, number: int, value: int) -> None:
         """Store a model-specific register."""
@@ -180,9 +231,13 @@ class Unicorn:
         self._keep.append(callback)
         return handle
 
-    def remove_hook(self, handle: c_size_t) -> None:
-        """Take a hook away; blocks translated with it must be flushed to forget it."""
+    def remove_hook(self, handle: c_size_t, callback: ctypes._FuncPointer | None = None) -> None:
+        """Take a hook away, and its callback if nobody else needs that;
+        blocks translated with it must be flushed to forget it.
+        """
         self._check(self._lib.uc_hook_del(self.handle, handle), "uc_hook_del")
+        if callback is not None:
+            self._keep.remove(callback)
 
     def context_alloc(self) -> c_void_p:
         """Return a new register context."""
@@ -198,18 +253,24 @@ class Unicorn:
         """Load all registers from `context`."""
         self._check(self._lib.uc_context_restore(self.handle, context), "uc_context_restore")
 
-    def context_view(self, context: c_void_p) -> memoryview:
-        """Return the CPU's state in a saved context, to read and to change (`struct uc_context`: a size, then after a head the state)."""
+    def context_view(self, context: c_void_p, owner: object) -> memoryview:
+        """Return the CPU's state in a saved context, to read and to change (`struct uc_context`: a size, then
+        after a head the state).
+
+        The view keeps `owner` alive, which frees the context.
+        """
         assert context.value is not None
         size = c_size_t.from_address(context.value).value
-        return memoryview((ctypes.c_char * size).from_address(context.value + _CONTEXT_HEAD)).cast("B")
+        state = (ctypes.c_char * size).from_address(context.value + _CONTEXT_HEAD)
+        state.owner = owner  # type: ignore[attr-defined]
+        return memoryview(state).cast("B")
 
     def context_free(self, context: c_void_p) -> None:
         """Release `context`."""
         self._lib.uc_context_free(context)
 
 
-class RegisterBatch:
+class RegisterBatch(HostPart):
     """A fixed set of 64-bit registers read or written in one call: 0.4 us in place of 1 us each.
 
     `values` is a memoryview of unsigned 64-bit words in the order of `registers`.
@@ -230,9 +291,10 @@ class RegisterBatch:
         """Fill `values` from the CPU."""
         self._engine.reg_read_batch(self._engine.handle, self._ids, self._pointers, self._count)
 
-    def read_saved(self, context: c_void_p) -> None:
+    def read_saved(self, context: AnyContext) -> None:
         """Fill `values` from a saved context."""
-        self._engine.context_reg_read_batch(context, self._ids, self._pointers, self._count)
+        handle = cast("Context", context).handle
+        self._engine.context_reg_read_batch(handle, self._ids, self._pointers, self._count)
 
     def write(self) -> None:
         """Load the CPU's registers from `values`."""

@@ -1,7 +1,8 @@
 """Counting basic blocks, for preemption and for the time that computing takes.
 
-A block hook in Python costs 0.4 us a block. So the hook is seven machine instructions of the host's: count down, return, and only at zero
-go on to Python; what is counted is the same. On another host than x86-64 all of it is Python.
+A block hook in Python costs 0.4 us a block. So the hook is a few machine instructions of the host's: note the
+block, count down, return, and only at zero go on to Python; what is counted is the same. On another host than
+x86-64 all of it is Python.
 Source: unicorn/unicorn.h (uc_cb_hookcode_t); psABI 3.2.3 for the argument registers.
 """
 
@@ -15,18 +16,24 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from emu.machine import binding
+from emu.machine.engine import HostPart
 
 if TYPE_CHECKING:
     from emu.machine.binding import Unicorn
 
 
-class BlockCounter:
-    """Counts `left` down by one at the beginning of each basic block, while installed; at 0 it calls `at_zero`, which must not raise."""
+class BlockCounter(HostPart):
+    """Counts `left` down by one at the beginning of each basic block, while installed;
+    at 0 it calls `at_zero`, which must not raise.
+    """
 
     def __init__(self, engine: Unicorn, at_zero: Callable[[], None]) -> None:
         self._engine = engine
-        self._left = ctypes.c_int64(0)
+        self._words = (ctypes.c_int64 * 3)()
+        self.block = (0, 0)
+        """Address and size of the block at whose beginning the count came to 0."""
         self._hook: Any = None
+        self.forced = 0
         self._at_zero = at_zero
         self._python = binding.BLOCK(self._zero)
         self._code: mmap.mmap | None = None
@@ -34,11 +41,20 @@ class BlockCounter:
     @property
     def left(self) -> int:
         """Blocks until the next call; set it to at least 1."""
-        return self._left.value
+        return self._words[0]
 
     @left.setter
     def left(self, blocks: int) -> None:
-        self._left.value = blocks
+        self._words[0] = blocks
+
+    @property
+    def running(self) -> int:
+        """The address of the block that was begun last, while installed."""
+        return self._words[1]
+
+    def before(self, block: int) -> int:
+        """Return the address of the block that ran before that at `block`, which is about to run."""
+        return self._words[2] if self._words[1] == block else self._words[1]
 
     @property
     def installed(self) -> bool:
@@ -49,7 +65,7 @@ class BlockCounter:
         """Begin to count; only while the CPU is stopped."""
         if os.uname().machine == "x86_64":
             self._hook = self._engine.removable_hook(
-                binding.UC_HOOK_BLOCK, self._native(), user_data=ctypes.addressof(self._left)
+                binding.UC_HOOK_BLOCK, self._native(), user_data=ctypes.addressof(self._words)
             )
         else:
             self._python = binding.BLOCK(self._one)
@@ -68,7 +84,10 @@ class BlockCounter:
             python = ctypes.cast(self._python, ctypes.c_void_p).value
             self._code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
             self._code.write(
-                b"\x48\xff\x09"  # decq (%rcx)
+                b"\x48\x8b\x41\x08"  # mov 8(%rcx), %rax
+                + b"\x48\x89\x41\x10"  # mov %rax, 16(%rcx)
+                + b"\x48\x89\x71\x08"  # mov %rsi, 8(%rcx)
+                + b"\x48\xff\x09"  # decq (%rcx)
                 + b"\x74\x01"  # je zero
                 + b"\xc3"  # ret
                 + b"\x48\xb8" + struct.pack("<Q", python)  # zero: movabs $python, %rax
@@ -76,10 +95,11 @@ class BlockCounter:
             )  # fmt: skip
         return ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self._code)))
 
-    def _zero(self, _uc: int, _address: int, _size: int, _data: int) -> None:
+    def _zero(self, _uc: int, address: int, size: int, _data: int) -> None:
+        self.block = address, size
         self._at_zero()
 
-    def _one(self, _uc: int, _address: int, _size: int, _data: int) -> None:
-        self._left.value -= 1
-        if not self._left.value:
-            self._at_zero()
+    def _one(self, uc: int, address: int, size: int, data: int) -> None:
+        self._words[:] = [self._words[0] - 1, address, self._words[1]]
+        if not self._words[0]:
+            self._zero(uc, address, size, data)

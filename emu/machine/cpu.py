@@ -1,109 +1,97 @@
 """The CPU: Unicorn behind a small face. Runs the guest from trap to trap and answers its TLB misses.
 
-A trap is a `syscall` instruction. The handler given to `run` is called inside Unicorn's hook with the registers read in one batch; what
-it does to the registers is what the guest goes on with, so most traps never leave Unicorn. Nothing ever runs guest code from inside a hook.
+A trap is a `syscall` instruction. Its handler is called inside Unicorn's hook, with the registers read in one
+batch. The guest goes on with the registers as the handler leaves them, so most traps never leave Unicorn.
+Nothing ever runs guest code from inside a hook.
 
 One piece: hooks, registers and runs share what is known of the present trap.
 
-Unicorn runs some instructions wrong, VEX.128 as its destructive SSE form for one: each newly translated block is scanned (once, not each
-time that it runs) for them, see `emu.machine.scan` and `emu.machine.special`.
+Unicorn executes some instructions incorrectly without saying so: it takes a VEX.128 instruction for the SSE
+one, for example. So each block is scanned for them once, when it is translated; see `emu.machine.scan` and
+`emu.machine.special`.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.machine import binding, regs
-from emu.machine.answers import answer_instructions
+from emu.machine.answers import FEATURES, answer_instructions
 from emu.machine.arena import BUS, PROT_EXEC, PROT_READ, PROT_WRITE, SHARED, Arena, physical
-from emu.machine.binding import RegisterBatch, TlbEntry, Unicorn
+from emu.machine.binding import TlbEntry, Unicorn
 from emu.machine.counter import BlockCounter
-from emu.machine.ring3 import HiddenState, enter_ring3
+from emu.machine.counting import note_counter
+from emu.machine.engine import (
+    CodeWatch,
+    CpuException,
+    Guarded,
+    Outcome,
+    PageFault,
+    Stopped,
+    TrapHandler,
+    Undo,
+)
+from emu.machine.features import Features
+from emu.machine.late_stop import LateStop
+from emu.machine.registers import Registers
+from emu.machine.ring3 import enter_ring3
+from emu.machine.segments import load_segment
 from emu.machine.special import Specials
-from emu.machine.xstate import INITIAL_FXSAVE, load_fxsave, store_fxsave
+
+if TYPE_CHECKING:
+    from emu.machine.debug_port import UnicornDebugPort
+    from emu.machine.guard import PageGuards
+    from emu.machine.locked import UnicornStepWatch
+    from emu.machine.special import Seek
+    from emu.machine.watch import MemoryWatch
+    from emu.machine.x87_hook import NativeHooks
 
 _FETCH, _WRITE = binding.UC_MEM_FETCH, binding.UC_MEM_WRITE
 _FIRST_FLUSH = 2000
 _BLOCKS_KEPT = 20_000
-"""Translated blocks after which the next removal of code throws all of them away: Unicorn gets no single block's memory back."""
-
-
-class PageFault(NamedTuple):
-    """The guest touched a page that it may not. `page` is the page's address, `access` is read, write or execute.
-
-    `mapped` tells a protection fault from an unmapped page, `bus` an access past the end of a mapped file.
-    """
-
-    page: int
-    access: str
-    mapped: bool
-    bus: bool
-
-
-class CpuException(NamedTuple):
-    """The guest raised exception `vector` (0 divide error, 3 breakpoint, 4 overflow, 6 invalid opcode, 13 protection, 16/19 floating point).
-
-    `error` is the error code that the CPU gives with it.
-    """
-
-    vector: int
-    error: int = 0
-
-
-class Stopped(NamedTuple):
-    """The run ended because `Cpu.stop` was called."""
-
-
+"""Translated blocks after which the next removal of code throws all of them away:
+Unicorn gets no single block's memory back.
+"""
+_PROTECTION = 13
 _CONTRIBUTORY = frozenset((0, 10, 11, 12, 13))
 """Exceptions that Unicorn keeps as being in flight for ever: the next one would become a double fault."""
 
-Outcome = PageFault | CpuException | Stopped
-TrapHandler = Callable[[], None]
+
+class _Watched(NamedTuple):
+    """A range of code that somebody watches, with the engine's hook for it."""
+
+    start: int
+    end: int
+    handle: ctypes.c_size_t
+    callback: ctypes._FuncPointer
 
 
-class Context:
-    """All registers of a guest thread, as Unicorn saves them; `in_trap` tells that RIP is still at the `syscall`."""
-
-    __slots__ = ("handle", "in_trap", "_engine")
-
-    def __init__(self, engine: Unicorn, in_trap: bool) -> None:
-        self._engine = engine
-        self.in_trap = in_trap
-        self.handle = engine.context_alloc()
-
-    def __del__(self) -> None:
-        self._engine.context_free(self.handle)
-
-    def state(self) -> memoryview:
-        """Return the CPU's whole state as Unicorn keeps it, to read and to change."""
-        return self._engine.context_view(self.handle)
-
-
-class Cpu:
-    """One CPU over an arena.
-
-    `trap` holds the registers at a trap in the order of `regs.GPRS`; `get` and `set` read and write single ones. In a
-    trap RIP is already the instruction after the `syscall`.
-    """
+class UnicornCpu(Registers):
+    """Unicorn's CPU over an arena; see `emu.machine.engine.Cpu`."""
 
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
-        self.engine = Unicorn()
+        super().__init__(Unicorn())
         self.engine.map_host_memory(0, len(arena.mapping), arena.host_base)
         self.engine.use_virtual_tlb()
-        self._all = RegisterBatch(self.engine, regs.GPRS)
-        self.trap = self._all.values
-        self._one: dict[int, RegisterBatch] = {}
-        self.in_trap = False
         self.on_trap: TrapHandler = self._no_handler
+        self.is_trap: Callable[[int], bool] = lambda address: False
         self.read_tsc: Callable[[], int] = lambda: 0
         self.pending: BaseException | None = None
         self._fault: tuple[int, int] | None = None
+        self._guarded: Guarded | None = None
+        self.debugged = False
+        """Whether there is a debugger's view, which counts all blocks."""
+        self.fetched: set[int] = set()
+        self.stored: set[int] = set()
+        """Pages that were executed and written since a debugger asked."""
+        self.guarded: dict[int, bool] = {}
+        """Pages that a debugger watches: the CPU stops before each write, where true before each access."""
         self._exception: CpuException | None = None
         self._stop = False
-        self._force_fetch = False
+        self._force_fetch = self._exhausted = False
         self.tlb_misses = 0
         self._flush_at = _FIRST_FLUSH
         self._want_flush = self._want_retranslation = False
@@ -111,129 +99,39 @@ class Cpu:
         self._specials = Specials(self)
         self.on_blocks: Callable[[], None] = lambda: None
         self.counter = BlockCounter(self.engine, self._blocks_counted)
-        self._thread = RegisterBatch(self.engine, (regs.RAX, regs.RCX, regs.R11, regs.RSP, regs.FS_BASE))
+        self.late_stop = LateStop(self)
+        self._watched: list[_Watched] = []
         self._install_hooks()
         self.on_shared: Callable[[int, int], None] = lambda page, granted: None
+        self.on_fill: Callable[[int, int, TlbEntry], None] | None = None
         arena.on_code = self.flush_code
-        self.hidden: HiddenState | None = None
         self.reset_fpu()
         self.hidden = enter_ring3(self)
         self.blocks = self.tlb_misses = 0
+        self.watched: list[tuple[int, Callable[[], None]]] = []
+        """What `watch` was given."""
+        self.watched_code: list[CodeWatch] = []
+        """What `watch_code` was given."""
+
+    @property
+    def features(self) -> Features:
+        """Unicorn's Haswell without AVX."""
+        return FEATURES
 
     def _no_handler(self) -> None:
         raise RuntimeError("no trap handler")
 
-    # -- registers ------------------------------------------------------------------------------------------------
-
-    def get(self, register: int) -> int:
-        """Return a 64-bit register."""
-        batch = self._batch(register)
-        batch.read()
-        value = batch.values[0]
-        return value + 2 if self.in_trap and register == regs.RIP else value
-
-    def set(self, register: int, value: int) -> None:
-        """Store a 64-bit register. Setting RIP in a trap makes the guest go on there."""
-        if self.in_trap and register == regs.RIP:
-            value -= 2  # Unicorn adds the length of `syscall` after the hook
-        batch = self._batch(register)
-        batch.values[0] = value & 0xFFFF_FFFF_FFFF_FFFF
-        batch.write()
-
-    def _batch(self, register: int) -> RegisterBatch:
-        batch = self._one.get(register)
-        if batch is None:
-            batch = self._one[register] = RegisterBatch(self.engine, (register,))
-        return batch
-
-    def batch(self, registers: tuple[int, ...]) -> RegisterBatch:
-        """Return a batch over `registers` for repeated use."""
-        return RegisterBatch(self.engine, registers)
-
-    def gprs(self) -> list[int]:
-        """Return the registers in the order of `regs.GPRS`."""
-        self._all.read()
-        values = list(self.trap)
-        if self.in_trap:
-            values[16] += 2
-        return values
-
-    def gprs_of(self, context: Context) -> list[int]:
-        """Return the registers of a thread that does not run, in the order of `regs.GPRS`; in a trap RIP is at the `syscall`."""
-        batch = self.batch(regs.GPRS)
-        batch.read_saved(context.handle)
-        return list(batch.values)
-
-    def set_gprs(self, values: list[int]) -> None:
-        """Load the registers in the order of `regs.GPRS`."""
-        for index, value in enumerate(values):
-            self.trap[index] = value & 0xFFFF_FFFF_FFFF_FFFF
-        if self.in_trap:
-            self.trap[16] = (values[16] - 2) & 0xFFFF_FFFF_FFFF_FFFF
-        self._all.write()
-
-    def reset_fpu(self) -> None:
-        """Give x87 and SSE the state in which Linux starts a program and each signal handler."""
-        self.fxrstor(INITIAL_FXSAVE)
-
-    def fxsave(self) -> bytes:
-        """Return the x87 and SSE state as a 512-byte FXSAVE64 image."""
-        if self.hidden is not None:
-            self.hidden.gather_sse_flags()
-        return store_fxsave(self.engine)
-
-    def fxrstor(self, image: bytes) -> None:
-        """Load the x87 and SSE state from a 512-byte FXSAVE64 image."""
-        if self.hidden is not None:
-            self.hidden.clear_sse_flags()
-        load_fxsave(self.engine, image)
-
-    def save(self, into: Context | None = None) -> Context:
-        """Return a copy of all registers, in `into` if given."""
-        context = Context(self.engine, self.in_trap) if into is None else into
-        context.in_trap = self.in_trap
-        self.engine.context_save(context.handle)
-        return context
-
-    def restore(self, context: Context) -> None:
-        """Load all registers from `context`; in or out of a trap, the CPU goes on where it would have then."""
-        self.engine.context_restore(context.handle)
-        if self.hidden is not None:
-            self.hidden.registers_replaced()
-        if context.in_trap is not self.in_trap:
-            rip = self._peek(regs.RIP)
-            self._raw_set(regs.RIP, rip + 2 if context.in_trap else rip - 2)
-
-    def fork(self, stack: int | None, fs_base: int | None) -> Context:
-        """Return the registers of a new thread: at a trap, those of the running one as `syscall` leaves them, with 0 in rax
-        and another stack pointer and fs base where given.
-        """
-        batch = self._thread
-        values = batch.values
-        batch.read()
-        old = tuple(values)
-        values[0], values[1], values[2] = 0, self.trap[16] + 2, self.trap[17]
-        if stack is not None:
-            values[3] = stack
-        if fs_base is not None:
-            values[4] = fs_base
-        batch.write()
-        context = self.save()
-        for index, value in enumerate(old):
-            values[index] = value
-        batch.write()
-        return context
-
-    # -- running --------------------------------------------------------------------------------------------------
+    # -- running ---------------------------------------------------------------------------------------------
 
     def run(self, address: int) -> Outcome:
         """Run from `address` until a fault, an exception or `stop`; errors raised by handlers come out here.
 
-        On return RIP is where the guest would go on. Raises UnsupportedError for an instruction that cannot run right.
+        On return RIP is where the guest would go on. Raises UnsupportedError for an instruction that cannot
+        run right.
         """
         while True:
-            self._fault = self._exception = None
-            self._stop = False
+            self._fault = self._exception = self._guarded = None
+            self._stop = self._exhausted = False
             error = self.engine.emu_start(self.engine.handle, address, 0, 0, 0)
             self.in_trap = False
             if self.pending is not None:
@@ -242,6 +140,9 @@ class Cpu:
             if self._exception is not None:
                 if self.hidden is not None and self._exception.vector in _CONTRIBUTORY:
                     self.hidden.forget_exception()
+                if self._exception.vector == _PROTECTION and load_segment(self):
+                    address = self.get(regs.RIP)
+                    continue
                 return self._exception
             if self._specials.waiting:
                 self._specials.plant()
@@ -250,12 +151,14 @@ class Cpu:
                     continue
             if error == binding.UC_ERR_INSN_INVALID:
                 return CpuException(6)
+            if error and self._guarded is not None:
+                return self._guarded
             if error and self._fault is not None:
                 page, kind = self._fault
                 at = physical(page)
-                perms = self.arena.perms[at >> 12] if at >= 0 else 0
+                perms = self.arena.perm(at >> 12) if at >= 0 else 0
                 access = "execute" if kind == _FETCH else "write" if kind == _WRITE else "read"
-                return PageFault(page, access, bool(perms), bool(perms & BUS))
+                return PageFault(page, access, bool(perms), bool(perms & BUS), exhausted=self._exhausted)
             if error:
                 raise RuntimeError(
                     f"unicorn stopped at {self.get(regs.RIP):#x}: {self.engine.strerror(error)}"
@@ -284,8 +187,17 @@ class Cpu:
             if self.blocks - self._blocks_at_flush > _BLOCKS_KEPT:
                 self._blocks_at_flush = self.blocks
                 self._want_retranslation = True
-                self.engine.stop()
+                if not self.debugged:
+                    self.engine.stop()
         self.engine.flush_tlb()
+
+    def permissions_replaced(self) -> None:
+        """Forget every translation of an address."""
+        self.engine.flush_tlb()
+
+    def watch_shared(self, callback: Callable[[int, int], None]) -> None:
+        """Call `callback` with each page of a shared mapping that enters the TLB, and what is granted."""
+        self.on_shared = callback
 
     def flush_code(self, address: int, size: int) -> None:
         """Forget translated code in the range, after the host has written over it or before it goes."""
@@ -293,7 +205,9 @@ class Cpu:
         self.engine.flush_tlb()
 
     def _remove_blocks(self, address: int, size: int) -> None:
-        """Remove translated code; the TLB must be flushed then, for it has pages that nobody came to execute."""
+        """Remove translated code; the TLB must be flushed then, for it has
+        pages that nobody came to execute.
+        """
         self._force_fetch = True  # Unicorn looks the address up as a fetch
         self.engine.remove_blocks(address, address + size)
         self._force_fetch = False
@@ -303,10 +217,13 @@ class Cpu:
 
         Must be set before that code first runs. The callback may read registers and memory, not change them.
         """
+        self.watched.append((address, callback))
         self.hook_address(address, callback)
 
     def hook_address(self, address: int, callback: Callable[[], None]) -> None:
-        """Call `callback` before the instruction at `address` runs; blocks already translated do not know of it."""
+        """Call `callback` before the instruction at `address` runs;
+        blocks already translated do not know of it.
+        """
 
         def hook(_uc: int, _address: int, _size: int, _data: int) -> None:
             try:
@@ -316,7 +233,100 @@ class Cpu:
 
         self.engine.hook(binding.UC_HOOK_CODE, binding.CODE(hook), address, address)
 
-    # -- hooks ----------------------------------------------------------------------------------------------------
+    def hook_special(
+        self, address: int, code: bytes, callback: Callable[[], None], hooks: NativeHooks
+    ) -> None:
+        """As `hook_address` for an x87 instruction that the host executes; `callback` has unusual cases."""
+
+        def hook(_uc: int, _address: int, _size: int, _data: int) -> None:
+            try:
+                callback()
+            except BaseException as error:
+                self.abandon(error)
+
+        python = binding.CODE(hook)
+        hooks.keep(python)
+        place = self.arena.host_base + physical(address)
+        native, record = hooks.make(address, place, code, ctypes.cast(python, ctypes.c_void_p).value or 0)
+        self.engine.removable_hook(binding.UC_HOOK_CODE, native, address, address, user_data=record)
+
+    def watch_code(self, start: int, end: int, callback: Callable[[int], None]) -> None:
+        """Call `callback` with the address before each instruction in [start,
+        end) runs, those already translated too.
+        """
+
+        def hook(_uc: int, address: int, _size: int, _data: int) -> None:
+            try:
+                callback(address)
+            except BaseException as error:
+                self.abandon(error)
+
+        called = binding.CODE(hook)
+        handle = self.engine.removable_hook(binding.UC_HOOK_CODE, called, start, end - 1)
+        self._watched.append(_Watched(start, end, handle, called))
+        self.watched_code.append((start, end, callback))
+        self.flush_code(start, end - start)
+
+    def _watch_no_more(self, since: int) -> None:
+        """Forget the ranges of code watched since there were so many:
+        after a restore whoever wants them asks again.
+        """
+        while len(self._watched) > since:
+            self.watched_code.pop()
+            start, end, handle, called = self._watched.pop()
+            self.engine.remove_hook(handle, called)
+            self.flush_code(start, end - start)
+
+    def memory_watch(self) -> MemoryWatch:
+        """Make ready to watch memory; code translated before does not know of it."""
+        from emu.machine.watch import MemoryWatch
+
+        return MemoryWatch(self)
+
+    def page_guards(self) -> PageGuards:
+        """Return the guards of this CPU's pages."""
+        from emu.machine.guard import PageGuards
+
+        return PageGuards(self)
+
+    def debug_port(self, halt: Callable[[], None]) -> UnicornDebugPort:
+        """Return the debugger's view."""
+        from emu.machine.debug_port import UnicornDebugPort
+
+        return UnicornDebugPort(self, halt)
+
+    def note(self) -> Undo:
+        """Return what puts the registers, and how blocks are counted, back."""
+        self.late_stop.remove()
+        context, count_again, watched = self.save(), note_counter(self.counter), len(self._watched)
+
+        def undo() -> None:
+            self.pending = None
+            self.restore(context)
+            self.late_stop.remove()
+            self._watch_no_more(watched)
+            count_again()
+
+        return undo
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self.engine.close()
+
+    def step_watch(self) -> UnicornStepWatch:
+        """Return what tells of the guest's synchronisation; the CPU stands still."""
+        from emu.machine.locked import UnicornStepWatch
+
+        return UnicornStepWatch(self)
+
+    def seek_in_blocks(self, seek: Seek) -> None:
+        """Ask `seek` (see `emu.machine.special`) of each block that is translated from now on;
+        the CPU stands still.
+        """
+        self._specials.seek(seek)
+        self.engine.flush_blocks()
+
+    # -- hooks -----------------------------------------------------------------------------------------------
 
     def _install_hooks(self) -> None:
         engine = self.engine
@@ -329,11 +339,12 @@ class Cpu:
         engine.hook(binding.UC_HOOK_EDGE_GENERATED, binding.EDGE_GENERATED(self._on_block))
 
     def _on_tlb_fill(self) -> Callable[[Any, int, int, Any, Any], bool]:
-        perms = self.arena.perms
+        perms, touched = self.arena.perms, self.arena.touched
+        arena = self.arena
 
         def fill(_uc: int, page: int, kind: int, result: ctypes._Pointer[TlbEntry], _data: int) -> bool:
             at = physical(page)
-            allowed = perms[at >> 12] if at >= 0 else 0
+            allowed = (perms[at >> 12] or arena.perm(at >> 12)) if at >= 0 else 0
             if kind == _FETCH:
                 granted = PROT_READ | PROT_EXEC | allowed & PROT_WRITE
                 wanted = PROT_EXEC
@@ -343,17 +354,39 @@ class Cpu:
             if allowed & (wanted | BUS) != wanted and not (kind == _FETCH and self._force_fetch and at >= 0):
                 self._fault = (page, kind)
                 return False
+            if not touched[at >> 12] and not self._force_fetch:
+                if not arena.touch_one(at >> 12):
+                    self._fault, self._exhausted = (page, kind), True
+                    return False
             entry = result[0]
             entry.paddr = at
+            if page in self.guarded and kind != _FETCH and not self._force_fetch:
+                if kind == _WRITE or self.guarded[page]:
+                    self._guarded = Guarded(page, kind == _WRITE)
+                    return False
+                granted &= ~PROT_WRITE  # the first write is to come here, too
+            if self.debugged and not self._force_fetch:
+                if kind == _FETCH:
+                    self.fetched.add(page)
+                elif kind == _WRITE:
+                    self.stored.add(page)
+                else:
+                    granted &= ~PROT_WRITE  # the first write is to come here, too
             entry.perms = granted
             if allowed & SHARED and not self._force_fetch:
                 self.on_shared(page, granted)
+            if self.on_fill is not None and not self._force_fetch:
+                try:
+                    self.on_fill(page, kind, entry)
+                except BaseException as error:
+                    self.abandon(error)
             self.tlb_misses += 1
             if self.tlb_misses >= self._flush_at:
                 self._flush_at *= 2
                 self._want_flush = True
-                if not self.counter.installed:
-                    self.engine.stop()  # counted code is not stopped here: how many misses there are depends on the host
+                if not self.counter.installed and not self.debugged:
+                    # counted code is not stopped here: how many misses there are depends on the host
+                    self.engine.stop()
             return True
 
         return fill
@@ -382,16 +415,6 @@ class Cpu:
             self.pending = error
         self.engine.stop()
 
-    def _peek(self, register: int) -> int:
-        batch = self._batch(register)
-        batch.read()
-        return batch.values[0]
-
-    def _raw_set(self, register: int, value: int) -> None:
-        batch = self._batch(register)
-        batch.values[0] = value
-        batch.write()
-
     def _on_exception(self, _uc: int, vector: int, _data: int) -> None:
         self.raise_exception(vector, 0)
 
@@ -403,7 +426,7 @@ class Cpu:
         if self._specials.look(current.pc, current.size):
             self.engine.stop()
 
-    # -- for special instructions, inside their hooks ---------------------------------------------------------------
+    # -- for special instructions, inside their hooks --------------------------------------------------------
 
     def raise_exception(self, vector: int, error: int) -> None:
         """End the run with an exception at the instruction that is about to run."""

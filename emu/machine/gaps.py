@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 
 class Gaps:
-    """Remembers how far the last search below `top` went, and the largest hole that it passed: what it passed over is not looked at again
-    while it has no hole of the length that is wanted. So many mappings, one below the other, take no time that grows with their number.
+    """Remembers how far the last search below `top` went, and the largest hole that it passed: what it passed
+    over is not looked at again while it has no hole of the length that is wanted. So many mappings, one below
+    the other, take no time that grows with their number.
     """
 
     __slots__ = ("_hole", "_searched", "_top")
@@ -28,13 +29,22 @@ class Gaps:
         self._top = self._searched = top
         self._hole = 0
 
+    def copy(self) -> Gaps:
+        """Return the same for another space with the same areas."""
+        gaps = Gaps(self._top)
+        gaps._searched, gaps._hole = self._searched, self._hole
+        return gaps
+
     def opened(self, stop: int) -> None:
         """There is a new hole that ends at `stop`."""
         if stop > self._searched:
             self._searched, self._hole = self._top, 0
 
     def find(self, starts: Sequence[int], areas: Sequence[Vma], length: int, below: int, align: int) -> int:
-        """Return the highest free address for `length` bytes under `below`; `areas` are sorted by `starts`. Raises OSError(ENOMEM)."""
+        """Return the highest free address for `length` bytes under `below`; `areas` are sorted by `starts`.
+
+        Raises OSError(ENOMEM).
+        """
         end, hole = below, 0
         if below == self._top and length > self._hole:
             end, hole = self._searched, self._hole

@@ -7,6 +7,7 @@ R8, R9, R10, R11, R12, R13, R14, R15 = 106, 107, 108, 109, 110, 111, 112, 113
 RFLAGS, FS_BASE, GS_BASE = 253, 250, 251
 FPSW, FPCW, FPTAG, MXCSR = 31, 246, 247, 249
 FP0, XMM0 = 82, 122
+DS, ES, FS, GS = 17, 28, 32, 33
 
 GPRS = (RAX, RBX, RCX, RDX, RSI, RDI, RBP, RSP, R8, R9, R10, R11, R12, R13, R14, R15, RIP, RFLAGS)
 """Order in which `Cpu.gprs` gives the registers."""

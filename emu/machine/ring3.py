@@ -1,8 +1,9 @@
 """Makes Unicorn's CPU a user's CPU, and finds the two fields of its state that no register gives access to.
 
-Unicorn starts at ring 0, where privileged instructions just run. A SYSRET at start-up takes it to ring 3, with the selectors that Linux
-gives to user code. What Unicorn keeps from everyone is read out of a saved context: the exception in flight, which it never forgets (a
-second one would be a double fault), and the exception flags of SSE operations, which it does not put into MXCSR.
+Unicorn starts at ring 0, where privileged instructions just run. A SYSRET at start-up takes it to ring 3,
+with the selectors that Linux gives to user code. What Unicorn keeps from everyone is read out of a saved
+context: the exception in flight, which it never forgets (a second one would be a double fault), and the
+exception flags of SSE operations, which it does not put into MXCSR.
 
 Source: Intel SDM volume 2, SYSRET; QEMU target/i386/cpu.h: CPUX86State.
 """
@@ -17,7 +18,7 @@ from emu.machine import regs
 from emu.machine.arena import HIGH_END, PAGE_SIZE, PROT_EXEC, PROT_READ
 
 if TYPE_CHECKING:
-    from emu.machine.cpu import Cpu
+    from emu.machine.cpu import UnicornCpu
 
 _EFER, _STAR = 0xC0000080, 0xC0000081
 _LMA_LME_SCE = 0x501
@@ -37,9 +38,11 @@ _SSE_FLAGS = 0x3D
 
 
 class HiddenState:
-    """Access to what no register shows, at its places in Unicorn's state: the exception in flight (int32), SSE's flags (byte)."""
+    """Access to what no register shows, at its places in Unicorn's state:
+    the exception in flight (int32), SSE's flags (byte).
+    """
 
-    def __init__(self, cpu: Cpu, in_flight: int, sse_flags: int) -> None:
+    def __init__(self, cpu: UnicornCpu, in_flight: int, sse_flags: int) -> None:
         self._cpu, self._in_flight, self._sse_flags = cpu, in_flight, sse_flags
         self._context = cpu.save()
         self._state = self._context.state()
@@ -58,7 +61,8 @@ class HiddenState:
     def gather_sse_flags(self) -> None:
         """Add to MXCSR the exceptions that SSE operations have raised.
 
-        libm's functions read MXCSR at each call, so this must be fast: flags that were added before cost one look.
+        libm's functions read MXCSR at each call, so this must be fast: flags that were added before cost one
+        look.
         """
         self._save(self._engine, self._saved)
         raised = self._state[self._sse_flags] & _SSE_FLAGS
@@ -83,8 +87,10 @@ class HiddenState:
         self._cpu.engine.context_restore(self._context.handle)
 
 
-def enter_ring3(cpu: Cpu) -> HiddenState:
-    """Take a new CPU to ring 3 and find its hidden state. Raises EmuError if Unicorn's state is not laid out as it should be.
+def enter_ring3(cpu: UnicornCpu) -> HiddenState:
+    """Take a new CPU to ring 3 and find its hidden state.
+
+    Raises EmuError if Unicorn's state is not laid out as it should be.
 
     Uses a page of the arena while nothing is mapped yet.
     """

@@ -1,8 +1,9 @@
 """Finds, in a block of code about to run, instructions that Unicorn would execute wrongly without a word.
 
-Unicorn 2.1.4 runs VEX.128 as its destructive SSE form, takes the host's random numbers for RDRAND, allows port I/O and any `int N` to
-user code, has only a double's precision for the x87's transcendental functions, and keeps SSE's exception flags out of MXCSR. A byte
-search clears most blocks in half a microsecond; only a block that holds a suspicious byte is walked instruction by instruction.
+Unicorn 2.1.4 runs VEX.128 as its destructive SSE form, takes the host's random numbers for RDRAND, allows
+port I/O and any `int N` to user code, has only a double's precision for the x87's transcendental functions,
+and keeps SSE's exception flags out of MXCSR. A byte search clears most blocks in half a microsecond; only a
+block that holds a suspicious byte is walked instruction by instruction.
 
 Source: Intel SDM volume 2, appendix A (opcode maps), 2.3 (VEX), 2.7 (EVEX).
 """
@@ -13,7 +14,9 @@ import re
 from typing import NamedTuple
 
 REFUSED, PROTECTED, X87, STORES_MXCSR, LOADS_MXCSR = range(5)
-"""What to do at an instruction: end the run with an error; #GP; have the host's CPU compute; give MXCSR its flags; clear them."""
+"""What to do at an instruction: end the run with an error; #GP; have the host's CPU compute;
+give MXCSR its flags; clear them.
+"""
 
 _suspicious = re.compile(
     rb"[\x62\xc4\xc5\x6c-\x6f\xe4-\xe7\xec-\xef\xcd]"
@@ -26,17 +29,24 @@ _VEX_GENERAL = {2: frozenset((0xF2, 0xF3, 0xF5, 0xF6, 0xF7)), 3: frozenset((0xF0
 """BMI1 and BMI2 on general registers: VEX-coded, announced by CPUID, and right in Unicorn."""
 
 
+_NO_AVX = (
+    "the emulated CPU is x86-64-v2, and its CPUID says so: build this with -march=x86-64-v2 in place of -mavx or -march=native, "
+    "or let the program ask CPUID before it takes that code"
+)
 _PORTS = frozenset((*range(0x6C, 0x70), *range(0xE4, 0xE8), *range(0xEC, 0xF0)))
 _SOFT_INTERRUPTS = frozenset((3, 4))
 """The interrupt vectors that Linux lets user code call; 0x80 is the third."""
 _X87 = frozenset((*range(0xF0, 0xF6), 0xF8, 0xF9, 0xFB, 0xFD, 0xFE, 0xFF))
-"""Second byte, after D9, of F2XM1 FYL2X FPTAN FPATAN FXTRACT FPREM1 FPREM FYL2XP1 FSINCOS FSCALE FSIN FCOS."""
+"""Second byte, after D9, of F2XM1 FYL2X FPTAN FPATAN FXTRACT FPREM1 FPREM
+FYL2XP1 FSINCOS FSCALE FSIN FCOS.
+"""
 _TABLES = {0x00: {0: "SLDT", 1: "STR"}, 0x01: {0: "SGDT", 1: "SIDT", 4: "SMSW"}}
 """Group 6 and 7 instructions that tell of the kernel's tables."""
 
 
 class Special(NamedTuple):
-    """An instruction `offset` bytes into the block that must not simply be executed, and its length (0 if it is refused).
+    """An instruction `offset` bytes into the block that must not simply be executed,
+    and its length (0 if it is refused).
 
     For people: its name, and why it cannot run. `error` is the error code of its #GP.
     """
@@ -124,7 +134,7 @@ def _walk(code: bytes) -> list[Special]:
         following = code[at] if at < size else 0
         special: Special | None = None
         if opcode == 0x62:
-            special = Special(start, 0, REFUSED, "an EVEX (AVX-512) instruction", "AVX-512 is not emulated")
+            special = Special(start, 0, REFUSED, "an EVEX (AVX-512) instruction", _NO_AVX)
         elif opcode in (0xC4, 0xC5):
             if at + (1 if opcode == 0xC5 else 2) >= size:
                 break
@@ -132,7 +142,7 @@ def _walk(code: bytes) -> list[Special]:
                 (1, code[at + 1], at + 2) if opcode == 0xC5 else (code[at] & 31, code[at + 2], at + 3)
             )
             if opcode not in _VEX_GENERAL.get(mapping, ()):
-                special = Special(start, 0, REFUSED, "a VEX (AVX) instruction", "AVX is not emulated")
+                special = Special(start, 0, REFUSED, "a VEX (AVX) instruction", _NO_AVX)
             layout = _MODRM | (_IMM8 if mapping == 3 else 0)
         elif opcode != 0x0F:
             layout = _ONE[opcode]

@@ -1,6 +1,8 @@
-"""Files with shared mappings: each stands in a memory file that all its mappings show, so what one stores every other sees.
+"""Files with shared mappings: each stands in a memory file that all its mappings show, and its descriptors
+use. So what one stores every other sees.
 
-The guest's file itself gets the bytes at munmap, msync, before a system call on a file, and at exit; what is written to it goes the other way at once.
+A file of the host, in a directory that the guest may write to, gets the bytes at munmap, msync, fsync and at
+exit.
 """
 
 from __future__ import annotations
@@ -8,11 +10,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from emu.core.files import Backing
+from emu.core.descriptors import for_guest
+from emu.machine.host import punch_hole
+from emu.machine.images import PageStore
 
-_PAGE = 4096
-_PIECE = 1 << 20
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from emu.core.files import Backing
+    from emu.core.files import MemoryFile as Held
 
 
 class MemoryFile:
@@ -21,65 +27,110 @@ class MemoryFile:
     __slots__ = ("fd",)
 
     def __init__(self) -> None:
-        self.fd = os.memfd_create("emu-shared", os.MFD_CLOEXEC)
+        self.fd = -1
+        self.fd = for_guest(os.memfd_create("emu-shared", os.MFD_CLOEXEC))
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
     @property
     def size(self) -> int:
         """The length in bytes."""
         return os.fstat(self.fd).st_size
 
-    def content(self) -> bytes:
-        """Return all bytes."""
-        return os.pread(self.fd, self.size, 0)
+    def content(self) -> list[tuple[int, bytes]]:
+        """Return all bytes that are no hole, with where they are."""
+        return [(start, os.pread(self.fd, end - start, start)) for start, end in self._extents()]
 
-    def set_content(self, data: bytes) -> None:
-        """Give the file `data`, then zeroes: it never gets shorter."""
-        os.pwrite(self.fd, data + bytes(max(self.size - len(data), 0)), 0)
+    def set_content(self, parts: list[tuple[int, bytes]]) -> None:
+        """Give the file what `content` has returned, and holes for the rest: it never gets shorter."""
+        punch_hole(self.fd, 0, self.size)
+        for start, data in parts:
+            os.pwrite(self.fd, data, start)
+
+    def _extents(self) -> Iterator[tuple[int, int]]:
+        at, size = 0, self.size
+        while at < size:
+            try:
+                start = os.lseek(self.fd, at, os.SEEK_DATA)
+            except OSError:  # no data from there on
+                return
+            at = os.lseek(self.fd, start, os.SEEK_HOLE)
+            yield start, at
+
+
+class SharedMemory:
+    """Anonymous memory that processes share: a file of no name,
+    as it is on Linux (`emu.core.files.Backing`).
+    """
+
+    path = "/dev/zero (deleted)"
+    dev = 1
+
+    def __init__(self, ino: int, size: int) -> None:
+        self.ino = ino
+        self.file = MemoryFile()
+        os.ftruncate(self.file.fd, size)
+
+    def size(self) -> int:
+        """Return the length in bytes."""
+        return self.file.size
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Return bytes from `offset`."""
+        return os.pread(self.file.fd, size, offset)
+
+    def pwrite(self, data: bytes, offset: int) -> int:
+        """Store bytes at `offset`."""
+        return os.pwrite(self.file.fd, data, offset)
+
+    def host_fd(self) -> int | None:
+        """Return the host's descriptor."""
+        return self.file.fd
+
+    def memory_file(self) -> MemoryFile:
+        """Return the memory itself."""
+        return self.file
+
+    def write_back(self, offset: int, size: int) -> None:
+        """Nothing: it is kept nowhere else."""
 
 
 class SharedFiles:
-    """The memory files of one process, by (device, inode). Their lengths are whole pages and never shrink: no guest can make the host fault."""
+    """The memory files of all processes, by (device, inode).
+
+    Their lengths are whole pages and never shrink: no guest can make the host fault.
+
+    `pages` are those that processes share since a fork.
+    """
 
     def __init__(self) -> None:
-        self._files: dict[tuple[int, int], MemoryFile] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._files)
+        self._files: dict[tuple[int, int], Held] = {}
+        self._memories = self._spaces = 0
+        self.pages = PageStore()
 
     def find(self, dev: int, ino: int) -> int | None:
         """Return the host descriptor of the memory file, None for a file that nobody has mapped shared."""
         file = self._files.get((dev, ino))
         return file.fd if file is not None else None
 
+    def new_space(self) -> int:
+        """Return the number of another address space whose mappings show these files."""
+        self._spaces += 1
+        return self._spaces
+
+    def memory(self, size: int) -> SharedMemory:
+        """Return new anonymous memory to be shared, `size` bytes of zeroes."""
+        self._memories += 1
+        return SharedMemory(self._memories, size)
+
     def copy_of(self, backing: Backing) -> int:
-        """Return the host descriptor of the memory file for `backing`, made or grown as need be. Raises OSError."""
-        key = (backing.dev, backing.ino)
-        size = -(-backing.size() // _PAGE) * _PAGE
-        file = self._files.get(key)
-        if file is None:
-            file = self._files[key] = MemoryFile()
-        known = file.size
-        if known < size:
-            os.ftruncate(file.fd, size)
-            at = known
-            while at < size and (data := backing.pread(min(size - at, _PIECE), at)):
-                os.pwrite(file.fd, data, at)
-                at += len(data)
+        """Return the host descriptor of the memory file for `backing`, which is there from now on.
+
+        Raises OSError.
+        """
+        file = backing.memory_file()
+        if not isinstance(backing, SharedMemory):
+            self._files[backing.dev, backing.ino] = file
         return file.fd
-
-    def stored(self, dev: int, ino: int, data: bytes, offset: int) -> None:
-        """Show what was written to a file in the mappings that share it."""
-        file = self._files.get((dev, ino))
-        if file is not None:
-            os.pwrite(file.fd, data[: max(file.size - offset, 0)], offset)
-
-    def cut(self, dev: int, ino: int, size: int) -> None:
-        """Make zeroes of what lies past the end of a file: should it grow again, they are its new bytes."""
-        file = self._files.get((dev, ino))
-        if file is not None:
-            beyond = file.size - size
-            if beyond > 0:
-                os.pwrite(file.fd, bytes(beyond), size)

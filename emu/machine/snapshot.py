@@ -1,8 +1,9 @@
 """The guest's memory at one moment, to be put back in place.
 
-What is noted are the pages that the guest or the loader has written: of a file's private mapping those that are no longer the file's own, of
-anonymous memory those that exist at all. The host's kernel knows which; so the cost goes with what was written, not with what is mapped.
-To put the memory back, mappings that have changed are made again, pages that were written since are dropped, and noted ones are copied back.
+What is noted are the pages that the guest or the loader has written: of a file's private mapping those that
+are no longer the file's own, of anonymous memory those that exist at all. The host's kernel knows which; so
+the cost goes with what was written, not with what is mapped. To put the memory back, mappings that have
+changed are made again, pages that were written since are dropped, and noted ones are copied back.
 
 Source: Linux Documentation/admin-guide/mm/pagemap.rst; madvise(2), MADV_DONTNEED.
 """
@@ -10,26 +11,19 @@ Source: Linux Documentation/admin-guide/mm/pagemap.rst; madvise(2), MADV_DONTNEE
 from __future__ import annotations
 
 import mmap
-import os
-from array import array
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.core.errors import EmuError
 from emu.machine import host
-from emu.machine.arena import BUS, PAGE_SIZE, PROT_EXEC, physical
+from emu.machine.arena import PROT_EXEC, physical
+from emu.machine.pages import Pages
 
 if TYPE_CHECKING:
     from emu.core.files import Backing
     from emu.machine.address_space import AddressSpace
-    from emu.machine.cpu import Cpu
+    from emu.machine.engine import Cpu
+    from emu.machine.page_bytes import Saved
     from emu.machine.vma import Vma
-
-_PAGEMAP = "/proc/self/pagemap"
-_PRESENT, _SWAPPED, _OF_FILE = 1 << 63, 1 << 62, 1 << 61
-_IN_FILE = bytes(0 if perm & BUS else 1 for perm in range(256))
-_AT_ONCE = 4096
-"""Pages whose entries are looked at together: where none exists, that is one comparison."""
 
 
 class _Mapping(NamedTuple):
@@ -42,25 +36,25 @@ class _Mapping(NamedTuple):
     backing: Backing | None
     host_mapped: bool
     descriptor: int | None
-    perms: bytes
+    in_file: int
+    perms: Saved
+    counted: list[tuple[int, bytes]]
     executable: bool
-
-    @property
-    def in_file(self) -> int:
-        """How many bytes, in whole pages, the file reaches."""
-        inside = self.perms.translate(_IN_FILE).find(0)
-        return (inside if inside >= 0 else len(self.perms)) * PAGE_SIZE
 
 
 class MemorySnapshot:
-    """The memory of `space` at the time this is made; `size` is what it holds, in bytes. Raises EmuError if the host does not tell its pages."""
+    """The memory of `space` at the time this is made; `size` is what it holds, in bytes.
+
+    Raises EmuError if the host does not tell its pages.
+    """
 
     def __init__(self, space: AddressSpace) -> None:
         self._space = space
         arena = self._arena = space.arena
-        self._mappings = [_mapping(space, area) for area in space]
+        self._mappings = [_mapping(space, area) for area in space.placed()]
+        self._counted = arena.budget.pages, arena.resident
         self._pages: list[dict[int, bytes]] = []
-        with _Pages(arena.host_base) as pages:
+        with Pages(arena.host_base) as pages:
             for area in self._mappings:
                 noted = {}
                 first = physical(area.start)
@@ -68,7 +62,7 @@ class MemorySnapshot:
                 if area.host_mapped and area.descriptor is None:
                     noted[first] = arena.mapping[first : first + area.in_file]  # its file is gone
                 elif not _in_memory_file(area):
-                    for start, end in pages.written(first, last):
+                    for start, end in pages.of(arena, first, last):
                         noted[start] = arena.mapping[start:end]
                 self._pages.append(noted)
         self.size = sum(len(run) for noted in self._pages for run in noted.values())
@@ -79,31 +73,37 @@ class MemorySnapshot:
         The areas of the space must still be the present ones; they are for the caller to put back afterwards.
         """
         arena, space = self._arena, self._space
-        present = {area.start: _mapping(space, area) for area in space}
-        same = {area.start for area in self._mappings if _alike(area, present.get(area.start))}
+        present = {area.start: _mapping(space, area) for area in space.placed()}
+        same = {
+            area.start
+            for area in self._mappings
+            if _alike(area, present.get(area.start)) and not _shares_pages(space, area)
+        }
         for start, area in present.items():
             arena.set_perms(start, area.end - start, 0)
+            arena.leave(physical(start) >> 12, physical(start) + area.end - start >> 12)
             if start not in same:
                 space.clear(start, area.end, area.host_mapped)
                 if area.executable:
                     cpu.range_changes(start, area.end, True)
-        with _Pages(arena.host_base) as pages:
+        with Pages(arena.host_base) as pages:
             for area, noted in zip(self._mappings, self._pages, strict=True):
                 first = physical(area.start)
-                at = first >> 12
-                arena.perms[at : at + len(area.perms)] = area.perms
+                arena.permissions.load(area.perms)
+                arena.count_again(area.counted)
                 if area.start not in same:
                     self._map(area)
                 if _in_memory_file(area):
                     continue
-                written = list(pages.written(first, first + area.end - area.start))
+                written = list(pages.of(arena, first, first + area.end - area.start))
                 if area.executable and not self._holds(noted, written):
                     cpu.range_changes(area.start, area.end, True)
                 for start, end in _without(written, noted):
                     arena.mapping.madvise(mmap.MADV_DONTNEED, start, end - start)
                 for start, data in noted.items():
                     arena.bytes[start : start + len(data)] = data
-        cpu.engine.flush_tlb()
+        arena.budget.pages, arena.resident = self._counted
+        cpu.permissions_replaced()
 
     def _holds(self, noted: dict[int, bytes], written: list[tuple[int, int]]) -> bool:
         """Whether the pages written are those noted, and hold the same."""
@@ -121,14 +121,20 @@ class MemorySnapshot:
 
 def _mapping(space: AddressSpace, area: Vma) -> _Mapping:
     first = physical(area.start) >> 12
-    perms = bytes(space.arena.perms[first : first + (area.end - area.start >> 12)])
+    last = first + (area.end - area.start >> 12)
     backing, descriptor = area.backing, None
     if area.host_mapped and backing is not None:
         descriptor = space.shared_files.find(backing.dev, backing.ino) or backing.host_fd()
     return _Mapping(
-        area.start, area.end, area.shared, area.offset, backing, area.host_mapped, descriptor, perms,
-        bool(area.prot & PROT_EXEC),
+        area.start, area.end, area.shared, area.offset, backing, area.host_mapped, descriptor, space.bus_start(area) - area.start,
+        space.arena.permissions.save(first, last), space.arena.counted(first, last), bool(area.prot & PROT_EXEC),
     )  # fmt: skip
+
+
+def _shares_pages(space: AddressSpace, area: _Mapping) -> bool:
+    """Whether pages lie under an area that it shares with a child since a fork."""
+    first = physical(area.start)
+    return any(True for _ in space.images.within(first, first + area.end - area.start))
 
 
 def _in_memory_file(area: _Mapping) -> bool:
@@ -160,41 +166,3 @@ def _without(written: list[tuple[int, int]], noted: dict[int, bytes]) -> Iterato
             ahead += 1
         if start < end:
             yield start, end
-
-
-class _Pages:
-    """What the host's kernel knows of the pages of the arena, whose first byte is at the host address `base`."""
-
-    def __init__(self, base: int) -> None:
-        self._base = base
-
-    def __enter__(self) -> _Pages:
-        try:
-            self._file = open(_PAGEMAP, "rb", buffering=0)
-        except OSError as error:
-            raise EmuError(f"{_PAGEMAP}: {error.strerror}: a snapshot needs it") from None
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._file.close()
-
-    def written(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield the ranges in [first, last), offsets in the arena, of pages that are private copies, or exist in anonymous memory."""
-        begin = end = first
-        for at in range(first, last, _AT_ONCE * PAGE_SIZE):
-            count = min(_AT_ONCE, last - at >> 12)
-            raw = os.pread(self._file.fileno(), 8 * count, (self._base + at >> 12) * 8)
-            if len(raw) != 8 * count:
-                raise EmuError(f"{_PAGEMAP}: too short: a snapshot needs it")
-            if not raw.strip(b"\0"):
-                continue
-            for index, entry in enumerate(array("Q", raw)):
-                if entry & (_PRESENT | _SWAPPED) and not entry & _OF_FILE:
-                    page = at + (index << 12)
-                    if page != end:
-                        if end > begin:
-                            yield begin, end
-                        begin = page
-                    end = page + PAGE_SIZE
-        if end > begin:
-            yield begin, end

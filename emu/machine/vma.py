@@ -9,7 +9,9 @@ if TYPE_CHECKING:
 
 
 class Vma:
-    """One area [start, end) with equal protection and one origin. `offset` is the file offset of `start`, in bytes.
+    """One area [start, end) with equal protection and one origin.
+
+    `offset` is the file offset of `start`, in bytes.
 
     `host_mapped` tells that host file pages lie under it, which must be replaced when it goes.
     """

@@ -1,8 +1,10 @@
-"""x87 instructions that Unicorn computes in double precision, executed by the host's CPU instead: exact to the last bit.
+"""x87 instructions that Unicorn computes in double precision, executed by the host's CPU instead:
+exact to the last bit.
 
-The host runs exactly one instruction on the guest's registers: save its own, load them, execute, store them, load its own again. Exceptions
-are masked meanwhile, since an unmasked one would be the host's. The guest's registers are read straight into the FXSAVE image and
-written out of it; where a register lies there depends on the top of the stack.
+The host runs exactly one instruction on the guest's registers: save its own, load them, execute, store them,
+load its own again. Exceptions are masked meanwhile, since an unmasked one would be the host's. The guest's
+registers are read straight into the FXSAVE image and written out of it; where a register lies there depends
+on the top of the stack.
 
 Source: Intel SDM volume 1, 8.5 (x87 exceptions), 10.5 (FXSAVE, FXRSTOR).
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from emu.machine import regs
 
@@ -24,7 +26,9 @@ _CODE = bytes.fromhex("480fae06 480fae0f d900 480fae07 480fae0e c3")
 _OPCODE = 9
 _ALL_MASKED = 0x3F
 _BEFORE = 0x07
-"""Invalid, denormal, zero divide: where one of these is unmasked, the instruction leaves its operands alone."""
+"""Invalid, denormal, zero divide: where one of these is unmasked, the
+instruction leaves its operands alone.
+"""
 _RANGE = 0x18
 _SUMMARY = 0x8080
 """Status bits that show an unmasked exception: error summary and busy."""
@@ -36,6 +40,20 @@ _IDS = (regs.FPCW, regs.FPSW, regs.FPTAG, *(regs.FP0 + i for i in range(8)))
 _FULL = bytes(sum((tags >> 2 * i & 3 != 3) << i for i in range(4)) for tags in range(256))
 """Four two-bit tags to the four bits of FXSAVE."""
 _WIDE = tuple(sum((0 if used >> i & 1 else 3) << 2 * i for i in range(8)) for used in range(256))
+
+
+class Places(NamedTuple):
+    """Where on the host all that lies which the registers go through: the engine and its functions that read
+    and write, the numbers of the registers, a table of their places for each top of the stack, the image,
+    and what makes one kind of tags of the other.
+    """
+
+    functions: tuple[int, ...]
+    ids: int
+    tables: int
+    image: int
+    full: int
+    wide: int
 
 
 class HostX87:
@@ -53,15 +71,32 @@ class HostX87:
         self._room = memoryview((ctypes.c_char * (_TAGS + 2)).from_address(at)).cast("B")
         struct.pack_into("<I", self._room, 24, _MXCSR)
         self._ids = (ctypes.c_int * len(_IDS))(*_IDS)
-        self._pointers = [
-            (ctypes.c_void_p * len(_IDS))(
-                at, at + 2, at + _TAGS, *(at + 32 + 16 * (register - top & 7) for register in range(8))
+        kind = ctypes.c_void_p * len(_IDS)
+        self._tables = (kind * 8)(
+            *(
+                kind(at, at + 2, at + _TAGS, *(at + 32 + 16 * (register - top & 7) for register in range(8)))
+                for top in range(8)
             )
-            for top in range(8)
-        ]
+        )
+        self._pointers = list(self._tables)
+        self._full, self._wide = ctypes.create_string_buffer(_FULL, 256), (ctypes.c_uint16 * 256)(*_WIDE)
+        self.places = Places(
+            (
+                engine.handle.value or 0,
+                engine.function("uc_reg_read_batch"),
+                engine.function("uc_reg_write_batch"),
+            ),
+            ctypes.addressof(self._ids),
+            ctypes.addressof(self._tables),
+            at,
+            ctypes.addressof(self._full),
+            ctypes.addressof(self._wide),
+        )
 
     def execute(self, opcode: int) -> bool:
-        """Execute D9 `opcode`; false, with nothing changed, for an unmasked overflow or underflow, which has another result."""
+        """Execute D9 `opcode`; false, with nothing changed, for an unmasked overflow or underflow,
+        which has another result.
+        """
         engine, room, count = self._engine, self._room, len(_IDS)
         engine.reg_read_batch(engine.handle, self._ids, self._pointers[0], 2)
         top = room[3] >> 3 & 7

@@ -1,4 +1,7 @@
-"""x87 and SSE state as the FXSAVE64 image that signal frames hold. Source: Intel SDM volume 1, 10.5.1 and table 10-2."""
+"""x87 and SSE state as the FXSAVE64 image that signal frames hold.
+
+Source: Intel SDM volume 1, 10.5.1 and table 10-2.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import struct
 from emu.machine import regs
 from emu.machine.binding import Unicorn
 
-_SIZE = 512
+FXSAVE_SIZE = 512
 _MXCSR_MASK = 0xFFFF
 INITIAL_FXSAVE = struct.pack("<HHB19xII480x", 0x37F, 0, 0, 0x1F80, _MXCSR_MASK)
 """All registers zero and empty, all exceptions masked. Source: Linux arch/x86/kernel/fpu/init.c."""
@@ -38,7 +41,7 @@ def store_fxsave(engine: Unicorn) -> bytes:
     for register in range(8):
         if tags >> 2 * register & 3 != 3:
             used |= 1 << register
-    image = bytearray(_SIZE)
+    image = bytearray(FXSAVE_SIZE)
     struct.pack_into("<HHB3xQQII", image, 0, control, status, used, 0, 0, mxcsr, _MXCSR_MASK)
     for index in range(8):
         at = 16 * (4 + (top + index & 7))
@@ -49,8 +52,8 @@ def store_fxsave(engine: Unicorn) -> bytes:
 
 def load_fxsave(engine: Unicorn, image: bytes) -> None:
     """Load the state from `image`. Raises ValueError when it is not 512 bytes long."""
-    if len(image) != _SIZE:
-        raise ValueError(f"an FXSAVE image has {_SIZE} bytes, not {len(image)}")
+    if len(image) != FXSAVE_SIZE:
+        raise ValueError(f"an FXSAVE image has {FXSAVE_SIZE} bytes, not {len(image)}")
     control, status, used = struct.unpack_from("<HHB", image, 0)
     (mxcsr,) = struct.unpack_from("<I", image, 24)
     top = status >> 11 & 7
