@@ -8,40 +8,40 @@ from __future__ import annotations
 import errno
 import mmap as mmap_module
 import os
+import re
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.core.errors import EXIT_LOADER, EXIT_NOT_EXECUTABLE, ElfError, ProgramError
+from emu.core.errors import EXIT_LOADER, EXIT_NOT_EXECUTABLE, ElfError, ExecError, MemoryFault
 from emu.elf import constants as c
+from emu.elf import machines
 from emu.elf.dynamic import Dynamic
 from emu.elf.header import Ehdr, NotExecutableError, Phdr, check_executable
 from emu.kernel import abi
+from emu.kernel.fs.place import MagicLink
 from emu.kernel.kernel import Program
-from emu.kernel.stack import STACK_SIZE, STACK_TOP, ImageFacts, build_stack
+from emu.kernel.stack import STACK_SIZE, STACK_TOP, AuxFacts, build_stack
 
 if TYPE_CHECKING:
     from emu.core.files import Backing
+    from emu.kernel.fs.inodes import RegularFile
     from emu.kernel.kernel import Kernel
-    from emu.kernel.openfile import RegularFile
 
 PIE_BASE = 0x5555_5555_4000
 _INTERPRETER = b"/lib64/ld-linux-x86-64.so.2"
 _SCRIPT_DEPTH = 4
 _SCRIPT_LINE = 256
+_AFTER_A_NAME = re.compile(rb"[ \t]*[^ \t\0]*[ \t\0]")
+_NAME_AND_ARGUMENT = re.compile(rb"[ \t]*([^ \t\0]+)(?:[ \t]+(.*)|\0.*|)", re.DOTALL)
 _ARGUMENT_LIMIT = STACK_SIZE // 4
-_MACHINES = {
-    3: "Intel 80386",
-    8: "MIPS",
-    20: "PowerPC",
-    21: "PowerPC64",
-    22: "S/390",
-    40: "ARM",
-    183: "AArch64",
-    243: "RISC-V",
-}
+_M64 = (1 << 64) - 1
 
 
-class MappedImage(NamedTuple):
+class MissingInterpreterError(ExecError):
+    """The program is there, but not the dynamic linker that it names."""
+
+
+class ExecImage(NamedTuple):
     """An ELF file in guest memory. `bias` is what was added to the addresses as linked; `end` is the end of
     its last segment.
 
@@ -61,7 +61,7 @@ class MappedImage(NamedTuple):
 
 class Loaded(NamedTuple):
     """A program ready to start: where to go on (`start`: the interpreter's entry if there is one), and
-    everything on the way.
+    everything on the way. `secure` is AT_SECURE: the program has set-id bits.
 
     `argv` differs from what was asked when the program is a script. `auxv` are the (type, value) pairs on the
     stack.
@@ -69,14 +69,15 @@ class Loaded(NamedTuple):
 
     start: int
     stack_pointer: int
-    program: MappedImage
-    interpreter: MappedImage | None
+    program: ExecImage
+    interpreter: ExecImage | None
     vdso: int
     argv: tuple[bytes, ...]
     envp: tuple[bytes, ...]
     auxv: tuple[tuple[int, int], ...]
     brk: int
     executable_stack: bool
+    secure: bool
 
 
 def load_program(
@@ -90,10 +91,10 @@ def load_program(
     listed: bool = False,
 ) -> Loaded:
     """Map the program at the guest path `path` and make its stack; `vdso` is an ELF image to be shown as
-    [vdso]. With `image` the program is these bytes, in a file that has no name. One that is only `listed` need not be
-    executable, and may be a DSO: it gets the interpreter that it does not name, as ldd has it.
+    [vdso]. With `image` the program is these bytes, in a file that has no name. One that is only `listed`
+    need not be executable, and may be a DSO: it gets the interpreter that it does not name, as ldd has it.
 
-    Raises ProgramError with the shell's exit code: 127 for a missing file, 126 for one that cannot be
+    Raises ExecError with the shell's exit code: 127 for a missing file, 126 for one that cannot be
     executed.
     """
     name = path
@@ -102,7 +103,7 @@ def load_program(
     else:
         file = kernel.fs.in_memory(path, image)
     if sum(map(len, argv)) + sum(map(len, envp)) + 9 * (len(argv) + len(envp)) > _ARGUMENT_LIMIT:
-        raise ProgramError(f"{path}: Argument list too long", EXIT_NOT_EXECUTABLE)
+        raise ExecError(f"{path}: Argument list too long", errno.E2BIG)
     ehdr, phdrs, interp_path = _judge(file, path)
     if listed and interp_path is None and _is_dso(file, path, phdrs):
         interp_path = _INTERPRETER
@@ -118,21 +119,26 @@ def load_program(
     if interp_path is not None:
         interpreter = _map_interpreter(kernel, os.fsdecode(interp_path), path)
     vdso_base = _map_vdso(kernel, vdso) if vdso else 0
-    facts = ImageFacts(
+    facts = AuxFacts(
         program.phdr,
         ehdr.phentsize,
         ehdr.phnum,
         interpreter.bias if interpreter else 0,
         program.entry,
         vdso_base,
+        kernel.entropy.take(16),
+        kernel.config.features,
+        kernel.config.uid,
+        kernel.config.gid,
+        secure := image is None and not listed and _is_secure(kernel, file),
     )
-    stack = build_stack(kernel, facts, os.fsencode(name), argv, envp)
+    stack = build_stack(kernel.arena, facts, os.fsencode(name), argv, envp)
     auxv = b"".join(struct.pack("<QQ", *pair) for pair in stack.auxv)
-    exe = kernel.fs.realpath(path) if image is None else path
+    exe = _real_path(kernel, path) if image is None else path
     kernel.program = Program(exe, file.inode, tuple(argv), tuple(envp), auxv, stack.pointer)
     return Loaded(
         interpreter.entry if interpreter else program.entry, stack.pointer, program, interpreter, vdso_base,
-        tuple(argv), tuple(envp), stack.auxv, kernel.brk, executable_stack,
+        tuple(argv), tuple(envp), stack.auxv, kernel.brk, executable_stack, secure,
     )  # fmt: skip
 
 
@@ -140,9 +146,9 @@ def _open_executable(kernel: Kernel, path: str, listed: bool = False) -> Regular
     try:
         inode = kernel.fs.find(path)
         if inode.fmt == abi.S_IFDIR:
-            raise ProgramError(f"{path}: Is a directory", EXIT_NOT_EXECUTABLE)
+            raise ExecError(f"{path}: Is a directory", errno.EACCES)
         if inode.fmt != abi.S_IFREG:
-            raise ProgramError(f"{path}: Permission denied (not a regular file)", EXIT_NOT_EXECUTABLE)
+            raise ExecError(f"{path}: Permission denied (not a regular file)", errno.EACCES)
         kernel.fs.allow(inode, abi.R_OK if listed else abi.X_OK)
         if not listed and not inode.stat().mode & 0o111:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
@@ -150,7 +156,44 @@ def _open_executable(kernel: Kernel, path: str, listed: bool = False) -> Regular
     except OSError as error:
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
         code = EXIT_LOADER if missing else EXIT_NOT_EXECUTABLE
-        raise ProgramError(f"{path}: {error.strerror}", code) from None
+        raise ExecError(f"{path}: {error.strerror}", error.errno or errno.EIO, code) from None
+
+
+def _is_secure(kernel: Kernel, file: RegularFile) -> bool:
+    """Whether a program has set-id bits that would give it other rights than its user's,
+    which it does not get here.
+
+    Source: execve(2); getauxval(3), AT_SECURE; Linux fs/exec.c:bprm_fill_uid (a set-group-ID bit counts with
+    that of execution only).
+    """
+    stat, of_group = file.file.stat(), abi.S_ISGID | 0o010
+    other_user = bool(stat.mode & abi.S_ISUID) and stat.uid != kernel.config.uid
+    return other_user or (stat.mode & of_group == of_group and stat.gid != kernel.config.gid)
+
+
+def _real_path(kernel: Kernel, path: str) -> str:
+    """Return the path of a program's file; of one given by a descriptor, that which it was opened under."""
+    link = kernel.fs.find(path, follow=False)
+    return link.target() if isinstance(link, MagicLink) else kernel.fs.realpath(path)
+
+
+def _script_line(head: bytes) -> tuple[bytes, list[bytes]]:
+    """Return the interpreter that a `#!` line names, empty for none, and its argument if there is one.
+
+    A line that is longer than the kernel reads is cut; where that may have cut the name, there is none.
+    Source: Linux fs/binfmt_script.c:load_script.
+    """
+    line, newline, _ = head[2:].partition(b"\n")
+    if not newline:
+        whole = head[2:].ljust(_SCRIPT_LINE - 2, b"\0")
+        if not _AFTER_A_NAME.match(whole):
+            return b"", []
+        line = whole[:-1]
+    found = _NAME_AND_ARGUMENT.match(line.rstrip(b" \t"))
+    if found is None:
+        return b"", []
+    argument = (found[2] or b"").partition(b"\0")[0]
+    return found[1], [argument] if argument else []
 
 
 def _resolve_scripts(
@@ -163,20 +206,14 @@ def _resolve_scripts(
         head = file.pread(_SCRIPT_LINE, 0)
         if head[:2] != b"#!":
             return file, argv, path
-        line = head[2:].split(b"\n", 1)[0].strip(b" \t")
-        interpreter, _, argument = line.replace(b"\t", b" ", 1).partition(b" ")
+        interpreter, extra = _script_line(head)
         if not interpreter:
-            raise ProgramError(
-                f"{path}: Exec format error (its #! line names no interpreter)", EXIT_NOT_EXECUTABLE
-            )
-        extra = [argument.strip(b" \t")] if argument.strip(b" \t") else []
+            raise ExecError(f"{path}: Exec format error (its #! line names no interpreter)", errno.ENOEXEC)
         argv = [interpreter, *extra, os.fsencode(path), *argv[1:]]
         script, path = path, os.fsdecode(interpreter)
         if not _exists(kernel, path):
-            raise ProgramError(
-                f"{script}: {path}: bad interpreter: No such file or directory", EXIT_NOT_EXECUTABLE
-            )
-    raise ProgramError(f"{first}: Too many levels of #! interpreters", EXIT_NOT_EXECUTABLE)
+            raise ExecError(f"{script}: {path}: bad interpreter: No such file or directory", errno.ENOENT)
+    raise ExecError(f"{first}: Too many levels of #! interpreters", errno.ELOOP)
 
 
 def _exists(kernel: Kernel, path: str) -> bool:
@@ -191,7 +228,7 @@ def _is_dso(file: RegularFile, path: str, phdrs: list[Phdr]) -> bool:
     """Whether this is a shared object, and no static program, PIE or not."""
     for phdr in phdrs:
         if phdr.type == c.PT_DYNAMIC:
-            return not Dynamic(file.pread(phdr.filesz, phdr.offset), path).is_pie
+            return not Dynamic(file.pread(min(phdr.filesz, file.size()), phdr.offset), path).is_pie
     return False
 
 
@@ -201,9 +238,9 @@ def _judge(file: RegularFile, path: str) -> tuple[Ehdr, list[Phdr], bytes | None
     try:
         return check_executable(data, path)
     except NotExecutableError as error:
-        raise ProgramError(f"{path}: {_explain(bytes(data[:20]), error)}", EXIT_NOT_EXECUTABLE) from None
+        raise ExecError(f"{path}: {_explain(bytes(data[:20]), error)}", errno.ENOEXEC) from None
     except ElfError as error:
-        raise ProgramError(str(error), EXIT_NOT_EXECUTABLE) from None
+        raise ExecError(str(error), errno.ENOEXEC) from None
 
 
 def _map_for_reading(file: RegularFile) -> bytes | mmap_module.mmap:
@@ -214,13 +251,9 @@ def _map_for_reading(file: RegularFile) -> bytes | mmap_module.mmap:
 
 
 def _explain(head: bytes, error: NotExecutableError) -> str:
-    if head[:4] == c.ELFMAG and len(head) == 20:
-        machine = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
-        if machine in _MACHINES:
-            bits = {1: "32-bit", 2: "64-bit"}.get(head[4], "unknown-class")
-            return f"Exec format error (a {bits} program for {_MACHINES[machine]}; only 64-bit x86-64 programs run)"
-        if machine == c.EM_X86_64 and head[4] == 1:
-            return "Exec format error (an x32 program; only 64-bit x86-64 programs run)"
+    machine = machines.foreign(head)
+    if machine:
+        return f"Exec format error (a program for {machine}; only 64-bit x86-64 programs run)"
     return error.reason
 
 
@@ -230,27 +263,28 @@ def _program_bias(ehdr: Ehdr, phdrs: list[Phdr]) -> int:
     loads = [p for p in phdrs if p.type == c.PT_LOAD]
     align = max((p.align for p in loads if p.align and not p.align & (p.align - 1)), default=abi.PAGE_SIZE)
     base = PIE_BASE & -max(align, abi.PAGE_SIZE)
-    return base - (loads[0].vaddr & -abi.PAGE_SIZE)
+    return (base - loads[0].vaddr) & -abi.PAGE_SIZE
 
 
 def _map_or_die(
     kernel: Kernel, file: RegularFile, path: str, ehdr: Ehdr, phdrs: list[Phdr], bias: int
-) -> MappedImage:
+) -> ExecImage:
     try:
         return map_image(kernel, file, path, ehdr, phdrs, bias)
     except OSError as error:
-        raise ProgramError(f"{path}: cannot be mapped: {error.strerror}", EXIT_NOT_EXECUTABLE) from None
+        raise ExecError(f"{path}: cannot be mapped: {error.strerror}", error.errno or errno.ENOMEM) from None
 
 
-def _map_interpreter(kernel: Kernel, path: str, program: str) -> MappedImage:
+def _map_interpreter(kernel: Kernel, path: str, program: str) -> ExecImage:
     """Map ld.so as one block at the top of the mapping area."""
     try:
         file = _open_executable(kernel, path)
-    except ProgramError as error:
+    except ExecError as error:
         if error.exit_code != EXIT_LOADER:
             raise
-        raise ProgramError(
+        raise MissingInterpreterError(
             f"{program}: cannot execute: required file not found: its interpreter {path} is missing",
+            errno.ENOENT,
             EXIT_LOADER,
         ) from None
     ehdr, phdrs, _ = _judge(file, path)
@@ -264,7 +298,7 @@ def _map_interpreter(kernel: Kernel, path: str, program: str) -> MappedImage:
 
 def map_image(
     kernel: Kernel, file: RegularFile, path: str, ehdr: Ehdr, phdrs: list[Phdr], bias: int
-) -> MappedImage:
+) -> ExecImage:
     """Map every PT_LOAD of a checked file at `bias`: file pages private, the rest of the last page and the
     bss zero.
 
@@ -272,16 +306,19 @@ def map_image(
     """
     loads = [p for p in phdrs if p.type == c.PT_LOAD]
     phdr_address = 0
-    for load in loads:
-        _map_segment(kernel, file, path, load, bias)
+    for number, load in enumerate(loads):
+        _map_segment(kernel, file, path, load, bias, replace=number > 0)
         if load.offset <= ehdr.phoff < load.offset + load.filesz:
             phdr_address = ehdr.phoff - load.offset + load.vaddr + bias
-    start = (loads[0].vaddr & -abi.PAGE_SIZE) + bias
+    start = (min(load.vaddr for load in loads) & -abi.PAGE_SIZE) + bias
     end = max(load.vaddr + load.memsz for load in loads) + bias
-    return MappedImage(path, bias, start, end, ehdr.entry + bias, phdr_address, ehdr, tuple(phdrs), file)
+    return ExecImage(path, bias, start, end, ehdr.entry + bias & _M64, phdr_address, ehdr, tuple(phdrs), file)
 
 
-def _map_segment(kernel: Kernel, file: RegularFile, path: str, load: Phdr, bias: int) -> None:
+def _map_segment(
+    kernel: Kernel, file: RegularFile, path: str, load: Phdr, bias: int, *, replace: bool
+) -> None:
+    """Map one segment; all but the first go over what is there."""
     space = kernel.space
     prot = (
         (abi.PROT_READ if load.flags & c.PF_R else 0)
@@ -295,13 +332,16 @@ def _map_segment(kernel: Kernel, file: RegularFile, path: str, load: Phdr, bias:
     if load.filesz:
         mapped_end = _page_up(file_end)
         space.mmap(
-            page, mapped_end - page, prot, fixed=True, noreplace=True, backing=file,
+            page, mapped_end - page, prot, fixed=True, noreplace=not replace, backing=file,
             offset=load.offset - (start - page), name=path,
         )  # fmt: skip
     if memory_end > file_end and load.filesz and load.flags & c.PF_W:
-        kernel.arena.write(file_end, bytes(mapped_end - file_end))
+        try:
+            kernel.arena.write(file_end, bytes(mapped_end - file_end))
+        except MemoryFault:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT)) from None
     if _page_up(memory_end) > mapped_end:
-        space.mmap(mapped_end, _page_up(memory_end) - mapped_end, prot, fixed=True, noreplace=True)
+        space.mmap(mapped_end, _page_up(memory_end) - mapped_end, prot, fixed=True, noreplace=not replace)
 
 
 def _map_vdso(kernel: Kernel, image: bytes) -> int:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from emu.core.effects import Exit
 from emu.core.errors import MemoryFault
-from emu.core.events import Syscall
+from emu.core.task_events import Syscall
 from emu.kernel import abi
+from emu.kernel.run.credentials import UNCHANGED
 
 if TYPE_CHECKING:
-    from emu.kernel.kernel import Kernel
-    from emu.kernel.table import Entry, Result
+    from emu.kernel.run.call import Result, SyscallEntry
+    from emu.machine.arena import Arena
 
 _SHOWN = 32
 _ESCAPES = {ord("\n"): "\\n", ord("\t"): "\\t", ord("\r"): "\\r", ord('"'): '\\"', ord("\\"): "\\\\"}
@@ -111,35 +112,35 @@ def error_name(number: int) -> str:
     return errno.errorcode.get(number, f"errno {number}")
 
 
-def _string(kernel: Kernel, address: int) -> str:
+def _string(arena: Arena, address: int) -> str:
     if not address:
         return "NULL"
     try:
-        return quote(kernel.arena.read_cstr(address, abi.PATH_MAX), abi.PATH_MAX)
+        return quote(arena.read_cstr(address, abi.PATH_MAX), abi.PATH_MAX)
     except MemoryFault:
         return f"{address:#x}"
 
 
-def before(kernel: Kernel, entry: Entry, call: tuple[int, ...]) -> dict[int, str]:
+def before(arena: Arena, entry: SyscallEntry, call: tuple[int, ...]) -> dict[int, str]:
     """Return the text of the arguments that the call itself may change or free: its strings, by index."""
     return {
-        index: _string(kernel, call[index])
+        index: _string(arena, call[index])
         for index, kind in enumerate(entry.formats)
         if kind in ("path", "str")
     }
 
 
-def _buffer(kernel: Kernel, address: int, size: int) -> str:
+def _buffer(arena: Arena, address: int, size: int) -> str:
     if size < 0:
         return f"{address:#x}"
     try:
-        data = kernel.arena.copy_in(address, min(size, _SHOWN + 1))
+        data = arena.copy_in(address, min(size, _SHOWN + 1))
     except MemoryFault:
         return f"{address:#x}"
     return quote(data)
 
 
-def _argument(kernel: Kernel, kind: str, index: int, call: tuple[int, ...], result: int) -> str:
+def _argument(arena: Arena, kind: str, index: int, call: tuple[int, ...], result: int) -> str:
     value = call[index]
     if kind.startswith("flags:"):
         return flag_names(kind[6:], value)
@@ -151,9 +152,11 @@ def _argument(kernel: Kernel, kind: str, index: int, call: tuple[int, ...], resu
         case "hex":
             return f"{value:#x}"
         case "in":  # a buffer whose size is the next argument
-            return _buffer(kernel, value, call[index + 1])
+            return _buffer(arena, value, call[index + 1])
         case "out":  # a buffer filled with as many bytes as the call returned
-            return _buffer(kernel, value, result)
+            return _buffer(arena, value, result)
+        case "id" if value == UNCHANGED:
+            return "-1"
         case "mode":
             return f"{value:#o}" if value else "0"
         case "signal" if 0 < value <= abi.NSIG:
@@ -164,12 +167,12 @@ def _argument(kernel: Kernel, kind: str, index: int, call: tuple[int, ...], resu
 
 
 def event(
-    kernel: Kernel, entry: Entry, call: tuple[int, ...], texts: dict[int, str], result: Result
+    arena: Arena, entry: SyscallEntry, call: tuple[int, ...], texts: dict[int, str], result: Result
 ) -> Syscall:
     """Return the event of a call that is done."""
     number = result if isinstance(result, int) else 0
     arguments = ", ".join(
-        texts[i] if i in texts else _argument(kernel, kind, i, call, number)
+        texts[i] if i in texts else _argument(arena, kind, i, call, number)
         for i, kind in enumerate(entry.formats)
     )
     if isinstance(result, Exit):

@@ -1,48 +1,49 @@
-"""The kernel of one process: its state, and the dispatch of system calls."""
+"""What a process has, and what the system has: the state that the handlers of system calls get.
+
+One piece: a process and the system know each other, so two files would be a circle.
+"""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from emu.core.effects import Exit, RegistersSet
-from emu.core.errors import MemoryFault
-from emu.core.events import ThreadExited, ThreadNamed
-from emu.kernel import abi, formats
-from emu.kernel.clock import TICK_NS, Clock
-from emu.kernel.credentials import Credentials
-from emu.kernel.devices import mount_devices
-from emu.kernel.entropy import Entropy
-from emu.kernel.fdtable import FdTable
-from emu.kernel.futex import Futexes
-from emu.kernel.hostfile import HostFile
-from emu.kernel.locks import FileLocks
-from emu.kernel.names import syscall_name
-from emu.kernel.passthrough import mount_writable
-from emu.kernel.procfs import mount_proc
-from emu.kernel.scheduler import Scheduler
-from emu.kernel.signals import Interrupted, Signals
-from emu.kernel.syscalls import find
-from emu.kernel.syscalls.futex import release
-from emu.kernel.table import TABLE
-from emu.kernel.timers import Timers
-from emu.kernel.vfs import FileSystem
-from emu.kernel.waiting import BLOCKED, Blocked, PendingCall
+from emu.core.task_events import ThreadNamed
+from emu.kernel import abi
+from emu.kernel.fs.fdtable import FdTable
+from emu.kernel.fs.locks import FileLocks
+from emu.kernel.fs.vfs import FileSystem
+from emu.kernel.run.clock import NEVER, Clock
+from emu.kernel.run.credentials import Credentials
+from emu.kernel.run.entropy import Entropy
+from emu.kernel.run.from_host import FromHost
+from emu.kernel.run.futex import Futexes
+from emu.kernel.run.scheduler import Scheduler
+from emu.kernel.run.signal_info import SignalInfo, bit
+from emu.kernel.run.signals import Signals
+from emu.kernel.run.tasks import Tasks
+from emu.kernel.run.timers import Timers
+from emu.machine.answers import FEATURES
+from emu.machine.features import Features
 
 if TYPE_CHECKING:
     from emu.core.events import EventBus
-    from emu.kernel.inodes import Inode
-    from emu.kernel.network import Network
-    from emu.kernel.openfile import OpenFile
-    from emu.kernel.signals import Killed
-    from emu.kernel.table import Entry, Result
-    from emu.kernel.task import Task
+    from emu.kernel.fs.caller import Caller
+    from emu.kernel.fs.file import Inode, OpenFile
+    from emu.kernel.fs.terminal import Terminal
+    from emu.kernel.ipc.objects import Ipc
+    from emu.kernel.net.network import Network
+    from emu.kernel.net.socket_address import InetAddress
+    from emu.kernel.run.family import Family, Shares
+    from emu.kernel.run.signals import Killed
+    from emu.kernel.run.task import Task
     from emu.machine.address_space import AddressSpace
-    from emu.machine.cpu import Cpu
+    from emu.machine.budget import Budget
+    from emu.machine.engine import Cpu
+    from emu.machine.shared_files import SharedFiles
 
 _UNLIMITED = (abi.RLIM_INFINITY, abi.RLIM_INFINITY)
 _STACK_LIMIT = 8 << 20
@@ -52,25 +53,28 @@ _NOFILE_LIMIT = 1024
 class KernelConfig(NamedTuple):
     """What the user decides. `sysroot` and `writable` are host directories, `cwd` is a guest path.
 
-    A writable directory appears at the same path in the guest. `max_memory` bounds, in bytes, guest mappings
-    and overlay together. `stdio` are the host descriptors behind 0, 1 and 2 (None: closed). `ignored` and `blocked` are the
-    signals that are so from the start, a tuple and a mask, `nice` is the main thread's nice value.
+    A writable directory appears at the same path in the guest, and so do those of `shown`, whose changes stay
+    in memory. `stdio` are the host descriptors behind 0, 1 and 2 (None: closed). `ignored` are the signals
+    that are so from the start. `max_processes` bounds how many processes there are at a time. With
+    `writable_as_root` owners and set-id bits reach writable directories on the host though `emu` is root.
     """
 
     sysroot: str = "/"
     writable: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
     cwd: str = "/"
-    max_memory: int = 4 << 30
     seed: int = 0
     uid: int = 0
     gid: int = 0
     groups: tuple[int, ...] = ()
     stdio: tuple[int | None, int | None, int | None] = (0, 1, 2)
     ignored: tuple[int, ...] = ()
-    blocked: int = 0
-    nice: int = 0
-    hwcap: int = 0x078B_FBFD
-    """AT_HWCAP: CPUID.1:EDX of the machine's CPU model."""
+    writable_as_root: bool = False
+    cpus: int = 1
+    """How many processors the guest sees; its threads run one at a time all the same."""
+    max_processes: int = 256
+    features: Features = FEATURES
+    """The CPU that programs are told of."""
 
 
 class Program(NamedTuple):
@@ -86,44 +90,255 @@ class Program(NamedTuple):
     stack_top: int
 
 
-class Kernel:
-    """One process. `syscall` serves a trap; `signal_pending` tells the runner to call `deliver_signals` after
-    it.
+class Forge(Protocol):
+    """What makes the memory, the CPU and the linker of a process, and lets it run."""
 
-    `report` takes a line for the user (an unsupported system call) and is the caller's to set.
+    def fork(self, parent: Kernel, task: Task, family: Family, shares: Shares) -> Kernel:
+        """Return the kernel of a new process, a copy of `parent` but for its threads.
+
+        Raises OSError, EmuError.
+        """
+
+    def enter(self, child: Kernel, task: Task) -> None:
+        """Enter the only thread of a new process, which has its registers."""
+
+    def execute(self, kernel: Kernel, task: Task, program: Executable) -> None:
+        """Let another program run in a process, whose other threads are over.
+
+        Raises ExecError while that can still be refused.
+        """
+
+
+class Executable(NamedTuple):
+    """What execve is given: the guest path, argv and envp; `by_descriptor`: the path is only a way to an open
+    file.
+    """
+
+    path: str
+    argv: tuple[bytes, ...]
+    envp: tuple[bytes, ...]
+    by_descriptor: bool = False
+
+
+class System:
+    """What all processes of a run share.
+
+    - `config`: what the user decided
+    - `bus`, `report`: where events go; takes a line for the user (an unsupported system call), the caller's
+      to set
+    - `clock`, `entropy`: virtual time; random bytes from the seed
+    - `scheduler`, `futexes`: who of all threads runs, who waits for which word of memory
+    - `host`: what the host says to the run
+    - `fs`: the guest's tree
+    - `budget`: what the memory of all, and the files in memory, may cost
+    - `locks`: who has locked which file (flock)
+    - `network`: the names of sockets
+    - `processes`, `leader`: those that there are, zombies included, by their ids; the first
+    - `terminals`: the controlling terminals of sessions
+    - `forge`: makes the memory and the CPU of processes
+    - `next_id`: the id that the next process or thread gets
+    - `next_expiry`: when the next timer of any process is due
     """
 
     def __init__(
-        self, config: KernelConfig, space: AddressSpace, bus: EventBus, clock: Clock | None = None
+        self,
+        config: KernelConfig,
+        shared_files: SharedFiles,
+        budget: Budget,
+        bus: EventBus,
+        clock: Clock | None = None,
     ) -> None:
         self.config = config
-        self.space = space
-        self.arena = space.arena
         self.bus = bus
-        self.clock = clock if clock is not None else Clock()
         self.report: Callable[[str], None] = lambda line: None
-        self.cpu: Cpu
-        self.tasks: dict[int, Task] = {}
-        self.leader: Task
-        self.scheduler = Scheduler(self)
-        self.futexes = Futexes()
-        self.next_tid = abi.PID + 1
-        self.leader_status = 0
+        self.clock = clock if clock is not None else Clock()
         self.entropy = Entropy(config.seed)
-        self.overlay_bytes = 0
+        self.scheduler = Scheduler(self.clock)
+        self.futexes = Futexes()
+        self.host = FromHost()
+        self.locks = FileLocks()
+        self.processes: dict[int, Kernel] = {}
+        self.terminals: dict[int, Terminal] = {}
+        self.leader: Kernel
+        self.forge: Forge
+        self.next_expiry = NEVER
+        self.next_id = abi.PID
+        self.budget = budget
+        self.shared_files = shared_files
         self.fs = FileSystem(
             config.sysroot,
             lambda: self.clock.realtime,
-            self.charge_overlay,
+            budget.hold,
             config.uid,
             config.gid,
             config.groups,
         )
-        self.fs.on_store = space.shared_files.stored
-        self.fs.on_resize = space.file_resized
-        self.credentials = Credentials(config.uid, config.gid)
-        self.locks = FileLocks()
-        self.fds = FdTable(_NOFILE_LIMIT, self.locks)
+        self.fs.on_store, self.fs.on_resize = self._stored, self._resized
+        self._reported: set[str] = set()
+
+    @cached_property
+    def network(self) -> Network:
+        """The names of sockets; made when the first one is."""
+        from emu.kernel.net.network import Network
+
+        return Network(
+            self.fs, lambda: self.running.sender(), lambda: self.running.identity(), self._tell_unreachable
+        )
+
+    @cached_property
+    def ipc(self) -> Ipc:
+        """What processes share by keys and names; made when it is first asked for."""
+        from emu.kernel.ipc.objects import Ipc
+
+        return Ipc()
+
+    @property
+    def running(self) -> Kernel:
+        """The process that runs."""
+        return self.processes[self.scheduler.current.pid]
+
+    def new_id(self) -> int:
+        """Return an id that no process or thread has had."""
+        self.next_id += 1
+        return self.next_id - 1
+
+    # -- time ------------------------------------------------------------------------------------------------
+
+    def pass_time(self) -> None:
+        """Do what is due: timers send their signals, waits end at their deadlines."""
+        if self.clock.now >= self.next_expiry:
+            for process in list(self.processes.values()):
+                if self.clock.now >= process.timers.next_expiry:
+                    process.timers.expire()
+        self.scheduler.expire()
+        self.plan()
+
+    def plan(self) -> None:
+        """Set the clock's alarm to the next thing that is due."""
+        self.next_expiry = min(process.timers.next_expiry for process in self.processes.values())
+        self.clock.alarm = min(self.next_expiry, self.scheduler.next_deadline)
+
+    # -- the user --------------------------------------------------------------------------------------------
+
+    def report_once(self, key: str, line: str) -> None:
+        """Tell the user something that would otherwise repeat."""
+        if key not in self._reported:
+            self._reported.add(key)
+            self.report(line)
+
+    def _tell_unreachable(self, address: InetAddress) -> None:
+        """Tell the user, once for each host, of an address outside of the guest's own network."""
+        line = f"emu: {address} is out of reach: a program sees only its own loopback network, never the host's (emu help limits)"
+        self.report_once(f"host {address.host!r}", f"{line}; it was told ENETUNREACH")
+
+    def post_host_signal(self, signo: int) -> None:
+        """The host sent `emu` a signal: it is the guest's. Called from a Python signal handler."""
+        running = self.processes.get(self.scheduler.current.pid)
+        if running is not None:
+            running.signals.wake = True
+        self.host.post(signo)
+
+    def take_from_host(self) -> None:
+        """Send the guest what the host has sent: the terminal's signal to every process of the first one's
+        group, another to that one.
+        """
+        for signo in self.host.take():
+            typed = signo == abi.SIGINT
+            info = SignalInfo(signo, abi.SI_KERNEL if typed else abi.SI_USER)
+            for process in list(self.processes.values()) if typed else [self.leader]:
+                if process.family.status is None and process.family.group == self.leader.family.group:
+                    process.signals.send(info)
+
+    def caller(self) -> tuple[int, int]:
+        """Return process group and session of the process that runs (`emu.kernel.fs.pty.Jobs`)."""
+        family = self.running.family
+        return family.group, family.session
+
+    def signal_group(self, group: int, signo: int) -> None:
+        """Send a terminal's signal to all of a process group."""
+        for process in list(self.processes.values()):
+            if process.family.group == group and process.family.status is None:
+                process.signals.send(SignalInfo(signo, abi.SI_KERNEL))
+
+    def session_of(self, group: int) -> int | None:
+        """Return the session of a process group, None if there is no such group."""
+        members = (process.family for process in self.processes.values())
+        return next((family.session for family in members if family.group == group), None)
+
+    def refuses(self, signo: int) -> bool:
+        """Whether the thread that runs ignores or blocks a signal, or its group is an orphan."""
+        ignored = self.running.signals.actions[signo].handler == abi.SIG_IGN
+        return ignored or bool(self.scheduler.current.mask & bit(signo)) or self.running.orphaned()
+
+    def controls(self, session: int, terminal: Terminal | None) -> None:
+        """A session has a controlling terminal now, or (None) none any more."""
+        self.terminals.pop(session, None)
+        if terminal is not None:
+            self.terminals[session] = terminal
+
+    # -- files and memory ------------------------------------------------------------------------------------
+
+    def sync_all(self) -> None:
+        """Write every shared mapping of a file back to it."""
+        for process in self.processes.values():
+            process.space.sync_all()
+
+    def _stored(self, dev: int, ino: int, data: bytes, offset: int) -> None:
+        """Bytes were written to a file: mappings that share it show them."""
+        for process in self.processes.values():
+            process.on_store(dev, ino, data, offset)
+
+    def _resized(self, dev: int, ino: int) -> None:
+        for process in self.processes.values():
+            process.space.file_resized(dev, ino)
+
+
+class Kernel:
+    """The state of one process, with the system that it is part of at hand:
+    what handlers of system calls get.
+
+    `emu.kernel.boot` makes the first one, in a system that has /dev, /proc and standard files.
+
+    - `system`: what all processes share; `config`, `bus`, `clock`, `entropy`, `scheduler`, `futexes`, `fs`
+      and `locks` are its own
+    - `family`: its id, and what ties it to other processes
+    - `space`, `arena`: the address space, and the memory behind it
+    - `cpu`: the CPU at the latest system call
+    - `on_store`: is told of bytes that were written to a file, for the mappings of it
+    - `tasks`: the threads
+    - `leader_status`: the exit status of the main thread, once it has ended
+    - `signals`, `timers`: dispositions and pending signals; alarms, interval and POSIX timers
+    - `caller`: the working directory, umask and ids with which it looks at files
+    - `fds`: the descriptor table
+    - `credentials`, `rlimits`: user, groups and capabilities; (soft, hard) by RLIMIT_*
+    - `program`: what /proc/self tells of the program
+    - `brk_start`, `brk`: where the heap begins and ends
+    - `dumpable`, `personality`, `no_new_privs`, `death_signal`: what prctl and personality have set
+    """
+
+    def __init__(self, system: System, space: AddressSpace, family: Family, caller: Caller) -> None:
+        self.system, self.family = system, family
+        self.config, self.bus, self.clock, self.entropy = (
+            system.config,
+            system.bus,
+            system.clock,
+            system.entropy,
+        )
+        self.scheduler, self.futexes, self.fs, self.locks = (
+            system.scheduler,
+            system.futexes,
+            system.fs,
+            system.locks,
+        )
+        self.space = space
+        self.arena = space.arena
+        self.cpu: Cpu
+        self.on_store: Callable[[int, int, bytes, int], None] = lambda dev, ino, data, offset: None
+        self.tasks = Tasks()
+        self.leader_status = 0
+        self.caller = caller
+        self.credentials = Credentials(caller.uid, caller.gid)
+        self.fds = FdTable(_NOFILE_LIMIT)
         self.program = Program("", None, (), (), b"", 0)
         self.brk_start = self.brk = 0
         self.dumpable = 1
@@ -134,54 +349,53 @@ class Kernel:
         self.rlimits[abi.RLIMIT_STACK] = (_STACK_LIMIT, abi.RLIM_INFINITY)
         self.rlimits[abi.RLIMIT_CORE] = (0, abi.RLIM_INFINITY)
         self.rlimits[abi.RLIMIT_NOFILE] = (_NOFILE_LIMIT, 4096)
-        self.signals = Signals(self)
-        self.timers = Timers(self)
-        self._reported: set[str] = set()
-        mount_devices(self)
-        mount_proc(self)
-        for directory in config.writable:
-            mount_writable(self.fs, directory)
-        self.fs.chdir(self.fs.find(config.cwd))
-        for number, host in enumerate(config.stdio):
-            if host is not None:
-                self._adopt(number, host)
+        self.signals = Signals(space.arena, self.tasks, self.scheduler, system.host)
+        self.timers = Timers(self.clock, self.signals, system.plan)
+        self.signals.on_job = self._job_changed
+        self._cpu = self._cpu_since = 0
+        system.processes[family.pid] = self
 
-    def _adopt(self, number: int, host: int) -> None:
-        try:
-            flags = fcntl.fcntl(host, fcntl.F_GETFL)
-        except OSError:
-            return  # started with this descriptor closed: so is the guest's
-        if flags & os.O_PATH:
-            return  # it was closed, and `emu` keeps its number from other files
-        self.fds.install(HostFile(host), fd=number)
+    @property
+    def pid(self) -> int:
+        """Its id."""
+        return self.family.pid
 
-    @cached_property
+    @property
     def network(self) -> Network:
-        """The names of sockets; made when the first one is."""
-        from emu.kernel.network import Network
+        """The names of sockets."""
+        return self.system.network
 
-        return Network(self)
+    def sender(self) -> tuple[int, int, int]:
+        """Return process id, real user and real group: who a message comes from."""
+        return self.pid, self.credentials.users.real, self.credentials.groups.real
+
+    def identity(self) -> tuple[int, int, int]:
+        """Return process id, effective user and effective group: who SO_PEERCRED tells of."""
+        return self.pid, self.credentials.users.effective, self.credentials.groups.effective
 
     # -- tasks -----------------------------------------------------------------------------------------------
 
     def add_task(self, task: Task) -> None:
-        """Enter a task; the first is the main thread, and runs."""
-        if not self.tasks:
-            self.leader = self.scheduler.current = task
-            task.mask, task.nice = self.config.blocked, self.config.nice
-        self.tasks[task.tid] = task
+        """Enter a task; the first is the main thread."""
+        self.tasks.add(task)
 
-    def end_task(self, task: Task, status: int) -> bool:
-        """A task is over; return whether it was the last. Source: Linux kernel/exit.c:do_exit."""
-        if task is self.leader:
-            self.leader_status = status
-        del self.tasks[task.tid]
-        if self.bus.threads:
-            self.bus.emit(ThreadExited(task.tid, task.name, status))
-        if self.tasks:
-            self.signals.pass_on(abi.U64)
-            release(self, task)
-        return not self.tasks
+    @property
+    def cpu_used(self) -> int:
+        """How long the process has run, in nanoseconds."""
+        running = self.pid == self.scheduler.current.pid and self.family.status is None
+        return self._cpu + (self.clock.cpu - self._cpu_since if running else 0)
+
+    def begin_running(self) -> None:
+        """Another process ran; this one does now: files are looked at with its ids, time is its own."""
+        self._cpu_since = self.clock.cpu
+        self.fs.caller = self.caller
+        self.timers.go_on()
+
+    def stop_running(self) -> None:
+        """Another process is to run."""
+        self._cpu += self.clock.cpu - self._cpu_since
+        self._cpu_since = self.clock.cpu
+        self.timers.rest()
 
     def cpu_time(self, task: Task) -> int:
         """Return how long a task has run, in nanoseconds."""
@@ -194,125 +408,68 @@ class Kernel:
         if self.bus.threads:
             self.bus.emit(ThreadNamed(task.tid, task.name))
 
-    # -- system calls ----------------------------------------------------------------------------------------
+    # -- the parent ------------------------------------------------------------------------------------------
 
-    def syscall(self, task: Task, cpu: Cpu, number: int, args: tuple[int, ...]) -> Result | Blocked:
-        """Serve system call `number` with six argument registers; return the value for rax or an effect, or BLOCKED: then
-        `resume` is to be called when the task runs again.
+    def tell_parent(self, signo: int, code: int, value: int) -> None:
+        """Send the parent a signal about this process: si_code and the number that goes with it;
+        its waits look again.
         """
-        clock = self.clock
-        clock.now += TICK_NS
-        if clock.now >= clock.alarm:
-            self.pass_time()
-        entry = TABLE.get(number & abi.U32) or find(number & abi.U32)
-        if entry is None:
-            return self._unknown(number)
-        self.cpu = cpu
-        call = args[: entry.arity]
-        if entry.narrow:
-            narrowed = list(call)
-            for index, mask, sign in entry.narrow:
-                narrowed[index] = ((narrowed[index] & mask) ^ sign) - sign
-            call = tuple(narrowed)
-        texts = formats.before(self, entry, call) if self.bus.syscalls else None
-        try:
-            result = entry.handler(self, task, *call)
-        except (OSError, MemoryFault) as error:
-            result = self._failed(task, entry, error)
-        if not isinstance(result, (int, Exit, RegistersSet)):
-            return self._advance(task, PendingCall(entry, result, call, texts))
-        if texts is not None:
-            self.bus.emit(formats.event(self, entry, call, texts, result))
-        return result
+        parent = self.system.processes.get(self.family.parent)
+        if parent is None or parent.family.status is not None:
+            return
+        if signo:
+            parent.signals.send(SignalInfo(signo, code, self.pid, self.credentials.users.real, value=value))
+        for task in parent.family.waiters:
+            self.scheduler.wake(task)
 
-    def resume(self, task: Task) -> Result | Blocked:
-        """Go on with a task's system call whose wait is over."""
-        call = task.call
-        assert call is not None
-        for file in task.held:
-            self.fds.release(file)
-        result = self._advance(task, call)
-        task.resumed = False
-        return result
+    def alone(self) -> bool:
+        """Whether there is no other process."""
+        return len(self.system.processes) == 1
 
-    def _advance(self, task: Task, call: PendingCall) -> Result | Blocked:
-        result: Result
-        try:
-            block = call.handler.send(None)
-        except StopIteration as stop:
-            result = stop.value
-        except (OSError, MemoryFault) as error:
-            result = self._failed(task, call.entry, error)
-        else:
-            task.call, task.again = call, block.again
-            task.held = tuple(file for file, _ in block.files)
-            for file in task.held:
-                file.references += 1
-            self.scheduler.block(task, block)
-            return BLOCKED
-        task.call = task.again = None
-        task.held = ()
-        if call.texts is not None:
-            self.bus.emit(formats.event(self, call.entry, call.arguments, call.texts, result))
-        return result
+    def orphaned(self) -> bool:
+        """Whether no member of the process's group has a parent in another group of the same session.
 
-    def _failed(self, task: Task, entry: Entry, error: OSError | MemoryFault) -> int:
-        """Return what the guest is told of a failure."""
-        if isinstance(error, MemoryFault):
-            return -errno.EFAULT
-        if isinstance(error, Interrupted):
-            if error.restart:
-                task.interrupted = entry.number
-                task.restart_always = error.always
-            return -errno.EINTR
-        return -(error.errno or errno.EIO)
+        Source: setpgid(2).
+        """
+        own, processes = self.family, self.system.processes
+        living = (process.family for process in processes.values() if process.family.status is None)
+        for member in (family for family in living if family.group == own.group):
+            parent = processes.get(member.parent)
+            if parent is None:
+                if member.parent == abi.PPID and member.session == abi.SID:
+                    return False
+            elif parent.family.group != own.group and parent.family.session == member.session:
+                return False
+        return True
 
-    def pass_time(self) -> None:
-        """Do what is due: timers send their signals, waits end at their deadlines."""
-        if self.clock.now >= self.timers.next_expiry:
-            self.timers.expire()
-        self.scheduler.expire()
-        self.plan()
+    def _job_changed(self) -> None:
+        """The process was stopped, or goes on."""
+        stopped = self.signals.stopped
+        self.family.news = "stopped" if stopped else "continued"
+        parent = self.system.processes.get(self.family.parent)
+        quiet = parent is None or parent.signals.actions[abi.SIGCHLD].flags & abi.SA_NOCLDSTOP
+        code = abi.CLD_STOPPED if stopped else abi.CLD_CONTINUED
+        self.tell_parent(0 if quiet else abi.SIGCHLD, code, stopped or abi.SIGCONT)
 
-    def plan(self) -> None:
-        """Set the clock's alarm to the next thing that is due."""
-        self.clock.alarm = min(self.timers.next_expiry, self.scheduler.next_deadline)
+    # -- the user --------------------------------------------------------------------------------------------
 
-    def _unknown(self, number: int) -> int:
-        name = syscall_name(number & abi.U32)
-        if self.bus.syscalls:
-            self.bus.emit(formats.unknown(number & abi.U32, name))
-        return self.refuse(f"{name} ({number & abi.U32})")
-
-    def refuse(self, what: str, error: int = errno.ENOSYS) -> int:
-        """Tell the user, once, that a system call is not supported; return what the guest is told."""
+    def refuse(self, what: str, error: int = errno.ENOSYS, why: str = "") -> int:
+        """Tell the user, once, that a system call is not supported, and `why` or what else to do;
+        return what the guest is told.
+        """
         line = f"emu: syscall {what} is not supported; the program was told {errno.errorcode[error]}"
+        line += f": {why}" if why else ""
         self.report_once(f"system call {what}", line)
         return -error
 
     def report_once(self, key: str, line: str) -> None:
         """Tell the user something that would otherwise repeat."""
-        if key not in self._reported:
-            self._reported.add(key)
-            self.report(line)
-
-    # -- memory ----------------------------------------------------------------------------------------------
-
-    def charge_overlay(self, size: int) -> None:
-        """Account for overlay bytes.
-
-        Raises OSError(ENOSPC) when mappings and overlay together pass `max_memory`.
-        """
-        if size > 0 and self.space.total + self.overlay_bytes + size > self.config.max_memory:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.overlay_bytes += size
+        self.system.report_once(key, line)
 
     # -- files -----------------------------------------------------------------------------------------------
 
     def file(self, fd: int) -> OpenFile:
         """Return the description of a descriptor that is not O_PATH. Raises OSError(EBADF)."""
-        if self.space.shared_files:
-            self.space.sync_all()  # what the guest stored through a shared mapping is in the file
         file = self.fds.get(fd)
         if file.flags & abi.O_PATH:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -334,7 +491,7 @@ class Kernel:
 
     def deliver_signals(self, task: Task, cpu: Cpu) -> Killed | None:
         """Act on deliverable signals: build handler frames, or say that the process is killed."""
-        return self.signals.deliver(task, cpu)
+        return self.signals.deliver(task, cpu, self.program.exe, self)
 
     def fault(
         self,
@@ -348,7 +505,3 @@ class Kernel:
     ) -> Killed | None:
         """Raise a synchronous signal; the CPU then goes on in the handler, unless the process is killed."""
         return self.signals.force(task, cpu, signo, si_code, address, trapno, error_code)
-
-    def post_host_signal(self, signo: int) -> None:
-        """The host sent `emu` a signal: it is the guest's. Called from a Python signal handler."""
-        self.signals.post_from_host(signo)

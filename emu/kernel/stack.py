@@ -10,7 +10,8 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from emu.kernel.kernel import Kernel
+    from emu.machine.arena import Arena
+    from emu.machine.features import Features
 
 STACK_TOP = 0x7FFF_FFFF_F000
 STACK_SIZE = 8 << 20
@@ -18,14 +19,14 @@ PLATFORM = b"x86_64\0"
 (
     AT_NULL, AT_PHDR, AT_PHENT, AT_PHNUM, AT_PAGESZ, AT_BASE, AT_FLAGS, AT_ENTRY, AT_UID, AT_EUID, AT_GID,
     AT_EGID, AT_PLATFORM, AT_HWCAP, AT_CLKTCK, AT_SECURE, AT_RANDOM, AT_HWCAP2, AT_EXECFN, AT_SYSINFO_EHDR,
-    AT_MINSIGSTKSZ,
-) = (0, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 23, 25, 26, 31, 33, 51)  # fmt: skip
-_MIN_SIGNAL_STACK = 1120
-"""The largest signal frame here: FXSAVE image, ucontext, siginfo, red zone and alignment."""
+    AT_MINSIGSTKSZ, AT_RSEQ_FEATURE_SIZE, AT_RSEQ_ALIGN,
+) = (0, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 23, 25, 26, 31, 33, 51, 27, 28)  # fmt: skip
 _CLOCK_TICKS = 100
+_RSEQ_FEATURES, _RSEQ_ALIGN = 28, 32
+"""struct rseq as of Linux 6.3, up to mm_cid."""
 
 
-class ImageFacts(NamedTuple):
+class AuxFacts(NamedTuple):
     """What the auxiliary vector says about the mapped images (addresses 0 where there is none)."""
 
     phdr: int
@@ -34,6 +35,11 @@ class ImageFacts(NamedTuple):
     interp_base: int
     entry: int
     vdso: int
+    random: bytes
+    features: Features
+    uid: int
+    gid: int
+    secure: bool = False
 
 
 class Stack(NamedTuple):
@@ -44,13 +50,13 @@ class Stack(NamedTuple):
 
 
 def build_stack(
-    kernel: Kernel, facts: ImageFacts, filename: bytes, argv: list[bytes], envp: list[bytes]
+    arena: Arena, facts: AuxFacts, filename: bytes, argv: list[bytes], envp: list[bytes]
 ) -> Stack:
     """Write strings, random bytes, auxiliary vector, envp, argv and argc below `STACK_TOP`, which must be
     mapped.
     """
     at = STACK_TOP - 8
-    write = kernel.arena.write
+    write = arena.write
 
     def push(data: bytes) -> int:
         nonlocal at
@@ -63,14 +69,13 @@ def build_stack(
     arg_addresses = [push(text + b"\0") for text in reversed(argv)][::-1]
     at &= -16
     platform = push(PLATFORM)
-    random = push(kernel.entropy.take(16))
-    config = kernel.config
+    random = push(facts.random)
     auxv: list[tuple[int, int]] = []
     if facts.vdso:
         auxv.append((AT_SYSINFO_EHDR, facts.vdso))
     auxv += [
-        (AT_MINSIGSTKSZ, _MIN_SIGNAL_STACK),
-        (AT_HWCAP, config.hwcap),
+        (AT_MINSIGSTKSZ, facts.features.signal_stack),
+        (AT_HWCAP, facts.features.hwcap),
         (AT_PAGESZ, 4096),
         (AT_CLKTCK, _CLOCK_TICKS),
         (AT_PHDR, facts.phdr),
@@ -79,15 +84,17 @@ def build_stack(
         (AT_BASE, facts.interp_base),
         (AT_FLAGS, 0),
         (AT_ENTRY, facts.entry),
-        (AT_UID, config.uid),
-        (AT_EUID, config.uid),
-        (AT_GID, config.gid),
-        (AT_EGID, config.gid),
-        (AT_SECURE, 0),
+        (AT_UID, facts.uid),
+        (AT_EUID, facts.uid),
+        (AT_GID, facts.gid),
+        (AT_EGID, facts.gid),
+        (AT_SECURE, int(facts.secure)),
         (AT_RANDOM, random),
-        (AT_HWCAP2, 0),
+        (AT_HWCAP2, facts.features.hwcap2),
         (AT_EXECFN, execfn),
         (AT_PLATFORM, platform),
+        (AT_RSEQ_FEATURE_SIZE, _RSEQ_FEATURES),
+        (AT_RSEQ_ALIGN, _RSEQ_ALIGN),
         (AT_NULL, 0),
     ]
     words = [len(argv), *arg_addresses, 0, *env_addresses, 0]

@@ -1,45 +1,29 @@
 """The table of system calls: number, name, argument formats and handler, one entry a call.
 
-A handler is a function `handler(kernel, task, *arguments)` under `@syscall(number, name, *formats)`; one that may wait
-is a generator, see `emu.kernel.waiting`.
-The formats say two things: the C type to which dispatch narrows the register, and how the trace prints it. So
-a handler sees the integers that the C prototype has.
+A handler is a function `handler(kernel, task, *arguments)` under `@syscall(number, name, *formats)`; one that
+may wait is a generator, see `emu.kernel.syscalls.waiting`. The formats say two things: the C type to which
+dispatch narrows the register, and how the trace prints it. So a handler sees the integers that the C
+prototype has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from emu.kernel.run.call import SyscallEntry
 
 if TYPE_CHECKING:
-    from emu.core.effects import Exit, RegistersSet
-    from emu.kernel.waiting import BlockingCall
-
-    Result = int | Exit | RegistersSet
-    Handler = Callable[..., Result | BlockingCall]
+    from emu.kernel.run.call import Handler
 
 H = TypeVar("H", bound="Handler")
 
 _SIGNED_INT = frozenset(("fd", "dirfd", "int", "signal", "pid", "clock", "option"))
-_UNSIGNED_INT = frozenset(("uint", "mode"))
+_UNSIGNED_INT = frozenset(("uint", "mode", "id"))
 _SIGNED_LONG = frozenset(("long", "offset"))
 
 
-class Entry(NamedTuple):
-    """One system call.
-
-    `narrow` lists (argument index, mask, sign bit) for those that are not unsigned 64-bit words.
-    """
-
-    number: int
-    name: str
-    formats: tuple[str, ...]
-    handler: Handler
-    arity: int
-    narrow: tuple[tuple[int, int, int], ...]
-
-
-TABLE: dict[int, Entry] = {}
+TABLE: dict[int, SyscallEntry] = {}
 """All supported system calls by number."""
 
 
@@ -59,7 +43,7 @@ def syscall(number: int, name: str, *formats: str) -> Callable[[H], H]:
     """Enter the decorated function in the table as the handler of system call `number`."""
 
     def enter(handler: H) -> H:
-        TABLE[number] = Entry(number, name, formats, handler, len(formats), _narrowing(formats))
+        TABLE[number] = SyscallEntry(number, name, formats, handler, len(formats), _narrowing(formats))
         return handler
 
     return enter

@@ -8,20 +8,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.errors import EmuError
+from emu.core.text import printable
 from emu.elf import constants as c
 from emu.elf.cfi import UnwindTable
 from emu.elf.header import Phdr, parse_ehdr, parse_phdrs
 from emu.glibc.stubs import TRAP_SIZE
 from emu.machine.arena import PAGE_SIZE, PROT_EXEC, physical
-from emu.process.unwind import Frame, Surroundings, from_gprs, walk
+from emu.machine.regs import GPRS, RIP, RSP
+from emu.process.folding import folded
+from emu.process.unwind import Surroundings, UnwoundFrame, from_gprs, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from emu.kernel.exec import MappedImage
-    from emu.kernel.task import Task
+    from emu.kernel.exec import ExecImage
+    from emu.kernel.run.task import Task
     from emu.process.process import Process
-    from emu.rtld.link_map import LinkMap
 
 _SHOWN = 64
 _STUB_NAMES = {
@@ -31,20 +33,28 @@ _STUB_NAMES = {
     "profile": "_dl_profile_fixup",
     "pltexit": "_dl_audit_pltexit",
 }
+_CAUGHT = ("call_init", "call_fini")
+"""What the linker runs under a catch of errors, by glibc's names; else it is dl_open_worker."""
 _EMU = "[emu]"
 PYTHON = "[Python]"
 """The object of a frame of Python, which called the guest."""
 
 
-class FrameInfo(NamedTuple):
-    """One frame, the innermost having `level` 0. A frame of the machine's stack may stand for several: functions inlined at its pc.
+_RSP, _RIP = GPRS.index(RSP), GPRS.index(RIP)
 
-    `pc` is where the frame goes on; `cfa` the stack pointer of its caller before the call (0: unknown). `object` and `offset` (link-time address)
-    say where `pc` lies, `object` being empty where no object is; `[emu]` is the loader's own part in the guest, its functions named as
-    ld.so's that it takes the place of; `[Python]` is Python code that called the guest.
-    `function` is demangled and empty if unknown, `file` and `line` are empty and 0 then. `inlined`: the
-    function has no frame of the machine's; it was inlined into the next. `signal`: a signal handler returns here. `guess`: found without unwind
-    information. `note` says what else there is to know: why the list ends early, when an object was unloaded.
+
+class FrameInfo(NamedTuple):
+    """One frame, the innermost having `level` 0.
+
+    A frame of the machine's stack may stand for several: functions inlined at its pc.
+
+    `pc` is where the frame goes on; `cfa` the stack pointer of its caller before the call (0: unknown).
+    `object` and `offset` (link-time address) say where `pc` lies, `object` being empty where no object is;
+    `[emu]` is the loader's own part in the guest, its functions named as ld.so's that it takes the place of;
+    `[Python]` is Python code that called the guest. `function` is demangled and empty if unknown, `file` and
+    `line` are empty and 0 then. `inlined`: the function has no frame of the machine's; it was inlined into
+    the next. `signal`: a signal handler returns here. `guess`: found without unwind information. `note` says
+    what else there is to know: why the list ends early, when an object was unloaded.
     """
 
     level: int
@@ -62,12 +72,14 @@ class FrameInfo(NamedTuple):
 
 
 class Captured(NamedTuple):
-    """A frame before anything was read of its function and line; `known` is complete where there is nothing to read.
+    """A frame before anything was read of its function and line;
+    `known` is complete where there is nothing to read.
 
-    `path` is the object's file, `vaddr` the link-time address whose function and line are wanted. It stays true after the object has gone.
+    `path` is the object's file, `vaddr` the link-time address whose function and line are wanted. It stays
+    true after the object has gone.
     """
 
-    frame: Frame
+    frame: UnwoundFrame
     known: FrameInfo
     path: str = ""
     vaddr: int = 0
@@ -79,21 +91,32 @@ class Backtraces:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._tables: dict[int, UnwindTable | None] = {}
-        self._around = Surroundings(process.arena, self._table, self._executable, process.space.find)
-        self.complete: Callable[[list[Captured]], list[Captured]] = lambda found: found
-        """What a list of the running thread becomes where somebody beyond the guest called it."""
+        self._departed: dict[int, UnwindTable | None] = {}
+        self._around = Surroundings(
+            process.arena, self._table, self._executable, process.space.find, process.symbols.function_start, self._returns,
+        )  # fmt: skip
+        self._complete: Callable[[list[Captured]], list[Captured]] = lambda found: found
+
+    def complete_with(self, complete: Callable[[list[Captured]], list[Captured]]) -> None:
+        """Let `complete` put the callers of the guest into the frames of the running
+        thread, in place of how the guest was entered.
+        """
+        self._complete = complete
 
     def frames(self, task: Task | None = None) -> list[FrameInfo]:
-        """Return the frames of the running thread, the innermost first: at a fault, or where it called a hosted function.
+        """Return the frames of the running thread, the innermost first:
+        at a fault, or where it called a hosted function.
 
         Those of another thread begin where it waits. Raises EmuError for one that has ended.
         """
         return self.resolve(self.capture(task))
 
-    def capture(self, task: Task | None = None) -> list[Captured]:
-        """Return the same frames with their functions and lines unread, which is cheap: `resolve` reads them, at any later time.
+    def capture(self, task: Task | None = None, *, pc: int = 0) -> list[Captured]:
+        """Return the same frames with their functions and lines unread, which is cheap:
+        `resolve` reads them, at any later time.
 
-        Those of another thread begin where it waits. Raises EmuError for one that has ended.
+        Those of another thread begin where it waits. `pc` takes the place of the running thread's. Raises
+        EmuError for one that has ended.
         """
         process = self._process
         running = process.kernel.scheduler.current
@@ -102,11 +125,32 @@ class Backtraces:
                 raise EmuError(f"backtrace of thread {task.tid}: it has ended")
             return self._walk(process.cpu.gprs_of(task.context))
         registers = process.cpu.gprs()
-        if process.cpu.in_trap:
+        if pc:
+            registers[16] = pc
+        elif process.cpu.in_trap:
             registers[16] -= (
                 2  # a trap stands at a function's first instruction, which unwind information knows
             )
-        return self.complete(self._walk(registers))
+        return self._complete(self._walk(registers))
+
+    def callers(self) -> list[Captured]:
+        """Return two frames, without unwinding: the function that the running thread has just entered, and
+        the place that it was called from.
+        """
+        cpu, arena = self._process.cpu, self._process.arena
+        stack = cpu.get(RSP)
+        inner = UnwoundFrame(cpu.get(RIP), stack + 8, exact=True, signal=False, guess=False)
+        caller = UnwoundFrame(arena.read_u64(stack), 0, exact=False, signal=False, guess=False)
+        return [self._place(inner), self._place(caller)]
+
+    def capture_callers(self) -> list[Captured]:
+        """Return the frames of the running thread, at a trap, without that of the
+        hosted function that it called.
+        """
+        gprs = self._process.cpu.gprs()
+        stack = gprs[_RSP]
+        gprs[_RSP], gprs[_RIP] = stack + 8, self._process.arena.read_u64(stack)
+        return self._complete(self._walk(gprs))
 
     def of(self, gprs: Sequence[int]) -> list[FrameInfo]:
         """Return the frames from registers in the order of `regs.GPRS`."""
@@ -143,13 +187,13 @@ class Backtraces:
                 return found
             found.append(self._place(frame))
 
-    def forget(self, map_: LinkMap) -> None:
-        """Drop what is known of an object that goes."""
-        self._tables.pop(map_.map_start, None)
+    def forget(self, start: int) -> None:
+        """Drop what is known of an object that goes: the one that begins at `start`."""
+        self._tables.pop(start, None)
 
-    # -- frames to names ------------------------------------------------------------------------------------------------
+    # -- frames to names -------------------------------------------------------------------------------------
 
-    def _place(self, frame: Frame) -> Captured:
+    def _place(self, frame: UnwoundFrame) -> Captured:
         symbols = self._process.symbols
         pc, cfa = frame.pc, frame.cfa
         hosted = self._hosted(frame)
@@ -170,8 +214,10 @@ class Backtraces:
         known = FrameInfo(0, pc, cfa, place[0], place[1], "", "", 0, note=note)
         return Captured(frame, known, place[2], place[1] - (pc - frame.place))
 
-    def _hosted(self, frame: Frame) -> tuple[str, int] | None:
-        """Return (name, offset in the stub page) of one of the loader's frames in the guest; None for any other."""
+    def _hosted(self, frame: UnwoundFrame) -> tuple[str, int] | None:
+        """Return (name, offset in the stub page) of one of the loader's frames in the guest;
+        None for any other.
+        """
         contract, runner = self._process.contract, self._process.runner
         page = contract.call_page if contract is not None else None
         if page is not None and page.start <= frame.pc < page.end:
@@ -183,22 +229,46 @@ class Backtraces:
         if entry == stubs.return_start:
             entry = contract.start_stub
         elif runner is not None and entry in (stubs.return_call, stubs.return_plt):
-            entry = runner.hosted_entry(frame.cfa - 8) or entry
+            # A PLT has pushed two words before it came to the linker; the code that auditors hear of calls
+            # without one.
+            above = frame.cfa - 8
+            found = runner.hosted_entry(above - 16) if entry == stubs.return_plt else None
+            entry = found or runner.hosted_entry(above) or entry
         elif entry >= stubs.profile:
             return "_dl_runtime_profile", entry - stubs.start
         elif entry >= stubs.tls_get_addr:
             fast = entry <= stubs.tls_get_addr_slow
             return ("__tls_get_addr" if fast else "_dl_tlsdesc_dynamic"), entry - stubs.start
         name = next((name for name, at in contract.pointer_stubs.items() if at <= entry < at + TRAP_SIZE), "")
+        if name == "operate" and runner is not None:
+            work = runner.hosted_work(frame.cfa - 8)
+            return next((one for one in _CAUGHT if one in work), "dl_open_worker"), frame.pc - stubs.start
         if not name and entry != frame.pc:
             name = self._process.symbols.function(entry)
         return _STUB_NAMES.get(name, name), frame.pc - stubs.start
 
-    # -- the process, for the walk ----------------------------------------------------------------------------------------
+    # -- the process, for the walk ---------------------------------------------------------------------------
 
     def _executable(self, address: int) -> bool:
         at = physical(address)
-        return at >= 0 and bool(self._process.arena.perms[at // PAGE_SIZE] & PROT_EXEC)
+        return at >= 0 and bool(self._process.arena.perm(at // PAGE_SIZE) & PROT_EXEC)
+
+    def _returns(self, address: int) -> bool:
+        """Whether it is where what the loader calls returns to."""
+        contract = self._process.contract
+        return contract is not None and contract.stubs.start <= address < contract.stubs.end
+
+    def caught_types(self, pc: int) -> list[int] | None:
+        """Return the typeinfo of the handlers around the call at `pc` as `emu.elf.lsda` does;
+        empty for a function without any.
+
+        Raises EmuError, MemoryFault for tables that are malformed.
+        """
+        from emu.elf.lsda import caught_types
+
+        table = self._table(pc)
+        found = table.exception_table(pc) if table is not None else None
+        return caught_types(self._process.arena, *found, pc) if found is not None else []
 
     def _table(self, address: int) -> UnwindTable | None:
         process = self._process
@@ -213,7 +283,7 @@ class Backtraces:
         if process.rtld is not None:
             map_ = process.rtld.find_map(address)
             if map_ is None:
-                return None
+                return self._of_departed(address)
             if map_.map_start not in self._tables:
                 self._tables[map_.map_start] = self._open(map_.display_name, map_.addr, map_.phdrs)
             return self._tables[map_.map_start]
@@ -226,7 +296,24 @@ class Backtraces:
                 table = self._open(program.path, program.bias, program.phdrs)
                 self._tables[program.start] = table or self._without_header(program)
             return self._tables[program.start]
+        if (image := process.images.find(address)) is not None:
+            if image.start not in self._tables:
+                self._tables[image.start] = self._open(image.path, image.bias, image.phdrs)
+            return self._tables[image.start]
         return self._vdso_table(loaded.vdso, address)
+
+    def _of_departed(self, address: int) -> UnwindTable | None:
+        """The table of an object that is gone, which lies in its file (if that is still the same)."""
+        found = self._process.symbols.departed_image(address)
+        if found is None:
+            return None
+        image, bias, phdrs, name = found
+        if bias not in self._departed:
+            header = next((p for p in phdrs if p.type == c.PT_GNU_EH_FRAME), None)
+            self._departed[bias] = (
+                UnwindTable(image, bias + header.vaddr, header.memsz, name) if header is not None else None
+            )
+        return self._departed[bias]
 
     def _vdso_table(self, base: int, address: int) -> UnwindTable | None:
         """The vDSO of a static program, which no link map tells of."""
@@ -239,8 +326,10 @@ class Backtraces:
             self._tables[base] = self._open(name, base, parse_phdrs(data, parse_ehdr(data, name), name))
         return self._tables[base]
 
-    def _without_header(self, program: MappedImage) -> UnwindTable | None:
-        """A static program has no PT_GNU_EH_FRAME, since it registers its .eh_frame; only its section headers tell where that is."""
+    def _without_header(self, program: ExecImage) -> UnwindTable | None:
+        """A static program has no PT_GNU_EH_FRAME, since it registers its .eh_frame;
+        only its section headers tell where that is.
+        """
         frames = self._process.symbols.section_address(program.path, ".eh_frame")
         if not frames:
             return None
@@ -253,10 +342,13 @@ class Backtraces:
         return None
 
 
-def render(frames: Sequence[FrameInfo]) -> str:
-    """Return the frames as indented lines; a long list is cut in the middle."""
-    lines = [_line(frame) for frame in frames]
-    if len(lines) > _SHOWN:
+def render(frames: Sequence[FrameInfo], *, everything: bool = False) -> str:
+    """Return the frames as indented lines; what repeats or says little is folded unless `everything` is
+    wanted, and a long list is cut in the middle.
+    """
+    shown = folded(frames, everything=everything)
+    lines = [f"    {frame}" if isinstance(frame, str) else _line(frame) for frame in shown]
+    if len(lines) > _SHOWN and not everything:
         left = len(lines) - _SHOWN
         lines[_SHOWN // 2 : -_SHOWN // 2] = [f"    ... {left} more frames ..."]
     return "\n".join(lines)
@@ -270,4 +362,4 @@ def _line(frame: FrameInfo) -> str:
     remarks = ["inlined"] if frame.inlined else ["a guess"] if frame.guess else []
     remarks += [frame.note] if frame.note else []
     remark = f" ({'; '.join(remarks)})" if remarks else ""
-    return f"    #{frame.level} {function}{source} {where}{remark}"
+    return printable(f"    #{frame.level} {function}{source} {where}{remark}")

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emu.core.effects import Hosted
-    from emu.kernel.task import Task
-    from emu.machine.cpu import Context
+    from emu.kernel.run.task import Task
+    from emu.machine.engine import Context
 
 
 class Frame:
-    """A hosted function in progress. `entry` is its trap, `rsp` the stack pointer there (at the caller's return address).
+    """A hosted function in progress.
+
+    `entry` is its trap, `rsp` the stack pointer there (at the caller's return address).
 
     `room` is how many bytes of arguments on the stack its calls of the guest may have.
     """

@@ -1,20 +1,22 @@
 """Hosted functions in progress: their effects, their calls of the guest, their own system calls.
 
-A hosted function's guest frame is just its caller's return address; to call the guest, the target and a return stub are put below it, and the
-stub's `ret` goes there. Frames are found again by the stack pointer with which the guest comes back, so one that was jumped out of (longjmp,
-an exception, another context) is simply never asked for again.
+A hosted function's guest frame is just its caller's return address; to call the guest, the target and a
+return stub are put below it, and the stub's `ret` goes there. Frames are found again by the stack pointer
+with which the guest comes back, so one that was jumped out of (longjmp, an exception, another context) is
+simply never asked for again.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import GeneratorType
+from typing import TYPE_CHECKING, cast
 
 from emu.core.effects import CallGuest, Jump, Pause, Resume, SystemCall
 from emu.core.errors import ElfError, LoaderError
-from emu.kernel.signals import clean_mask
-from emu.kernel.waiting import Blocked
+from emu.kernel.dispatch import syscall
+from emu.kernel.run.block import Blocked
+from emu.kernel.run.signal_info import clean_mask
 from emu.machine import regs
-from emu.machine.cpu import Context
 from emu.process.frame import Frame
 
 if TYPE_CHECKING:
@@ -22,12 +24,28 @@ if TYPE_CHECKING:
 
     from emu.glibc.contract import Contract
     from emu.kernel.kernel import Kernel
-    from emu.kernel.task import Task
-    from emu.machine.cpu import Cpu
+    from emu.kernel.run.task import Task
+    from emu.machine.engine import Context, Cpu
+    from emu.process.process import Process
 
 _M64 = (1 << 64) - 1
 _AUDIT_ROOM = 16
 _CALL_REGS = (regs.RSP, regs.RAX, regs.RDI, regs.RSI, regs.RDX, regs.RCX, regs.R8, regs.R9)
+
+
+_GLIBC_NAMES = {
+    "start": "_dl_start", "fini": "_dl_fini", "resolve": "_dl_runtime_resolve", "operate": "_dl_catch_exception",
+    "profile": "_dl_profile_fixup", "pltexit": "_dl_audit_pltexit",
+}  # fmt: skip
+"""What the linker's own stubs stand for."""
+
+
+def hosted_name(process: Process, trap: int) -> str:
+    """Return the name of the hosted function at a trap, the one that it has in glibc."""
+    planted = process.contract.pointer_stubs if process.contract is not None else {}
+    purpose = next((name for name, address in planted.items() if address == trap), "")
+    found = _GLIBC_NAMES.get(purpose, purpose) or process.symbols.function(trap)
+    return found or f"hosted function at {trap:#x}"
 
 
 class HostedFunctions:
@@ -50,16 +68,49 @@ class HostedFunctions:
             yield frame
 
     def calling(self) -> Iterator[Frame]:
-        """Yield the hosted functions that wait for a guest function to return, those that were jumped out of included."""
+        """Yield the hosted functions that wait for a guest function to return, those
+        that were jumped out of included.
+        """
         yield from self._frames.values()
 
+    def adopt(self, frames: dict[int, Frame]) -> None:
+        """Have frames, by the stack pointers with which the guest comes back to them:
+        those of a process that was forked.
+        """
+        self._frames.update(frames)
+
+    def frames_of(self, task: Task) -> dict[int, Frame]:
+        """Return a thread's frames, by the stack pointers with which the guest comes back to them."""
+        return {rsp: frame for rsp, frame in self._frames.items() if frame.task is task}
+
     def hosted_entry(self, rsp: int) -> int | None:
-        """Return where the hosted function was entered whose caller's return address lies at `rsp`, if one waits for the guest there."""
+        """Return where the hosted function was entered whose caller's return address lies at `rsp`, if one
+        waits for the guest there.
+        """
         return next((frame.entry for frame in self._frames.values() if frame.rsp == rsp), None)
 
+    def entry_of(self, rsp: int) -> int | None:
+        """Return where the hosted function was entered to which a guest function
+        returns with the stack pointer `rsp`.
+        """
+        frame = self._frames.get(rsp)
+        return frame.entry if frame is not None else None
+
+    def hosted_work(self, rsp: int) -> list[str]:
+        """Return the names of the generators that are in progress in the hosted function at `rsp` (see
+        `hosted_entry`), the outermost first.
+        """
+        work: object = next((frame.generator for frame in self._frames.values() if frame.rsp == rsp), None)
+        names = []
+        while isinstance(work, GeneratorType):
+            names.append(work.__name__)
+            work = work.gi_yieldfrom
+        return names
+
     def _kind(self, rip: int) -> tuple[int, bool, int]:
-        """Return the stub that a guest function called from the hosted one at `rip` returns to, whether all registers are kept, and the room
-        for arguments on the stack. (Each stub has its own distance to the frame above it.)
+        """Return the stub that a guest function called from the hosted one at `rip` returns to, whether all
+        registers are kept, and the room for arguments on the stack. (Each stub has its own distance to the
+        frame above it.)
         """
         assert self.contract is not None
         stubs = self.contract.stubs
@@ -71,8 +122,8 @@ class HostedFunctions:
         return (stubs.return_plt if preserve else stubs.return_call), preserve, 0
 
     def _advance(self, frame: Frame, value: int | None) -> bool:
-        """Resume a hosted function with the result of its last effect, up to its next call of the guest or its end; true if it
-        waits in a system call.
+        """Resume a hosted function with the result of its last effect, up to its next call of the guest or
+        its end; true if it waits in a system call.
         """
         generator = frame.generator
         while True:
@@ -107,18 +158,20 @@ class HostedFunctions:
                 return False
             generator.close()
             if isinstance(effect, Resume):
-                assert isinstance(effect.context, Context)
-                self.cpu.restore(effect.context)
+                self.cpu.restore(cast("Context", effect.context))
             else:
                 self._jump(frame, effect)
             return False
 
     def _own_call(self, frame: Frame, effect: SystemCall) -> int | Blocked:
-        """Make a hosted function's system call. No signal comes between: a handler could not return into it."""
+        """Make a hosted function's system call.
+
+        No signal comes between: a handler could not return into it.
+        """
         task, signals = self.task, self.kernel.signals
         mask = task.mask
         signals.set_mask(task, clean_mask(_M64))
-        result = self.kernel.syscall(task, self.cpu, effect.number, (*effect.args, 0, 0, 0, 0, 0, 0)[:6])
+        result = syscall(self.kernel, task, self.cpu, effect.number, (*effect.args, 0, 0, 0, 0, 0, 0)[:6])
         if isinstance(result, Blocked):
             self._waiting[task] = (frame, mask)
             return result
@@ -135,7 +188,8 @@ class HostedFunctions:
     def _call(self, frame: Frame, effect: CallGuest) -> None:
         if frame.preserve and frame.context is None:
             frame.context = self.cpu.save()
-        # The callee finds its return address here, aligned as after a call, and its arguments beyond the sixth above it.
+        # The callee finds its return address here, aligned as after a call, and its arguments beyond the
+        # sixth above it.
         slot = (frame.rsp - 8 - frame.room & -16) - 8
         arena = self.kernel.arena
         for place, argument in enumerate(effect.args[6:], 1):

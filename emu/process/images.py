@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from emu.elf import constants as c
 from emu.elf.header import parse_ehdr, parse_phdrs
 from emu.glibc.contract import StartInfo
-from emu.rtld.rtld import MappedObject
+from emu.rtld.given import MappedObject
 
 if TYPE_CHECKING:
-    from emu.kernel.exec import Loaded, MappedImage
+    from emu.kernel.exec import ExecImage, Loaded
     from emu.machine.address_space import AddressSpace
 
 
-def mapped(image: MappedImage) -> MappedObject:
+def mapped(image: ExecImage) -> MappedObject:
     """Return the program or its interpreter."""
     return MappedObject(
         image.path, image.bias, image.entry, image.phdr, list(image.phdrs), (image.file.dev, image.file.ino)

@@ -1,27 +1,62 @@
-"""Addresses in the user's terms: object and offset, function, source line. DWARF is read only when a line is asked for."""
+"""Addresses in the user's terms: object and offset, function, source line.
+
+DWARF is read only when a line is asked for.
+
+One piece: object, function and line are asked together, and kept and forgotten together.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
-from emu.core.errors import EmuError
+from emu.core.errors import EmuError, MemoryFault
+from emu.elf import constants as c
 from emu.elf.demangle import demangle
+from emu.elf.functions import DebugFunction, find_function, read_functions
+from emu.elf.header import Phdr, parse_ehdr, parse_phdrs
+from emu.machine.arena import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from emu.elf.dwarf import DebugInfo, Function, StaticSymbol
+    from emu.core.files import Backing
+    from emu.elf.dwarf import DebugInfo, StaticSymbol
     from emu.elf.inlined import Inlined
+    from emu.elf.prototypes import DebugPrototype
     from emu.process.process import Process
     from emu.rtld.address_index import Departed
     from emu.rtld.link_map import LinkMap
 
 
-class Symbols:
-    """Names for guest addresses of one process. Answers are kept: the same address is asked for again and again.
+class FileMemory:
+    """What memory held of an object before it was unmapped, as its file has it (without relocations)."""
 
-    What is called the file of an object below is a word for it: its path, or where another file was there before (a plugin that was built
-    again), the path and a number. The names in a file that has taken another's place are not that one's.
+    def __init__(self, file: Backing, phdrs: list[Phdr], bias: int) -> None:
+        self._file, self._bias = file, bias
+        self._loads = [phdr for phdr in phdrs if phdr.type == c.PT_LOAD]
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return `size` bytes at a guest address.
+
+        Raises MemoryFault outside of the file's part of a segment.
+        """
+        for phdr in self._loads:
+            start = address - self._bias - phdr.vaddr
+            if start >= 0 and start + size <= phdr.filesz:
+                return self._file.pread(size, phdr.offset + start)
+        raise MemoryFault(address, "read")
+
+
+class Symbols:
+    """Names for guest addresses of one process.
+
+    Answers are kept: the same address is asked for again and again.
+
+    An object's file is identified by a text: its path, or where another file had that path before (a plugin
+    that was built again), the path and a number. So nobody reads the old file's names in the new one.
     """
+
+    HOST_SIDE = frozenset(("_debug", "_files"))
+    """What files of the host say is as true after a snapshot is restored (`emu.core.memento`)."""
 
     def __init__(self, process: Process, sysroot: str) -> None:
         self._process, self._sysroot = process, sysroot
@@ -30,7 +65,7 @@ class Symbols:
         self._described: dict[int, str] = {}
         self._sources: dict[int, str] = {}
         self._code: dict[tuple[str, int], tuple[tuple[str, str, int], ...]] = {}
-        self._dynamic: dict[int, list[Function]] = {}
+        self._dynamic: dict[int, list[DebugFunction]] = {}
 
     def place(self, address: int) -> tuple[str, int, str] | None:
         """Return (object's name, link-time address, its file) for an address in a mapped object."""
@@ -45,6 +80,9 @@ class Symbols:
         ):
             program = process.loaded.program
             return program.path, address - program.bias, program.path
+        elif (image := process.images.find(address)) is not None:
+            known = process.rendezvous.name(image.start) if process.rendezvous is not None else ""
+            return known or image.path, address - image.bias, self.file(image.path, image.file_id)
         return None
 
     def file(self, path: str, identity: tuple[int, int]) -> str:
@@ -74,7 +112,9 @@ class Symbols:
         return self._debug[path]
 
     def function(self, address: int) -> str:
-        """Return the demangled name of the function at `address`, with the offset into it if any; empty if unknown."""
+        """Return the demangled name of the function at `address`, with the offset into it if any;
+        empty if unknown.
+        """
         place = self.place(address)
         found = self._find(address, place[2], place[1]) if place is not None else None
         if place is None or found is None:
@@ -83,7 +123,9 @@ class Symbols:
         return demangle(found[0]) + (f"+{offset:#x}" if offset else "")
 
     def _find(self, address: int, path: str, vaddr: int) -> tuple[str, int] | None:
-        """Return (linkage name, link-time start) of a function: from the object's file, or its .dynsym in memory where there is no file."""
+        """Return (linkage name, link-time start) of a function:
+        from the object's file, or its .dynsym in memory where there is no file.
+        """
         info = self._info(path)
         if info is not None:
             try:
@@ -94,12 +136,11 @@ class Symbols:
         if map_ is None:
             return None
         if map_.map_start not in self._dynamic:
-            from emu.elf.dwarf import read_functions
-
-            self._dynamic[map_.map_start] = read_functions(map_.symtab.data, map_.symtab.strings, [])
-        from emu.elf.dwarf import find_function
-
-        return find_function(self._dynamic[map_.map_start], vaddr)
+            table = map_.symtab  # what lies behind its last symbol may be anything
+            known = table.data[: table.count * c.SYM_SIZE]
+            self._dynamic[map_.map_start] = read_functions(known, table.strings, [])
+        found = find_function(self._dynamic[map_.map_start], vaddr)
+        return (found.name, found.start) if found is not None else None
 
     def source(self, address: int) -> str:
         """Return file:line of the code at `address`, empty if unknown."""
@@ -124,21 +165,136 @@ class Symbols:
             return ""
 
     def unexported(self, map_: LinkMap, name: bytes) -> StaticSymbol | None:
-        """Return the definition under `name` that only the static symbol table of an object has, if there is one."""
+        """Return the definition under `name` that only the static symbol table of an
+        object has, if there is one.
+        """
         info = self._info(self.file(map_.path, map_.file_id))
         try:
             return next(iter(info.static_symbols(name)), None) if info is not None else None
         except EmuError:
             return None
 
+    def is_external(self, map_: LinkMap, symbol: StaticSymbol) -> bool | None:
+        """Whether a function or variable of the static symbol table has external linkage in its source;
+        None if nothing tells.
+        """
+        info = self._info(self.file(map_.path, map_.file_id))
+        try:
+            return info.is_external(symbol) if info is not None else None
+        except EmuError:
+            return None
+
+    def data_symbol(self, path: str, vaddr: int) -> tuple[str, int, int] | None:
+        """Return (demangled name, link-time start, size) of the variable at a link-time address;
+        `path` is the object's file.
+        """
+        info = self._info(path)
+        try:
+            found = info.data_symbol(vaddr) if info is not None else None
+        except EmuError:
+            return None
+        return (demangle(found[0]), *found[1:]) if found is not None else None
+
     def tls_variable(self, map_: LinkMap, offset: int) -> tuple[str, int, int] | None:
-        """Return (demangled name, offset, size) of the variable at an offset in an object's TLS block, None if no symbol tells."""
+        """Return (demangled name, offset, size) of the variable at an offset in an
+        object's TLS block, None if no symbol tells.
+        """
         info = self._info(self.file(map_.path, map_.file_id))
         try:
             found = info.tls_symbol(offset) if info is not None else None
         except EmuError:
             return None
         return (demangle(found[0]), *found[1:]) if found is not None else None
+
+    def variable(self, address: int) -> str:
+        """Return the demangled name of the variable or constant at an address in a mapped object, with the
+        offset into it; empty if unknown.
+        """
+        place = self.place(address)
+        return self._variable(place[2], place[1]) if place is not None else ""
+
+    def _variable(self, path: str, vaddr: int) -> str:
+        info = self._info(path)
+        try:
+            found = info.data_symbol(vaddr) if info is not None else None
+        except EmuError:
+            return ""
+        if found is None:
+            return ""
+        offset = vaddr - found[1]
+        return demangle(found[0]) + (f"+{offset:#x}" if offset else "")
+
+    def departed_variable(self, address: int) -> str:
+        """Return the variable or constant that was at an address of an object that is gone;
+        empty if unknown.
+        """
+        gone = self._gone(address)
+        return (
+            self._variable(self.file(gone.path, gone.file_id), address - gone.addr)
+            if gone is not None
+            else ""
+        )
+
+    def function_start(self, address: int) -> int:
+        """Return the guest address at which the function at `address` begins, in an object that is mapped;
+        0 if unknown.
+        """
+        place = self.place(address)
+        found = self._find(address, place[2], place[1]) if place is not None else None
+        return address - place[1] + found[1] if place is not None and found is not None else 0
+
+    def departed_image(self, address: int) -> tuple[FileMemory, int, list[Phdr], str] | None:
+        """Return the content of the file of an object that is gone,
+        as it lay in memory, with its bias, its program headers and its name.
+        """
+        gone = self._gone(address)
+        if gone is None:
+            return None
+        try:
+            file = self._process.kernel.fs.open_for_loading(gone.path)
+            if (file.dev, file.ino) != gone.file_id:
+                return None
+            header = file.pread(PAGE_SIZE, 0)
+            phdrs = parse_phdrs(header, parse_ehdr(header, gone.name), gone.name)
+        except (OSError, EmuError):
+            return None
+        return FileMemory(file, phdrs, gone.addr), gone.addr, phdrs, gone.name
+
+    def unexported_like(self, map_: LinkMap, part: bytes) -> list[tuple[bytes, StaticSymbol]]:
+        """Return the definitions of the static symbol table of an object whose names have `part` in them."""
+        info = self._info(self.file(map_.path, map_.file_id))
+        try:
+            return info.named_symbols(part) if info is not None else []
+        except EmuError:
+            return []
+
+    def code_of_line(self, map_: LinkMap, file: str, line: int) -> list[int]:
+        """Return the link-time addresses in an object at which a source line's code
+        begins, `file` being the end of its path.
+        """
+        info = self._info(self.file(map_.path, map_.file_id))
+        try:
+            return info.addresses(file, line) if info is not None else []
+        except EmuError:
+            return []
+
+    def hidden(self, path: str, functions: frozenset[bytes]) -> dict[bytes, int]:
+        """Return what an object's file has and does not export, with link-time addresses:
+        its C++ objects, and those functions.
+        """
+        info = self._info(path)
+        try:
+            return info.hidden(functions) if info is not None else {}
+        except EmuError:
+            return {}
+
+    def tls_section_alignment(self, path: str) -> int:
+        """Return the largest alignment of a TLS section in an object's file; 0 if that cannot be told."""
+        info = self._info(path)
+        try:
+            return info.tls_section_alignment() if info is not None else 0
+        except EmuError:
+            return 0
 
     def section_address(self, path: str, name: str) -> int:
         """Return the link-time address of a section of an object's file, 0 if that cannot be told."""
@@ -148,11 +304,30 @@ class Symbols:
         except EmuError:
             return 0
 
-    def code(self, path: str, vaddr: int, address: int = 0) -> tuple[tuple[str, str, int], ...]:
-        """Return (function, file, line) of the code at a link-time address, innermost first: functions inlined there, then the one that has them.
+    def is_atomic_variable(self, address: int) -> bool:
+        """Whether a static variable of an atomic type lies at an address; false, too, where nothing tells."""
+        place = self.place(address)
+        info = self._info(place[2]) if place is not None else None
+        try:
+            return place is not None and info is not None and info.is_atomic_variable(place[1])
+        except EmuError:
+            return False
 
-        `path` is the object's file, which need not be mapped any more; `address` is where the code lies, for an object without a file. Unknown
-        parts are empty or 0.
+    def prototype(self, address: int) -> DebugPrototype | None:
+        """Return how the function at an address is declared, None if that is not known."""
+        place = self.place(address)
+        info = self._info(place[2]) if place is not None else None
+        try:
+            return info.prototype(place[1]) if place is not None and info is not None else None
+        except EmuError:
+            return None
+
+    def code(self, path: str, vaddr: int, address: int = 0) -> tuple[tuple[str, str, int], ...]:
+        """Return (function, file, line) of the code at a link-time address, innermost first:
+        functions inlined there, then the one that has them.
+
+        `path` is the object's file, which need not be mapped any more; `address` is where the code lies, for
+        an object without a file. Unknown parts are empty or 0.
         """
         key = path, vaddr
         if key not in self._code:
@@ -181,7 +356,9 @@ class Symbols:
         return self._described[address]
 
     def call_site(self, return_address: int) -> str:
-        """Return the place of a call (function and source line, as far as known), from the address that it returns to."""
+        """Return the place of a call (function and source line, as far as known),
+        from the address that it returns to.
+        """
         place = self.place(return_address)
         if place is None:
             return f"{return_address:#x}"
@@ -190,11 +367,11 @@ class Symbols:
         name = function or f"{place[0]}+{place[1]:#x}"
         return f"{name} ({source})" if source else name
 
-    def forget(self, map_: LinkMap) -> None:
+    def forget(self, start: int, end: int) -> None:
         """Drop what is known of the addresses of an object that goes."""
-        self._dynamic.pop(map_.map_start, None)
+        self._dynamic.pop(start, None)
         for known in (self._described, self._sources):
-            for address in [a for a in known if map_.map_start <= a < map_.map_end]:
+            for address in [a for a in known if start <= a < end]:
                 del known[address]
 
     def where(self, address: int) -> str:
@@ -215,12 +392,19 @@ class Symbols:
         return text
 
     def departed(self, address: int) -> str | None:
-        """Return what used to be at an address where nothing is now: the object and offset, when it went and by which call."""
+        """Return what used to be at an address where nothing is now:
+        object and offset, a variable by its name, when it went and by which call.
+        """
         gone = self._gone(address)
-        return f"{gone.name}+{address - gone.addr:#x}, {_when(gone)}" if gone is not None else None
+        if gone is None:
+            return None
+        name = self.departed_variable(address)
+        return f"{gone.name}+{address - gone.addr:#x}{f' in {name}' if name else ''}, {_when(gone)}"
 
     def departed_place(self, address: int) -> tuple[str, int, str, str] | None:
-        """Return (name, link-time address, its file, when it went) for an address in an object that is gone."""
+        """Return (name, link-time address, its file, when it went) for an
+        address in an object that is gone.
+        """
         gone = self._gone(address)
         if gone is None:
             return None
@@ -228,9 +412,10 @@ class Symbols:
 
     def _gone(self, address: int) -> Departed | None:
         process = self._process
-        if process.rtld is None or process.space.find(address) is not None:
+        if process.space.find(address) is not None:
             return None
-        return process.rtld.index.find_departed(address)
+        index = process.rtld.index if process.rtld is not None else process.rendezvous
+        return index.find_departed(address) if index is not None else None
 
     def near_stack(self, address: int) -> bool:
         """Whether `address` lies in the guard below the main stack."""

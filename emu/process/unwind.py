@@ -1,8 +1,9 @@
 """From a thread's registers to the frames of its callers, by the unwind information in guest memory.
 
 Nothing here trusts the stack or the tables: a walk ends with a reason, it never loops or raises.
-Source: DWARF 5 6.4.4 (call frame unwinding); psABI 3.2.2, 3.4.1 (the outermost frame); libgcc unwind-dw2.c and gdb dwarf2/frame.c for what is
-done where the standard is silent (signal frames, pc minus one, a jump to nowhere).
+Source: DWARF 5 6.4.4 (call frame unwinding); psABI 3.2.2, 3.4.1 (the outermost frame); libgcc unwind-dw2.c
+and gdb dwarf2/frame.c for what is done where the standard is silent (signal frames, pc minus one, a jump to
+nowhere).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from emu.core.errors import ElfError, MemoryFault
 from emu.elf import cfi
 from emu.elf.expression import Expression, evaluate
 from emu.machine import regs
+from emu.process.prologue import code_frame
 
 if TYPE_CHECKING:
     from emu.core.types import ReadableMemory
@@ -31,12 +33,15 @@ _FRAME_LIMIT = 1 << 24
 """Bytes between a guessed frame and its caller's, at most."""
 
 
-class Frame(NamedTuple):
-    """One frame of the machine's stack. `pc` is where it goes on, `cfa` the stack pointer of its caller at the call (0 where it is unknown).
+class UnwoundFrame(NamedTuple):
+    """One frame of the machine's stack.
 
-    `exact`: the instruction at `pc` has not run yet or was interrupted, so that `pc` itself says where the code is; else `pc` is behind a
-    call, which may be the last instruction of its function: ask for the place of `pc - 1`. `signal` marks a signal trampoline, `guess` a
-    frame that was found without unwind information.
+    `pc` is where it goes on, `cfa` the stack pointer of its caller at the call (0 where it is unknown).
+
+    `exact`: the instruction at `pc` has not run yet or was interrupted, so that `pc` itself says where the
+    code is; else `pc` is behind a call, which may be the last instruction of its function: ask for the place
+    of `pc - 1`. `signal` marks a signal trampoline, `guess` a frame that was found without unwind
+    information.
     """
 
     pc: int
@@ -52,12 +57,19 @@ class Frame(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """What a walk asks of the process: the unwind table for an address, whether code may run there, the mapping that a stack lies in."""
+    """What a walk asks of the process: the unwind table for an address, whether code may run there, the
+    mapping that a stack lies in.
+
+    `start` gives the beginning of the function at an address (0: unknown), `returns` tells whether calls by
+    the loader return to an address.
+    """
 
     memory: ReadableMemory
     table: Callable[[int], cfi.UnwindTable | None]
     executable: Callable[[int], bool]
     area: Callable[[int], object]
+    start: Callable[[int], int]
+    returns: Callable[[int], bool]
 
 
 def from_gprs(values: Sequence[int]) -> list[int]:
@@ -65,7 +77,7 @@ def from_gprs(values: Sequence[int]) -> list[int]:
     return [values[index] for index in _INDEXES]
 
 
-def walk(registers: Sequence[int], around: Surroundings) -> Generator[Frame, None, str]:
+def walk(registers: Sequence[int], around: Surroundings) -> Generator[UnwoundFrame, None, str]:
     """Yield the frames from the innermost outward, and return why the walk ended: empty where the stack does.
 
     `registers` are in DWARF's order, the pc being the last.
@@ -79,7 +91,7 @@ def walk(registers: Sequence[int], around: Surroundings) -> Generator[Frame, Non
             return ""
         signal, caller, reason = _step(state, pc, exact, around)
         cfa = caller[cfi.RSP] if caller is not None else None
-        yield Frame(pc, cfa or 0, exact or signal, signal, guess)
+        yield UnwoundFrame(pc, cfa or 0, exact or signal, signal, guess)
         if caller is None or cfa is None:
             return reason
         if (cfa, caller[cfi.RETURN_ADDRESS]) in seen:
@@ -93,7 +105,9 @@ def walk(registers: Sequence[int], around: Surroundings) -> Generator[Frame, Non
 
 _GUESS = "guess"
 _Step = tuple[bool, list[int | None] | None, str]
-"""Whether the frame is a signal trampoline's; the caller's registers or None; why there is none, or that they are a guess."""
+"""Whether the frame is a signal trampoline's; the caller's registers or None;
+why there is none, or that they are a guess.
+"""
 
 
 def _step(state: list[int | None], pc: int, exact: bool, around: Surroundings) -> _Step:
@@ -103,8 +117,10 @@ def _step(state: list[int | None], pc: int, exact: bool, around: Surroundings) -
         row = table.row(place) if table is not None else None
         if row is not None:
             return row.signal, *_apply(row, state, around.memory)
-        if not around.executable(pc):
+        if not around.executable(pc) and not around.start(place):
             return False, *_jumped(state, exact, around)
+        if (caller := _by_code(state, place, pc, around)) is not None:
+            return False, caller, ""
         return False, *_guess(state, exact, around)
     except MemoryFault as fault:
         return False, None, f"the stack is corrupt: no memory at {fault.address:#x}"
@@ -173,8 +189,29 @@ def _jumped(
     return _returned(state, rsp, target), ""
 
 
+def _by_code(state: list[int | None], place: int, pc: int, around: Surroundings) -> list[int | None] | None:
+    """A function without unwind information whose instructions up to the pc tell
+    where the return address is.
+    """
+    start, rsp = around.start(place), state[cfi.RSP]
+    if not start or rsp is None:
+        return None
+    frame = code_frame(around.memory, start, pc)
+    if frame is None:
+        return None
+    target = _u64(around.memory, rsp + frame.depth)
+    if not _after_call(target, around):
+        return None
+    caller = _returned(state, rsp + frame.depth, target)
+    if frame.saved_rbp is not None:
+        caller[cfi.RBP] = _u64(around.memory, rsp + frame.saved_rbp)
+    return caller
+
+
 def _guess(state: list[int | None], exact: bool, around: Surroundings) -> tuple[list[int | None] | None, str]:
-    """Code without unwind information: as if it kept a frame pointer, or (innermost) had not touched the stack yet."""
+    """Code without unwind information: as if it kept a frame pointer, or
+    (innermost) had not touched the stack yet.
+    """
     rsp, rbp = state[cfi.RSP], state[cfi.RBP]
     if rsp is not None and rbp is not None and rsp <= rbp < rsp + _FRAME_LIMIT and rbp % 8 == 0:
         target = _u64(around.memory, rbp + 8)
@@ -200,6 +237,8 @@ def _after_call(address: int, around: Surroundings) -> bool:
 
     Source: Intel SDM volume 2, CALL (E8, FF /2) and the ModR/M byte.
     """
+    if around.returns(address):
+        return True
     if not around.executable(address) or not around.executable(address - 7):
         return False
     code = around.memory.read(address - 7, 7)

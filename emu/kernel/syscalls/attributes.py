@@ -10,19 +10,25 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
-from emu.kernel.directory import Directory
-from emu.kernel.inodes import Inode, Regular, Stat, fail
-from emu.kernel.openfile import RegularFile
+from emu.kernel.errors import fail
+from emu.kernel.fs.directory import Directory
+from emu.kernel.fs.file import Inode
+from emu.kernel.fs.inodes import Regular, RegularFile
+from emu.kernel.fs.stat import Stat
+from emu.kernel.run.credentials import UNCHANGED
 from emu.kernel.syscalls.stat import inode_at
 from emu.kernel.table import syscall
 
 if TYPE_CHECKING:
+    from emu.kernel.fs.file import OpenFile
     from emu.kernel.kernel import Kernel
-    from emu.kernel.openfile import OpenFile
-    from emu.kernel.task import Task
+    from emu.kernel.run.task import Task
 
+_LONGEST_NAME = 255
+_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
 _UTIME_NOW, _UTIME_OMIT = 0x3FFF_FFFF, 0x3FFF_FFFE
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE, _FALLOC_ZERO_RANGE = 1, 2, 0x10
+_FALLOC_MODES = 0x7B
 
 
 def _inode(found: Inode | Stat) -> Inode:
@@ -38,7 +44,7 @@ def _open_inode(file: OpenFile) -> Inode:
 
 
 def _owner_only(k: Kernel, inode: Inode) -> None:
-    if k.fs.uid and inode.stat().uid != k.fs.uid:
+    if k.caller.uid and inode.stat().uid != k.caller.uid:
         raise fail(errno.EPERM)
 
 
@@ -66,30 +72,30 @@ def _sys_fchmodat(k: Kernel, t: Task, dirfd: int, path: int, mode: int) -> int:
 
 
 def _chown(k: Kernel, inode: Inode, uid: int, gid: int) -> int:
-    if k.fs.uid:
+    if k.caller.uid:
         _owner_only(k, inode)
-        if uid not in (-1, k.fs.uid) or gid not in (-1, k.fs.gid, *k.fs.groups):
+        if uid not in (UNCHANGED, k.caller.uid) or gid not in (UNCHANGED, k.caller.gid, *k.caller.groups):
             raise fail(errno.EPERM)
-    inode.set_owner(*(-1 if number == -1 else number & 0xFFFF_FFFF for number in (uid, gid)))
+    inode.set_owner(*(-1 if number == UNCHANGED else number for number in (uid, gid)))
     return 0
 
 
-@syscall(92, "chown", "path", "int", "int")
+@syscall(92, "chown", "path", "id", "id")
 def _sys_chown(k: Kernel, t: Task, path: int, uid: int, gid: int) -> int:
     return _chown(k, k.fs.find(k.path(path)), uid, gid)
 
 
-@syscall(94, "lchown", "path", "int", "int")
+@syscall(94, "lchown", "path", "id", "id")
 def _sys_lchown(k: Kernel, t: Task, path: int, uid: int, gid: int) -> int:
     return _chown(k, k.fs.find(k.path(path), follow=False), uid, gid)
 
 
-@syscall(93, "fchown", "fd", "int", "int")
+@syscall(93, "fchown", "fd", "id", "id")
 def _sys_fchown(k: Kernel, t: Task, fd: int, uid: int, gid: int) -> int:
     return _chown(k, _open_inode(k.file(fd)), uid, gid)
 
 
-@syscall(260, "fchownat", "dirfd", "path", "int", "int", "flags:at")
+@syscall(260, "fchownat", "dirfd", "path", "id", "id", "flags:at")
 def _sys_fchownat(k: Kernel, t: Task, dirfd: int, path: int, uid: int, gid: int, flags: int) -> int:
     if flags & ~(abi.AT_SYMLINK_NOFOLLOW | abi.AT_EMPTY_PATH):
         raise fail(errno.EINVAL)
@@ -114,7 +120,7 @@ def _set_times(k: Kernel, inode: Inode, times: list[tuple[int, int]] | None) -> 
         return 0
     if explicit:
         _owner_only(k, inode)
-    elif k.fs.uid and inode.stat().uid != k.fs.uid:
+    elif k.caller.uid and inode.stat().uid != k.caller.uid:
         k.fs.allow(inode, abi.W_OK)
     inode.set_times(values[0], values[1])
     return 0
@@ -122,12 +128,14 @@ def _set_times(k: Kernel, inode: Inode, times: list[tuple[int, int]] | None) -> 
 
 @syscall(280, "utimensat", "dirfd", "path", "ptr", "flags:at")
 def _sys_utimensat(k: Kernel, t: Task, dirfd: int, path: int, times: int, flags: int) -> int:
-    if flags & ~(abi.AT_SYMLINK_NOFOLLOW | abi.AT_EMPTY_PATH):
-        raise fail(errno.EINVAL)
     pairs = None
     if times:
         words = struct.unpack("<4q", k.arena.copy_in(times, 32))
         pairs = [(words[0], words[1]), (words[2], words[3])]
+    if flags & ~(abi.AT_SYMLINK_NOFOLLOW | abi.AT_EMPTY_PATH):
+        raise fail(errno.EINVAL)
+    if not path and flags:
+        raise fail(errno.EINVAL)
     inode = _open_inode(k.file(dirfd)) if path == 0 else _inode(inode_at(k, dirfd, path, flags))
     return _set_times(k, inode, pairs)
 
@@ -177,8 +185,10 @@ def _sys_truncate(k: Kernel, t: Task, path: int, size: int) -> int:
 
 @syscall(77, "ftruncate", "fd", "long")
 def _sys_ftruncate(k: Kernel, t: Task, fd: int, size: int) -> int:
+    if size < 0:
+        raise fail(errno.EINVAL)
     file = k.file(fd)
-    if size < 0 or not file.writable:
+    if not file.writable:
         raise fail(errno.EINVAL)
     file.truncate(size)
     return 0
@@ -189,17 +199,17 @@ def _sys_fallocate(k: Kernel, t: Task, fd: int, mode: int, offset: int, length: 
     file = k.file(fd)
     if offset < 0 or length <= 0:
         raise fail(errno.EINVAL)
+    if mode & ~_FALLOC_MODES or mode & _FALLOC_PUNCH_HOLE and not mode & _FALLOC_KEEP_SIZE:
+        raise fail(errno.EOPNOTSUPP)
     if not file.writable:
         raise fail(errno.EBADF)
+    if file.seekable and offset + length > abi.S64_MAX:
+        raise fail(errno.EFBIG)
     if not isinstance(file, RegularFile):
-        raise fail(errno.ESPIPE if not file.seekable else errno.ENODEV)
+        raise fail(errno.ESPIPE if file.stat().mode & abi.S_IFMT == abi.S_IFIFO else errno.ENODEV)
     end, size = offset + length, file.size()
     if mode & (_FALLOC_PUNCH_HOLE | _FALLOC_ZERO_RANGE):
-        if mode & _FALLOC_PUNCH_HOLE and not mode & _FALLOC_KEEP_SIZE:
-            raise fail(errno.EOPNOTSUPP)
-        zeroed = max(min(end, size) - offset, 0)
-        if zeroed:
-            file.pwrite(bytes(zeroed), offset)
+        file.punch(offset, length)
     elif mode & ~_FALLOC_KEEP_SIZE:
         raise fail(errno.EOPNOTSUPP)
     if end > size and not mode & _FALLOC_KEEP_SIZE:
@@ -209,29 +219,42 @@ def _sys_fallocate(k: Kernel, t: Task, fd: int, mode: int, offset: int, length: 
 
 @syscall(95, "umask", "mode")
 def _sys_umask(k: Kernel, t: Task, mask: int) -> int:
-    old, k.fs.umask = k.fs.umask, mask & 0o777
+    old, k.caller.umask = k.caller.umask, mask & 0o777
     return old
 
 
-def _no_attribute(k: Kernel, path: int, follow: bool) -> int:
+def _no_attribute(k: Kernel, path: int, name: int, follow: bool) -> int:
+    error = _error_of(k, name)
     k.fs.find(k.path(path), follow=follow)
-    raise fail(errno.ENODATA)
+    raise error
+
+
+def _error_of(k: Kernel, name: int) -> OSError:
+    """Return what an attribute that is not there is told as.
+
+    Raises MemoryFault, OSError(ERANGE) for what cannot be a name.
+    """
+    text = k.arena.read_cstr(name, _LONGEST_NAME + 1)
+    if not 0 < len(text) <= _LONGEST_NAME:
+        raise fail(errno.ERANGE)
+    return fail(errno.ENODATA if text.startswith(_NAMESPACES) else errno.EOPNOTSUPP)
 
 
 @syscall(191, "getxattr", "path", "path", "ptr", "size")
 def _sys_getxattr(k: Kernel, t: Task, path: int, name: int, value: int, size: int) -> int:
-    return _no_attribute(k, path, True)
+    return _no_attribute(k, path, name, True)
 
 
 @syscall(192, "lgetxattr", "path", "path", "ptr", "size")
 def _sys_lgetxattr(k: Kernel, t: Task, path: int, name: int, value: int, size: int) -> int:
-    return _no_attribute(k, path, False)
+    return _no_attribute(k, path, name, False)
 
 
 @syscall(193, "fgetxattr", "fd", "path", "ptr", "size")
 def _sys_fgetxattr(k: Kernel, t: Task, fd: int, name: int, value: int, size: int) -> int:
+    error = _error_of(k, name)
     k.file(fd)
-    raise fail(errno.ENODATA)
+    raise error
 
 
 @syscall(194, "listxattr", "path", "ptr", "size")

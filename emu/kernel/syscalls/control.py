@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.kernel import abi
-from emu.kernel.inodes import fail
+from emu.kernel.errors import fail
+from emu.kernel.run.credentials import CAP_SYS_ADMIN, CAP_SYS_RESOURCE
 
 if TYPE_CHECKING:
+    from emu.kernel.fs.file import OpenFile
     from emu.kernel.kernel import Kernel
-    from emu.kernel.openfile import OpenFile
-    from emu.kernel.socket import Received, Socket
+    from emu.kernel.net.socket import Received, Socket
 
 _HEADER, _CONTROL = struct.Struct("<QI4xQQQQI4x"), struct.Struct("<Qii")
 _MSG_CTRUNC, _MSG_CMSG_CLOEXEC = 8, 0x40000000
@@ -108,9 +109,12 @@ def read_control(k: Kernel, socket: Socket, header: Header) -> tuple[OpenFile, .
                 raise fail(errno.EINVAL)
             pid, uid, gid = struct.unpack("<iii", body)
             own = k.credentials
-            if pid != abi.PID or uid not in own.users.all() or gid not in own.groups.all():
+            if pid != k.pid or uid not in own.users.all() or gid not in own.groups.all():
                 raise fail(errno.EPERM)
         elif level == _SOL_SOCKET:
             raise fail(errno.EINVAL)
         at += (length + 7) & -8
+    privileged = k.credentials.effective & (CAP_SYS_ADMIN | CAP_SYS_RESOURCE)
+    if files and not privileged and socket.network.in_flight > k.rlimits[abi.RLIMIT_NOFILE][0]:
+        raise fail(errno.ETOOMANYREFS)
     return tuple(files)

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
-from emu.kernel.credentials import ALL_CAPABILITIES, CAP_SETGID, CAP_SETUID
-from emu.kernel.inodes import fail
+from emu.kernel.errors import fail
+from emu.kernel.run.credentials import ALL_CAPABILITIES, CAP_SETGID, CAP_SETUID
 from emu.kernel.table import syscall
 
 if TYPE_CHECKING:
-    from emu.kernel.credentials import Ids
     from emu.kernel.kernel import Kernel
-    from emu.kernel.task import Task
+    from emu.kernel.run.credentials import Ids
+    from emu.kernel.run.task import Task
 
 _CAPABILITY_V3 = 0x20080522
 _GROUPS_MAX = 65536
@@ -66,53 +66,53 @@ def _change(k: Kernel, change: Callable[[Ids, bool], int | None], *, group: bool
         before = credentials.users.all()
         result = change(credentials.users, credentials.has(CAP_SETUID))
         credentials.users_changed(before)
-    k.fs.uid, k.fs.gid = credentials.users.fs, credentials.groups.fs
+    k.caller.uid, k.caller.gid = credentials.users.fs, credentials.groups.fs
     return result or 0
 
 
-@syscall(105, "setuid", "int")
+@syscall(105, "setuid", "id")
 def _sys_setuid(k: Kernel, t: Task, uid: int) -> int:
     return _change(k, lambda ids, privileged: ids.set(uid, privileged), group=False)
 
 
-@syscall(106, "setgid", "int")
+@syscall(106, "setgid", "id")
 def _sys_setgid(k: Kernel, t: Task, gid: int) -> int:
     return _change(k, lambda ids, privileged: ids.set(gid, privileged), group=True)
 
 
-@syscall(113, "setreuid", "int", "int")
+@syscall(113, "setreuid", "id", "id")
 def _sys_setreuid(k: Kernel, t: Task, real: int, effective: int) -> int:
     return _change(k, lambda ids, privileged: ids.set_two(real, effective, privileged), group=False)
 
 
-@syscall(114, "setregid", "int", "int")
+@syscall(114, "setregid", "id", "id")
 def _sys_setregid(k: Kernel, t: Task, real: int, effective: int) -> int:
     return _change(k, lambda ids, privileged: ids.set_two(real, effective, privileged), group=True)
 
 
-@syscall(117, "setresuid", "int", "int", "int")
+@syscall(117, "setresuid", "id", "id", "id")
 def _sys_setresuid(k: Kernel, t: Task, real: int, effective: int, saved: int) -> int:
     return _change(k, lambda ids, privileged: ids.set_three(real, effective, saved, privileged), group=False)
 
 
-@syscall(119, "setresgid", "int", "int", "int")
+@syscall(119, "setresgid", "id", "id", "id")
 def _sys_setresgid(k: Kernel, t: Task, real: int, effective: int, saved: int) -> int:
     return _change(k, lambda ids, privileged: ids.set_three(real, effective, saved, privileged), group=True)
 
 
-@syscall(122, "setfsuid", "int")
+@syscall(122, "setfsuid", "id")
 def _sys_setfsuid(k: Kernel, t: Task, uid: int) -> int:
     return _change(k, lambda ids, privileged: ids.set_fs(uid, privileged), group=False)
 
 
-@syscall(123, "setfsgid", "int")
+@syscall(123, "setfsgid", "id")
 def _sys_setfsgid(k: Kernel, t: Task, gid: int) -> int:
     return _change(k, lambda ids, privileged: ids.set_fs(gid, privileged), group=True)
 
 
 @syscall(115, "getgroups", "int", "ptr")
 def _sys_getgroups(k: Kernel, t: Task, size: int, address: int) -> int:
-    groups = k.fs.groups
+    groups = k.caller.groups
     if size < 0 or 0 < size < len(groups):
         raise fail(errno.EINVAL)
     if size:
@@ -126,12 +126,15 @@ def _sys_setgroups(k: Kernel, t: Task, size: int, address: int) -> int:
         raise fail(errno.EPERM)
     if not 0 <= size <= _GROUPS_MAX:
         raise fail(errno.EINVAL)
-    k.fs.groups = tuple(sorted(struct.unpack(f"<{size}I", k.arena.copy_in(address, 4 * size))))
+    k.caller.groups = tuple(sorted(struct.unpack(f"<{size}I", k.arena.copy_in(address, 4 * size))))
     return 0
 
 
 def _version(k: Kernel, header: int, data: int) -> int | None:
-    """Return the pid that a capability call is about, None where it only asks for the version. Raises OSError(EINVAL)."""
+    """Return the pid that a capability call is about, None where it only asks for the version.
+
+    Raises OSError(EINVAL).
+    """
     version, pid = struct.unpack("<Ii", k.arena.copy_in(header, 8))
     if version == _CAPABILITY_V3:
         return int(pid)

@@ -6,24 +6,29 @@ Source: open(2), openat2(2), close_range(2), dup(2), fcntl(2), pipe(2).
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from typing import TYPE_CHECKING
 
+from emu.core.errors import MemoryFault
 from emu.kernel import abi
-from emu.kernel.hostfile import FIOASYNC, FIOCLEX, FIONBIO, FIONCLEX, FIONREAD
-from emu.kernel.inodes import fail
-from emu.kernel.openfile import RegularFile
-from emu.kernel.pipe import EventFile, PipeEnd, TimerFile, make_pipe
-from emu.kernel.special import FifoFile
+from emu.kernel.errors import fail
+from emu.kernel.fs.anonymous import EventFile, TimerFile
+from emu.kernel.fs.hostfile import FIOASYNC, FIOCLEX, FIONBIO, FIONCLEX, FIONREAD
+from emu.kernel.fs.inodes import RegularFile
+from emu.kernel.fs.pipe import PipeEnd, make_pipe
+from emu.kernel.fs.special import FifoFile
+from emu.kernel.run.block import Block
+from emu.kernel.syscalls.record_locks import record_lock
 from emu.kernel.syscalls.stat import base_of
+from emu.kernel.syscalls.waiting import resumable, wait
 from emu.kernel.table import syscall
-from emu.kernel.waiting import Block, resumable, wait
 
 if TYPE_CHECKING:
+    from emu.kernel.fs.file import OpenFile
     from emu.kernel.kernel import Kernel
-    from emu.kernel.openfile import OpenFile
-    from emu.kernel.task import Task
-    from emu.kernel.waiting import Waiting
+    from emu.kernel.run.block import Waiting
+    from emu.kernel.run.task import Task
 
 _STATUS_FLAGS = abi.O_APPEND | abi.O_ASYNC | abi.O_DIRECT | abi.O_NOATIME | abi.O_NONBLOCK
 _RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = (
@@ -34,12 +39,12 @@ _RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH
     16,
 )
 _CLOSE_RANGE_UNSHARE, _CLOSE_RANGE_CLOEXEC = 2, 4
+_LONGEST_NAME = 249
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_HUGETLB = 1, 2, 4
 _F_SEAL_SEAL = 1
 _EFD_SEMAPHORE = 1
 _PIPE_MAX = 1 << 20
 _LOCK_SH, _LOCK_EX, _LOCK_NB, _LOCK_UN = 1, 2, 4, 8
-_FLOCK = struct.Struct("<hh4xqqi4x")
 
 
 def _install(k: Kernel, file: OpenFile, flags: int) -> int:
@@ -157,7 +162,7 @@ def _sys_dup3(k: Kernel, t: Task, old: int, new: int, flags: int) -> int:
 
 
 @syscall(72, "fcntl", "fd", "int", "hex")
-def _sys_fcntl(k: Kernel, t: Task, fd: int, command: int, argument: int) -> int:
+def _sys_fcntl(k: Kernel, t: Task, fd: int, command: int, argument: int) -> int | Waiting:
     file = k.fds.get(fd)
     value = argument & abi.U32
     match command:
@@ -179,11 +184,8 @@ def _sys_fcntl(k: Kernel, t: Task, fd: int, command: int, argument: int) -> int:
     match command:
         case abi.F_SETFL:
             file.flags = file.flags & ~_STATUS_FLAGS | value & _STATUS_FLAGS
-        case abi.F_GETLK | abi.F_OFD_GETLK:
-            kind, whence, start, length, pid = _FLOCK.unpack(k.arena.copy_in(argument, _FLOCK.size))
-            k.arena.copy_out(argument, _FLOCK.pack(abi.F_UNLCK, whence, start, length, pid))
-        case abi.F_SETLK | abi.F_SETLKW | abi.F_OFD_SETLK | abi.F_OFD_SETLKW:
-            _check_lock(k, file, argument)
+        case abi.F_GETLK | abi.F_SETLK | abi.F_SETLKW | abi.F_OFD_GETLK | abi.F_OFD_SETLK | abi.F_OFD_SETLKW:
+            return record_lock(k, t, file, command, argument)
         case abi.F_SETOWN:
             pass
         case abi.F_GETOWN:
@@ -195,15 +197,6 @@ def _sys_fcntl(k: Kernel, t: Task, fd: int, command: int, argument: int) -> int:
         case _:
             raise fail(errno.EINVAL)
     return 0
-
-
-def _check_lock(k: Kernel, file: OpenFile, address: int) -> None:
-    """Accept a record lock: nobody else is there to hold one."""
-    kind, whence, *_ = _FLOCK.unpack(k.arena.copy_in(address, _FLOCK.size))
-    if kind not in (0, 1, 2) or whence not in (0, 1, 2):
-        raise fail(errno.EINVAL)
-    if kind == 0 and not file.readable or kind == 1 and not file.writable:
-        raise fail(errno.EBADF)
 
 
 def _pipe_size(file: OpenFile, wanted: int | None) -> int:
@@ -250,21 +243,26 @@ def _sys_ioctl(k: Kernel, t: Task, fd: int, request: int, argument: int) -> int:
         case _ if request == FIOASYNC:
             raise fail(errno.ENOTTY)
         case _:
-            return file.ioctl(k, request, argument)
+            return file.ioctl(k.arena, request, argument)
     return 0
 
 
 def _pipe(k: Kernel, address: int, flags: int) -> int:
     if flags & ~(abi.O_CLOEXEC | abi.O_NONBLOCK | abi.O_DIRECT):
         raise fail(errno.EINVAL)
-    reader, writer = make_pipe(k, flags & ~abi.O_CLOEXEC)
+    reader, writer = make_pipe(k.fs, flags & ~abi.O_CLOEXEC)
     first = k.fds.install(reader, bool(flags & abi.O_CLOEXEC))
     try:
         second = k.fds.install(writer, bool(flags & abi.O_CLOEXEC))
     except OSError:
         k.fds.close(first)
         raise
-    k.arena.copy_out(address, struct.pack("<ii", first, second))
+    try:
+        k.arena.copy_out(address, struct.pack("<ii", first, second))
+    except MemoryFault:
+        k.fds.close(first)
+        k.fds.close(second)
+        raise
     return 0
 
 
@@ -280,14 +278,14 @@ def _sys_pipe2(k: Kernel, t: Task, address: int, flags: int) -> int:
 
 @syscall(284, "eventfd", "uint")
 def _sys_eventfd(k: Kernel, t: Task, count: int) -> int:
-    return k.fds.install(EventFile(k, count, False, 0))
+    return k.fds.install(EventFile(k.fs, count, False, 0))
 
 
 @syscall(290, "eventfd2", "uint", "int")
 def _sys_eventfd2(k: Kernel, t: Task, count: int, flags: int) -> int:
     if flags & ~(abi.O_CLOEXEC | abi.O_NONBLOCK | _EFD_SEMAPHORE):
         raise fail(errno.EINVAL)
-    file = EventFile(k, count, bool(flags & _EFD_SEMAPHORE), flags & abi.O_NONBLOCK)
+    file = EventFile(k.fs, count, bool(flags & _EFD_SEMAPHORE), flags & abi.O_NONBLOCK)
     return k.fds.install(file, bool(flags & abi.O_CLOEXEC))
 
 
@@ -297,17 +295,17 @@ def _sys_timerfd_create(k: Kernel, t: Task, clock: int, flags: int) -> int:
         raise fail(errno.EINVAL)
     if clock not in (abi.CLOCK_REALTIME, abi.CLOCK_MONOTONIC, abi.CLOCK_BOOTTIME):
         raise fail(errno.EINVAL)
-    return k.fds.install(TimerFile(k, clock, flags & abi.O_NONBLOCK), bool(flags & abi.O_CLOEXEC))
+    return k.fds.install(TimerFile(k.fs, k.clock, clock, flags & abi.O_NONBLOCK), bool(flags & abi.O_CLOEXEC))
 
 
 @syscall(319, "memfd_create", "path", "uint")
 def _sys_memfd_create(k: Kernel, t: Task, name: int, flags: int) -> int:
     if flags & ~(_MFD_CLOEXEC | _MFD_ALLOW_SEALING):
         raise fail(errno.EINVAL)
-    text = k.path(name)
-    if len(text) > 249:
+    text = os.fsdecode(k.arena.read_cstr(name, _LONGEST_NAME + 1))
+    if len(text) > _LONGEST_NAME:
         raise fail(errno.EINVAL)
-    file = k.fs.nameless(f"/memfd:{text} (deleted)", abi.O_RDWR, 0o777)
+    file = k.fs.nameless(f"/memfd:{text} (deleted)", abi.O_RDWR | abi.O_LARGEFILE, 0o777)
     file.file.seals = 0 if flags & _MFD_ALLOW_SEALING else _F_SEAL_SEAL
     return k.fds.install(file, bool(flags & _MFD_CLOEXEC))
 
@@ -315,10 +313,10 @@ def _sys_memfd_create(k: Kernel, t: Task, name: int, flags: int) -> int:
 @syscall(73, "flock", "fd", "int")
 @resumable
 def _sys_flock(k: Kernel, t: Task, fd: int, operation: int) -> Waiting:
-    file = k.file(fd)
     kind = operation & ~_LOCK_NB
     if kind not in (_LOCK_SH, _LOCK_EX, _LOCK_UN):
         raise fail(errno.EINVAL)
+    file = k.file(fd)
     if kind == _LOCK_UN:
         k.locks.release(file)
         return 0
@@ -375,8 +373,9 @@ def _sys_syncfs(k: Kernel, t: Task, fd: int) -> int:
 
 @syscall(277, "sync_file_range", "fd", "offset", "offset", "uint")
 def _sys_sync_file_range(k: Kernel, t: Task, fd: int, offset: int, length: int, flags: int) -> int:
-    if isinstance(k.file(fd), PipeEnd):
-        raise fail(errno.ESPIPE)
-    if flags & ~7 or offset < 0 or length < 0:
+    file = k.file(fd)
+    if flags & ~7 or offset < 0 or length < 0 or offset + length > abi.S64_MAX:
         raise fail(errno.EINVAL)
+    if file.stat().mode & abi.S_IFMT not in (abi.S_IFREG, abi.S_IFDIR, abi.S_IFBLK):
+        raise fail(errno.ESPIPE)
     return 0

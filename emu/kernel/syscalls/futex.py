@@ -1,5 +1,7 @@
 """The futex system call, and what the kernel does to futexes when a thread ends.
 
+One piece: plain and PI futexes, and the end of their owners, share the queues and the words.
+
 Source: futex(2), get_robust_list(2); Linux kernel/futex/: syscalls.c, waitwake.c, requeue.c, pi.c, core.c.
 """
 
@@ -8,12 +10,15 @@ from __future__ import annotations
 import errno
 import struct
 from contextlib import suppress
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from emu.core.errors import MemoryFault
-from emu.core.events import ThreadJoined
+from emu.core.task_events import ThreadJoined
 from emu.kernel import abi
-from emu.kernel.futex import (
+from emu.kernel.errors import fail
+from emu.kernel.run.block import Block
+from emu.kernel.run.futex import (
     BITSET_MATCH_ANY,
     FUTEX_OWNER_DIED,
     FUTEX_TID_MASK,
@@ -22,24 +27,41 @@ from emu.kernel.futex import (
     Waiter,
     wake_operation,
 )
-from emu.kernel.inodes import fail
-from emu.kernel.signals import Interrupted
+from emu.kernel.run.signal_info import Interrupted
 from emu.kernel.syscalls.time import clock_base, read_timespec
+from emu.kernel.syscalls.waiting import resumable, wait
 from emu.kernel.table import syscall
-from emu.kernel.waiting import Block, resumable, wait
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
-    from emu.kernel.task import Task
-    from emu.kernel.waiting import Waiting
+    from emu.kernel.run.block import Waiting
+    from emu.kernel.run.task import Task
 
 _PRIVATE, _CLOCK_REALTIME = 128, 256
-(
-    _WAIT, _WAKE, _FD, _REQUEUE, _CMP_REQUEUE, _WAKE_OP, _LOCK_PI, _UNLOCK_PI, _TRYLOCK_PI, _WAIT_BITSET,
-    _WAKE_BITSET, _WAIT_REQUEUE_PI, _CMP_REQUEUE_PI, _LOCK_PI2,
-) = range(14)  # fmt: skip
-_WITH_CLOCK = frozenset((_WAIT_BITSET, _WAIT_REQUEUE_PI, _LOCK_PI2))
-_TIMED = frozenset((_WAIT, _LOCK_PI, _LOCK_PI2, _WAIT_BITSET, _WAIT_REQUEUE_PI))
+
+
+class Op(IntEnum):
+    """FUTEX_*: what a call does. Source: futex(2)."""
+
+    WAIT = 0
+    WAKE = 1
+    FD = 2
+    REQUEUE = 3
+    CMP_REQUEUE = 4
+    WAKE_OP = 5
+    LOCK_PI = 6
+    UNLOCK_PI = 7
+    TRYLOCK_PI = 8
+    WAIT_BITSET = 9
+    WAKE_BITSET = 10
+    WAIT_REQUEUE_PI = 11
+    CMP_REQUEUE_PI = 12
+    LOCK_PI2 = 13
+
+
+_WITH_CLOCK = frozenset((Op.WAIT_BITSET, Op.WAIT_REQUEUE_PI, Op.LOCK_PI2))
+_TIMED = frozenset((Op.WAIT, Op.LOCK_PI, Op.LOCK_PI2, Op.WAIT_BITSET, Op.WAIT_REQUEUE_PI))
+_TWO_WORDS = (Op.REQUEUE, Op.CMP_REQUEUE, Op.WAKE_OP, Op.WAIT_REQUEUE_PI, Op.CMP_REQUEUE_PI)
 _ROBUST_LIMIT = 2048
 _USER_END = 0x7FFF_FFFF_F000
 
@@ -52,32 +74,32 @@ def _sys_futex(
     if operation & _CLOCK_REALTIME and command not in _WITH_CLOCK:
         raise fail(errno.ENOSYS)
     deadline = _deadline(k, command, operation, timeout) if timeout and command in _TIMED else None
-    key = key_of(k, address, private=bool(operation & _PRIVATE)) if command != _FD else ()
+    key = key_of(k, address, private=bool(operation & _PRIVATE)) if command != Op.FD else ()
     match command:
-        case 0:  # FUTEX_WAIT
+        case Op.WAIT:
             return _wait(k, t, key, address, value, deadline, BITSET_MATCH_ANY)
-        case 9:  # FUTEX_WAIT_BITSET
+        case Op.WAIT_BITSET:
             return _wait(k, t, key, address, value, deadline, third)
-        case 1:  # FUTEX_WAKE
+        case Op.WAKE:
             return wake(k, key, value, BITSET_MATCH_ANY)
-        case 10:  # FUTEX_WAKE_BITSET
+        case Op.WAKE_BITSET:
             return wake(k, key, value, third)
-        case 6 | 13:  # FUTEX_LOCK_PI, FUTEX_LOCK_PI2
+        case Op.LOCK_PI | Op.LOCK_PI2:
             return _lock_pi(k, t, key, address, deadline)
-        case 7:
+        case Op.UNLOCK_PI:
             return _unlock_pi(k, t, key, address)
-        case 8:
+        case Op.TRYLOCK_PI:
             return _try_lock_pi(k, t, key, address)
-    if command not in (_REQUEUE, _CMP_REQUEUE, _WAKE_OP, _WAIT_REQUEUE_PI, _CMP_REQUEUE_PI):
+    if command not in _TWO_WORDS:
         raise fail(errno.ENOSYS)
     other = key_of(k, second, private=bool(operation & _PRIVATE))
-    if command == _WAKE_OP:
+    if command == Op.WAKE_OP:
         return _wake_op(k, key, other, second, value, timeout & abi.U32, third)
-    if command == _WAIT_REQUEUE_PI:
+    if command == Op.WAIT_REQUEUE_PI:
         return _wait_requeue_pi(k, t, key, address, value, deadline, other, second)
-    if command != _REQUEUE and load(k, address) != third:
+    if command != Op.REQUEUE and load(k, address) != third:
         raise fail(errno.EAGAIN)
-    if command == _CMP_REQUEUE_PI:
+    if command == Op.CMP_REQUEUE_PI:
         return _requeue_pi(k, key, other, second, value, timeout & abi.U32)
     return _requeue(k, key, other, second, value, timeout & abi.U32)
 
@@ -93,26 +115,36 @@ def store(k: Kernel, address: int, value: int) -> None:
 
 
 def key_of(k: Kernel, address: int, *, private: bool) -> Key:
-    """Return the key of the word at `address`. Raises OSError(EINVAL) unless it is aligned, MemoryFault outside user space."""
+    """Return the key of the word at `address`.
+
+    Raises OSError(EINVAL) unless it is aligned, MemoryFault outside user space.
+    """
     if address % 4:
         raise fail(errno.EINVAL)
     if address >= _USER_END:
         raise MemoryFault(address, "read")
     if private:
-        return 0, address
+        return private_key(k, address)
     k.arena.copy_in(address, 4)
     area = k.space.find(address)
     if area is not None and area.shared and area.backing is not None:
         return area.backing.dev, area.backing.ino, area.offset + address - area.start
-    return 1, address
+    return 1, address, k.space.number
+
+
+def private_key(k: Kernel, address: int) -> Key:
+    """Return the key of a word that is the process's own."""
+    return 0, address, k.space.number
 
 
 def _deadline(k: Kernel, command: int, operation: int, timeout: int) -> int:
-    """Return the virtual time that a timeout argument means: FUTEX_WAIT's is relative, FUTEX_LOCK_PI's always real time."""
+    """Return the virtual time that a timeout argument means:
+    FUTEX_WAIT's is relative, FUTEX_LOCK_PI's always real time.
+    """
     value = read_timespec(k, timeout)
-    if command == _WAIT:
+    if command == Op.WAIT:
         return k.clock.now + value
-    real = operation & _CLOCK_REALTIME or command == _LOCK_PI
+    real = operation & _CLOCK_REALTIME or command == Op.LOCK_PI
     return value - clock_base(k, abi.CLOCK_REALTIME if real else abi.CLOCK_MONOTONIC)
 
 
@@ -222,7 +254,9 @@ def _lock_pi(k: Kernel, t: Task, key: Key, address: int, deadline: int | None) -
 
 
 def _check_chain(k: Kernel, t: Task, address: int) -> None:
-    """Raise OSError(EDEADLK) if the owner of the PI futex waits, by other owners or at once, for one that `t` owns."""
+    """Raise OSError(EDEADLK) if the owner of the PI futex waits, by other owners or at
+    once, for one that `t` owns.
+    """
     for _ in k.tasks:
         owner = k.tasks.get(load(k, address) & FUTEX_TID_MASK)
         if owner is t:
@@ -294,7 +328,9 @@ def _await_requeued(k: Kernel, t: Task, waiter: Waiter, block: Block) -> Waiting
 
 
 def _requeue_pi(k: Kernel, key: Key, other: Key, second: int, count: int, more: int) -> int:
-    """Let the first waiter have the PI futex if it is free, the others wait for it; return how many of both."""
+    """Let the first waiter have the PI futex if it is free, the others wait for it;
+    return how many of both.
+    """
     if count != 1:
         raise fail(errno.EINVAL)
     done = 0
@@ -318,7 +354,9 @@ def _requeue_pi(k: Kernel, key: Key, other: Key, second: int, count: int, more: 
 
 
 def release(k: Kernel, t: Task) -> None:
-    """Do what a thread's end means for futexes: mark the robust ones that it holds, hand over PI futexes, tell who waits for its id to go."""
+    """Do what a thread's end means for futexes:
+    mark the robust ones that it holds, hand over PI futexes, tell who waits for its id to go.
+    """
     if t.robust_list[0]:
         with suppress(MemoryFault, OSError):  # a broken list ends the walk, and is nobody's error
             _walk_robust_list(k, t, t.robust_list[0])
@@ -359,7 +397,7 @@ def _owner_died(k: Kernel, t: Task, address: int, *, pi: bool, pending: bool) ->
         return
     if word & FUTEX_TID_MASK != t.tid:
         return
-    if pi and (k.futexes.waiters(key) or k.futexes.waiters((0, address))):
+    if pi and (k.futexes.waiters(key) or k.futexes.waiters(private_key(k, address))):
         return  # the lock is handed over
     store(k, address, word & FUTEX_WAITERS | FUTEX_OWNER_DIED)
     if not pi and word & FUTEX_WAITERS:

@@ -9,39 +9,48 @@ import errno
 import struct
 from typing import TYPE_CHECKING
 
+from emu.core.errors import MemoryFault
 from emu.kernel import abi
-from emu.kernel.credentials import CAP_SETPCAP
-from emu.kernel.inodes import fail
+from emu.kernel.errors import fail
+from emu.kernel.run.credentials import CAP_SETPCAP
 from emu.kernel.stack import STACK_SIZE
+from emu.kernel.syscalls.groups import find_process
 from emu.kernel.syscalls.time import pack_timeval
 from emu.kernel.table import syscall
+from emu.kernel.uname import UNAME
 from emu.machine import regs
+from emu.machine.arena import HIGH_END
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
-    from emu.kernel.task import Task
+    from emu.kernel.run.task import Task
 
-UNAME = ("Linux", "emu", "6.1.0", "#1 SMP PREEMPT_DYNAMIC emu", "x86_64", "(none)")
 _ARCH_SET_GS, _ARCH_SET_FS, _ARCH_GET_FS, _ARCH_GET_GS = 0x1001, 0x1002, 0x1003, 0x1004
 _USER_END = 0x7FFF_FFFF_F000
 _GRND_NONBLOCK, _GRND_RANDOM, _GRND_INSECURE = 1, 2, 4
 _RANDOM_LIMIT = 1 << 25
 """The most that one getrandom call gives (32 MiB: Linux gives 33554431)."""
 _PIECE = 1 << 16
-_MEM_TOTAL = 4 << 30
 _STACK_TO_COME = STACK_SIZE - (132 << 10)
 """Bytes of the stack that are mapped here, while Linux maps them when they are touched."""
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 1, 2, 3, 4
 _PR_GET_KEEPCAPS, _PR_SET_KEEPCAPS, _PR_GET_TIMING, _PR_SET_NAME, _PR_GET_NAME = 7, 8, 13, 15, 16
-_PR_GET_SECCOMP, _PR_CAPBSET_READ, _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 21, 23, 29, 30
+_PR_GET_SECCOMP, _PR_SET_SECCOMP, _PR_CAPBSET_READ, _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = (
+    21,
+    22,
+    23,
+    29,
+    30,
+)
 _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_GET_TID_ADDRESS = 38, 39, 40
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _PR_CAPBSET_DROP, _LAST_CAPABILITY = 24, 40
 
 
 @syscall(39, "getpid")
 def _sys_getpid(k: Kernel, t: Task) -> int:
-    return abi.PID
+    return k.pid
 
 
 @syscall(186, "gettid")
@@ -51,47 +60,12 @@ def _sys_gettid(k: Kernel, t: Task) -> int:
 
 @syscall(110, "getppid")
 def _sys_getppid(k: Kernel, t: Task) -> int:
-    return abi.PPID
+    return k.family.parent
 
 
 @syscall(111, "getpgrp")
 def _sys_getpgrp(k: Kernel, t: Task) -> int:
-    return abi.PGID
-
-
-def _self(pid: int) -> None:
-    if pid not in (0, abi.PID):
-        raise fail(errno.ESRCH)
-
-
-@syscall(121, "getpgid", "pid")
-def _sys_getpgid(k: Kernel, t: Task, pid: int) -> int:
-    if pid == abi.PPID:
-        return abi.SID  # it leads the session
-    _self(pid)
-    return abi.PGID
-
-
-@syscall(109, "setpgid", "pid", "pid")
-def _sys_setpgid(k: Kernel, t: Task, pid: int, group: int) -> int:
-    if group < 0:
-        raise fail(errno.EINVAL)
-    _self(pid)
-    if group not in (0, abi.PGID):
-        raise fail(errno.EPERM)
-    return 0
-
-
-@syscall(124, "getsid", "pid")
-def _sys_getsid(k: Kernel, t: Task, pid: int) -> int:
-    if pid != abi.PPID:
-        _self(pid)
-    return abi.SID
-
-
-@syscall(112, "setsid")
-def _sys_setsid(k: Kernel, t: Task) -> int:
-    raise fail(errno.EPERM)  # the process leads its group
+    return k.family.group
 
 
 @syscall(63, "uname", "ptr")
@@ -102,10 +76,13 @@ def _sys_uname(k: Kernel, t: Task, address: int) -> int:
 
 @syscall(99, "sysinfo", "ptr")
 def _sys_sysinfo(k: Kernel, t: Task, address: int) -> int:
-    free = max(_MEM_TOTAL - k.space.total - k.overlay_bytes, 0)
+    budget = k.arena.budget
     uptime = k.clock.monotonic // abi.NSEC_PER_SEC
     k.arena.copy_out(
-        address, struct.pack("<q3Q6QHH4xQQI4x", uptime, 0, 0, 0, _MEM_TOTAL, free, 0, 0, 0, 0, 1, 0, 0, 0, 1)
+        address,
+        struct.pack(
+            "<q3Q6QHH4xQQI4x", uptime, 0, 0, 0, budget.limit, budget.room(), 0, 0, 0, 0, 1, 0, 0, 0, 1
+        ),
     )
     return 0
 
@@ -114,27 +91,28 @@ def _sys_sysinfo(k: Kernel, t: Task, address: int) -> int:
 def _sys_getrusage(k: Kernel, t: Task, who: int, address: int) -> int:
     if who not in (0, 1, -1):
         raise fail(errno.EINVAL)
-    used = k.cpu_time(t) if who == 1 else k.clock.cpu if who == 0 else 0
-    resident = 0 if who == -1 else k.space.total // 1024
+    used = k.cpu_time(t) if who == 1 else k.cpu_used if who == 0 else k.family.children_cpu
+    resident = 0 if who == -1 else k.arena.resident * 4
     k.arena.copy_out(address, pack_timeval(used) + bytes(16) + resident.to_bytes(8, "little") + bytes(104))
     return 0
 
 
-def _limit(k: Kernel, resource: int, new: int, old: int) -> int:
+def _limit(k: Kernel, process: Kernel, resource: int, new: int, old: int) -> int:
+    """Read and set a limit of `process`, for `k`. Raises OSError EINVAL, EPERM."""
     if not 0 <= resource < abi.RLIMIT_COUNT:
         raise fail(errno.EINVAL)
-    before = k.rlimits[resource]
+    before = process.rlimits[resource]
     if new:
         soft, hard = struct.unpack("<QQ", k.arena.copy_in(new, 16))
         if soft > hard:
             raise fail(errno.EINVAL)
-        if hard > before[1] and (k.fs.uid or resource == abi.RLIMIT_NOFILE):
+        if hard > before[1] and (k.caller.uid or resource == abi.RLIMIT_NOFILE):
             raise fail(errno.EPERM)
-        k.rlimits[resource] = (soft, hard)
+        process.rlimits[resource] = (soft, hard)
         if resource == abi.RLIMIT_NOFILE:
-            k.fds.limit = soft
+            process.fds.limit = soft
         elif resource == abi.RLIMIT_AS:
-            k.space.limit = soft + _STACK_TO_COME
+            process.space.limit = soft + _STACK_TO_COME
     if old:
         k.arena.copy_out(old, struct.pack("<QQ", *before))
     return 0
@@ -142,18 +120,19 @@ def _limit(k: Kernel, resource: int, new: int, old: int) -> int:
 
 @syscall(97, "getrlimit", "int", "ptr")
 def _sys_getrlimit(k: Kernel, t: Task, resource: int, old: int) -> int:
-    return _limit(k, resource, 0, old)
+    _limit(k, k, resource, 0, 0)
+    k.arena.copy_out(old, struct.pack("<QQ", *k.rlimits[resource]))
+    return 0
 
 
 @syscall(160, "setrlimit", "int", "ptr")
 def _sys_setrlimit(k: Kernel, t: Task, resource: int, new: int) -> int:
-    return _limit(k, resource, new, 0)
+    return _limit(k, k, resource, new, 0)
 
 
 @syscall(302, "prlimit64", "pid", "int", "ptr", "ptr")
 def _sys_prlimit64(k: Kernel, t: Task, pid: int, resource: int, new: int, old: int) -> int:
-    _self(pid)
-    return _limit(k, resource, new, old)
+    return _limit(k, find_process(k, pid) if pid else k, resource, new, old)
 
 
 @syscall(158, "arch_prctl", "hex", "ptr")
@@ -212,11 +191,21 @@ def _sys_prctl(k: Kernel, t: Task, option: int, second: int, third: int, fourth:
         k.credentials.keep = bool(second)
     elif option == _PR_GET_KEEPCAPS:
         return int(k.credentials.keep)
+    elif option == _PR_SET_CHILD_SUBREAPER:
+        k.family.subreaper = bool(second)
+    elif option == _PR_GET_CHILD_SUBREAPER:
+        k.arena.copy_out(second, int(k.family.subreaper).to_bytes(4, "little"))
     elif option == _PR_GET_TIMERSLACK:
         return 50_000
     elif option == _PR_GET_TID_ADDRESS:
         k.arena.copy_out(second, t.clear_child_tid.to_bytes(8, "little"))
-    elif option in (_PR_GET_TIMING, _PR_GET_SECCOMP, _PR_GET_THP_DISABLE):
+    elif option == _PR_GET_SECCOMP:
+        return t.seccomp.mode
+    elif option == _PR_SET_SECCOMP:
+        from emu.kernel.syscalls.seccomp import by_prctl  # few programs bind themselves
+
+        return by_prctl(k, t, second, third)
+    elif option in (_PR_GET_TIMING, _PR_GET_THP_DISABLE):
         return 0
     elif option not in (_PR_SET_TIMERSLACK, _PR_SET_THP_DISABLE):
         raise fail(errno.EINVAL)
@@ -237,6 +226,16 @@ def _sys_getrandom(k: Kernel, t: Task, address: int, size: int, flags: int) -> i
     if flags & ~(both | _GRND_NONBLOCK) or flags & both == both:
         raise fail(errno.EINVAL)
     size = min(size, _RANDOM_LIMIT - 1)
+    if address + size > HIGH_END:
+        raise fail(errno.EFAULT)
     for done in range(0, size, _PIECE):
-        k.arena.copy_out(address + done, k.entropy.take(min(size - done, _PIECE)))
+        data = k.entropy.take(min(size - done, _PIECE))
+        try:
+            k.arena.copy_out(address + done, data)
+        except MemoryFault as fault:  # what comes before the hole is there
+            fits = fault.address - address - done
+            k.arena.copy_out(address + done, data[:fits])
+            if not done + fits:
+                raise
+            return done + fits
     return size

@@ -1,6 +1,6 @@
 """Reading and writing.
 
-Source: read(2), write(2), pread(2), readv(2), lseek(2), sendfile(2), copy_file_range(2), splice(2).
+Source: read(2), write(2), pread(2), readv(2), lseek(2).
 """
 
 from __future__ import annotations
@@ -8,26 +8,30 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from emu.core.errors import MemoryFault
 from emu.kernel import abi
-from emu.kernel.inodes import fail
-from emu.kernel.openfile import RegularFile, SeekableFile
-from emu.kernel.signals import Interrupted, SignalInfo
+from emu.kernel.errors import fail
+from emu.kernel.fs.file import OpenFile, SeekableFile
+from emu.kernel.run.block import Block
+from emu.kernel.run.signal_info import Interrupted, SignalInfo
+from emu.kernel.syscalls.waiting import resumable, wait, wait_for_file
 from emu.kernel.table import syscall
-from emu.kernel.waiting import resumable, wait_for_file
+from emu.machine.arena import HIGH_END
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
-    from emu.kernel.openfile import OpenFile
-    from emu.kernel.task import Task
-    from emu.kernel.waiting import Block, Waiting
+    from emu.kernel.run.block import Waiting
+    from emu.kernel.run.task import Task
 
     Reading = Generator[Block, None, bytes]
 
 _PIECE = 1 << 20
-_TASK_SIZE = (1 << 47) - abi.PAGE_SIZE
+_SEEK_HOLE = 4
+_NOT_MOVED = frozenset(f"anon_inode:[{name}]" for name in ("eventfd", "signalfd", "timerfd", "eventpoll"))
+"""Files that lseek leaves where they are, without a word."""
 _RWF_APPEND, _RWF_NOWAIT, _RWF_SUPPORTED = 0x10, 0x8, 0x1F
 
 
@@ -37,27 +41,33 @@ def _receive(k: Kernel, t: Task, file: OpenFile, vectors: Sequence[tuple[int, in
     return receive(k, t, file, vectors)
 
 
-def _send(k: Kernel, t: Task, file: OpenFile, data: bytes) -> Waiting:
+def _send(k: Kernel, t: Task, file: OpenFile, vectors: Sequence[tuple[int, int]]) -> Waiting:
     from emu.kernel.syscalls.messages import send
 
-    return send(k, t, file, data)
+    return send(k, t, file, vectors)
 
 
-def _readable(k: Kernel, fd: int) -> OpenFile:
+def readable_file(k: Kernel, fd: int) -> OpenFile:
+    """Return the file to be read at a descriptor. Raises OSError: EBADF, EINVAL for what nobody can read."""
     file = k.file(fd)
     if not file.readable:
         raise fail(errno.EBADF)
+    if type(file).read is OpenFile.read and not file.is_socket:
+        raise fail(errno.EINVAL)
     return file
 
 
-def _writable(k: Kernel, fd: int) -> OpenFile:
+def writable_file(k: Kernel, fd: int) -> OpenFile:
+    """Return the file to be written at a descriptor. Raises OSError: EBADF, EINVAL as `readable_file`."""
     file = k.file(fd)
     if not file.writable:
         raise fail(errno.EBADF)
+    if type(file).write is OpenFile.write and not file.is_socket:
+        raise fail(errno.EINVAL)
     return file
 
 
-def _read(k: Kernel, t: Task, file: OpenFile, size: int, offset: int | None) -> Reading:
+def read_bytes(k: Kernel, t: Task, file: OpenFile, size: int, offset: int | None) -> Reading:
     """Read once, waiting for the first byte unless the file is non-blocking."""
     while True:
         try:
@@ -68,13 +78,13 @@ def _read(k: Kernel, t: Task, file: OpenFile, size: int, offset: int | None) -> 
             yield from wait_for_file(k, t, file, abi.POLLIN, "to read from")
 
 
-def _write(k: Kernel, t: Task, file: OpenFile, data: bytes, offset: int | None) -> Waiting:
+def write_bytes(k: Kernel, t: Task, file: OpenFile, data: bytes, offset: int | None) -> Waiting:
     """Write all that the file takes, waiting for room unless it is non-blocking."""
     done = 0
     try:
         while True:
+            rest = data[done:] if done else data
             try:
-                rest = data[done:] if done else data
                 done += file.write(rest) if offset is None else file.pwrite(rest, offset + done)
                 if done >= len(data) or file.flags & abi.O_NONBLOCK:
                     return done
@@ -84,13 +94,15 @@ def _write(k: Kernel, t: Task, file: OpenFile, data: bytes, offset: int | None) 
                         return done
                     raise
             try:
-                yield from wait_for_file(k, t, file, abi.POLLOUT, "to write to", begun=done > 0)
+                ready = partial(file.takes, rest)
+                block = Block(f"to write to {file.path}", None, ready, ((file, abi.POLLOUT),), begun=done > 0)
+                yield from wait(k, t, block)
             except Interrupted:
                 if done:
                     return done
                 raise
     except BrokenPipeError:
-        k.signals.send(SignalInfo(abi.SIGPIPE, abi.SI_USER, abi.PID, k.credentials.users.real), t)
+        k.signals.send(SignalInfo(abi.SIGPIPE, abi.SI_USER, k.pid, k.credentials.users.real), t)
         if done:
             return done
         raise
@@ -103,28 +115,56 @@ def _read_to(k: Kernel, t: Task, file: OpenFile, address: int, size: int, offset
         wanted = min(size - done, _PIECE)
         before = file.offset
         try:
-            data = yield from _read(k, t, file, wanted, None if offset is None else offset + done)
-            k.arena.copy_out(address + done, data)
+            data = yield from read_bytes(k, t, file, wanted, None if offset is None else offset + done)
+            stored = _store(k, file, address + done, data)
         except (OSError, MemoryFault):
             file.offset = before  # what could not be stored has not been read
             if done:
                 break
             raise
+        if stored < len(data):
+            if offset is None:
+                file.offset = before + stored
+            return done + stored
         done += len(data)
-        if len(data) < wanted or size == 0:
+        if len(data) < wanted or size == 0 or not k.arena.budget.room():  # no memory: the trap ends in that
             break
     return done
 
 
+def _store(k: Kernel, file: OpenFile, address: int, data: bytes) -> int:
+    """Store what was read, and return how much: of a file up to the first byte that cannot be written,
+    where Linux stops. Raises MemoryFault.
+    """
+    try:
+        k.arena.copy_out(address, data)
+    except MemoryFault as fault:
+        if not file.seekable or fault.address <= address:
+            raise
+        k.arena.copy_out(address, data[: fault.address - address])
+        return fault.address - address
+    return len(data)
+
+
+def _load(k: Kernel, file: OpenFile, address: int, size: int) -> bytes:
+    """Return what is to be written: to a file that which can be read, as `_store`. Raises MemoryFault."""
+    try:
+        return k.arena.copy_in(address, size)
+    except MemoryFault as fault:
+        if not file.seekable or fault.address <= address:
+            raise
+        return k.arena.copy_in(address, fault.address - address)
+
+
 def _write_from(k: Kernel, t: Task, file: OpenFile, address: int, size: int, offset: int | None) -> Waiting:
     if size <= _PIECE:
-        return (yield from _write(k, t, file, k.arena.copy_in(address, size), offset))
+        return (yield from write_bytes(k, t, file, _load(k, file, address, size), offset))
     done = 0
     while done < size:
         wanted = min(size - done, _PIECE)
         try:
-            data = k.arena.copy_in(address + done, wanted)
-            count = yield from _write(k, t, file, data, None if offset is None else offset + done)
+            data = _load(k, file, address + done, wanted)
+            count = yield from write_bytes(k, t, file, data, None if offset is None else offset + done)
         except (OSError, MemoryFault):
             if done:
                 break
@@ -137,7 +177,7 @@ def _write_from(k: Kernel, t: Task, file: OpenFile, address: int, size: int, off
 
 @syscall(0, "read", "fd", "out", "size")
 def _sys_read(k: Kernel, t: Task, fd: int, address: int, size: int) -> Waiting:
-    file, size = _readable(k, fd), _checked(size)
+    file, size = readable_file(k, fd), checked_size(size, address)
     if file.is_socket:
         return _receive(k, t, file, ((address, size),))
     return (_read_once if size <= _PIECE else _read_to)(k, t, file, address, size, None)
@@ -149,37 +189,53 @@ _read_once, _write_once = resumable(_read_to), resumable(_write_from)
 
 @syscall(1, "write", "fd", "in", "size")
 def _sys_write(k: Kernel, t: Task, fd: int, address: int, size: int) -> Waiting:
-    file, size = _writable(k, fd), _checked(size)
+    file, size = writable_file(k, fd), checked_size(size, address)
     if file.is_socket:
-        return _send(k, t, file, k.arena.copy_in(address, size))
+        return _send(k, t, file, ((address, size),))
     return (_write_once if size <= _PIECE else _write_from)(k, t, file, address, size, None)
 
 
-def _checked(size: int) -> int:
+def checked_size(size: int, address: int | None = None) -> int:
+    """Return how many bytes of those asked for can be moved.
+
+    Raises OSError: EINVAL, EFAULT for a buffer that reaches beyond a user's addresses.
+    """
+    if address is not None and address + size > HIGH_END:
+        raise fail(errno.EFAULT)
     if size > abi.S64_MAX:
         raise fail(errno.EINVAL)
     return min(size, abi.MAX_RW_COUNT)
 
 
-def _positioned(file: OpenFile, offset: int) -> None:
+def _positioned(k: Kernel, fd: int, offset: int) -> OpenFile:
+    """Return a file to be read or written at `offset`. Raises OSError: EINVAL, EBADF, ESPIPE."""
     if offset < 0:
         raise fail(errno.EINVAL)
+    file = k.file(fd)
     if not file.seekable:
         raise fail(errno.ESPIPE)
+    return file
+
+
+def _within(offset: int, size: int) -> None:
+    if offset + size > abi.S64_MAX:
+        raise fail(errno.EINVAL)
 
 
 @syscall(17, "pread64", "fd", "out", "size", "offset")
 def _sys_pread64(k: Kernel, t: Task, fd: int, address: int, size: int, offset: int) -> Waiting:
-    file = _readable(k, fd)
-    _positioned(file, offset)
-    return _read_to(k, t, file, address, _checked(size), offset)
+    _positioned(k, fd, offset)
+    file, size = readable_file(k, fd), checked_size(size, address)
+    _within(offset, size)
+    return _read_to(k, t, file, address, size, offset)
 
 
 @syscall(18, "pwrite64", "fd", "in", "size", "offset")
 def _sys_pwrite64(k: Kernel, t: Task, fd: int, address: int, size: int, offset: int) -> Waiting:
-    file = _writable(k, fd)
-    _positioned(file, offset)
-    return _write_from(k, t, file, address, _checked(size), _append(file, offset))
+    _positioned(k, fd, offset)
+    file, size = writable_file(k, fd), checked_size(size, address)
+    _within(offset, size)
+    return _write_from(k, t, file, address, size, _append(file, offset))
 
 
 def _append(file: OpenFile, offset: int) -> int:
@@ -196,10 +252,19 @@ def read_iovec(k: Kernel, address: int, count: int) -> list[tuple[int, int]]:
         raise fail(errno.EINVAL)
     room = abi.MAX_RW_COUNT
     vectors = []
-    for base, size in struct.iter_unpack("<QQ", k.arena.copy_in(address, 16 * count)):
-        if size > abi.S64_MAX:
-            raise fail(errno.EINVAL)
-        if base + size > _TASK_SIZE:
+    beyond: MemoryFault | None = None
+    try:
+        raw = k.arena.copy_in(address, 16 * count)
+    except MemoryFault as fault:  # what comes before that is looked at first
+        beyond = fault
+        raw = k.arena.copy_in(address, max(fault.address - address, 0) & -16)
+    asked = list(struct.iter_unpack("<QQ", raw))
+    if any(size > abi.S64_MAX for _, size in asked):
+        raise fail(errno.EINVAL)
+    if beyond is not None:
+        raise beyond
+    for base, size in asked:
+        if base + size > HIGH_END:
             raise fail(errno.EFAULT)
         size = min(size, room)
         room -= size
@@ -209,6 +274,8 @@ def read_iovec(k: Kernel, address: int, count: int) -> list[tuple[int, int]]:
 
 def _readv(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset: int | None) -> Waiting:
     vectors = read_iovec(k, address, count)
+    if not any(size for _, size in vectors):
+        return 0
     if file.is_socket:
         return (yield from _receive(k, t, file, vectors))
     done = 0
@@ -232,10 +299,16 @@ def _readv(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset:
 def _writev(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset: int | None) -> Waiting:
     vectors = read_iovec(k, address, count)
     if file.is_socket:
-        return (yield from _send(k, t, file, b"".join(k.arena.copy_in(base, size) for base, size in vectors)))
+        return (yield from _send(k, t, file, vectors))
+    if not any(size for _, size in vectors):
+        return 0
     if sum(size for _, size in vectors) <= _PIECE:
-        data = b"".join(k.arena.copy_in(base, size) for base, size in vectors)
-        return (yield from _write(k, t, file, data, offset))
+        try:
+            data = b"".join(k.arena.copy_in(base, size) for base, size in vectors)
+        except MemoryFault:
+            pass  # what comes before that is written
+        else:
+            return (yield from write_bytes(k, t, file, data, offset))
     done = 0
     for base, size in vectors:
         try:
@@ -250,149 +323,58 @@ def _writev(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset
     return done
 
 
-@syscall(19, "readv", "fd", "ptr", "long")
+@syscall(19, "readv", "fd", "ptr", "uint")
 def _sys_readv(k: Kernel, t: Task, fd: int, address: int, count: int) -> Waiting:
-    return _readv(k, t, _readable(k, fd), address, count, None)
+    return _readv(k, t, readable_file(k, fd), address, count, None)
 
 
-@syscall(20, "writev", "fd", "ptr", "long")
+@syscall(20, "writev", "fd", "ptr", "uint")
 def _sys_writev(k: Kernel, t: Task, fd: int, address: int, count: int) -> Waiting:
-    return _writev(k, t, _writable(k, fd), address, count, None)
+    return _writev(k, t, writable_file(k, fd), address, count, None)
 
 
-@syscall(295, "preadv", "fd", "ptr", "long", "offset")
+@syscall(295, "preadv", "fd", "ptr", "uint", "offset")
 def _sys_preadv(k: Kernel, t: Task, fd: int, address: int, count: int, offset: int) -> Waiting:
-    file = _readable(k, fd)
-    _positioned(file, offset)
+    _positioned(k, fd, offset)
+    file = readable_file(k, fd)
     return _readv(k, t, file, address, count, offset)
 
 
-@syscall(296, "pwritev", "fd", "ptr", "long", "offset")
+@syscall(296, "pwritev", "fd", "ptr", "uint", "offset")
 def _sys_pwritev(k: Kernel, t: Task, fd: int, address: int, count: int, offset: int) -> Waiting:
-    file = _writable(k, fd)
-    _positioned(file, offset)
+    _positioned(k, fd, offset)
+    file = writable_file(k, fd)
     return _writev(k, t, file, address, count, _append(file, offset))
 
 
-@syscall(327, "preadv2", "fd", "ptr", "long", "offset", "long", "int")
+@syscall(327, "preadv2", "fd", "ptr", "uint", "offset", "long", "int")
 def _sys_preadv2(
     k: Kernel, t: Task, fd: int, address: int, count: int, offset: int, high: int, flags: int
 ) -> Waiting:
     if flags & ~_RWF_SUPPORTED:
         raise fail(errno.EOPNOTSUPP)
     if offset == -1:
-        return _readv(k, t, _readable(k, fd), address, count, None)
+        return _readv(k, t, readable_file(k, fd), address, count, None)
     return _sys_preadv(k, t, fd, address, count, offset)
 
 
-@syscall(328, "pwritev2", "fd", "ptr", "long", "offset", "long", "int")
+@syscall(328, "pwritev2", "fd", "ptr", "uint", "offset", "long", "int")
 def _sys_pwritev2(
     k: Kernel, t: Task, fd: int, address: int, count: int, offset: int, high: int, flags: int
 ) -> Waiting:
     if flags & ~_RWF_SUPPORTED:
         raise fail(errno.EOPNOTSUPP)
     if flags & _RWF_APPEND:
-        file = _writable(k, fd)
+        file = writable_file(k, fd)
         return _writev(k, t, file, address, count, file.stat().size)
     if offset == -1:
-        return _writev(k, t, _writable(k, fd), address, count, None)
+        return _writev(k, t, writable_file(k, fd), address, count, None)
     return _sys_pwritev(k, t, fd, address, count, offset)
 
 
 @syscall(8, "lseek", "fd", "offset", "int")
 def _sys_lseek(k: Kernel, t: Task, fd: int, offset: int, whence: int) -> int:
-    return k.file(fd).seek(offset, whence)
-
-
-def _copy(
-    k: Kernel,
-    t: Task,
-    source: OpenFile,
-    target: OpenFile,
-    size: int,
-    read_at: int | None,
-    write_at: int | None,
-) -> Waiting:
-    """Copy up to `size` bytes between two files, from and to offsets where given; return how many."""
-    done = 0
-    while done < size:
-        try:
-            data = yield from _read(
-                k, t, source, min(size - done, _PIECE), None if read_at is None else read_at + done
-            )
-            if not data:
-                break
-            count = yield from _write(k, t, target, data, None if write_at is None else write_at + done)
-        except OSError:
-            if done:
-                break
-            raise
-        done += count
-        if not source.seekable or count < len(data):
-            break
-    return done
-
-
-def _offset_at(k: Kernel, address: int) -> int | None:
-    if not address:
-        return None
-    offset = int.from_bytes(k.arena.copy_in(address, 8), "little", signed=True)
-    if offset < 0:
+    file = k.file(fd)
+    if not 0 <= whence <= _SEEK_HOLE:
         raise fail(errno.EINVAL)
-    return offset
-
-
-def _store_offset(k: Kernel, address: int, start: int | None, count: int) -> None:
-    if start is not None:
-        k.arena.copy_out(address, (start + count).to_bytes(8, "little"))
-
-
-@syscall(40, "sendfile", "fd", "fd", "ptr", "size")
-def _sys_sendfile(k: Kernel, t: Task, out: int, source: int, address: int, size: int) -> Waiting:
-    reader, writer = _readable(k, source), _writable(k, out)
-    start = _offset_at(k, address)
-    if not reader.seekable:
-        raise fail(errno.EINVAL if start is None else errno.ESPIPE)
-    if writer.flags & abi.O_APPEND:
-        raise fail(errno.EINVAL)
-    count = yield from _copy(k, t, reader, writer, _checked(size), start, None)
-    _store_offset(k, address, start, count)
-    return count
-
-
-@syscall(326, "copy_file_range", "fd", "ptr", "fd", "ptr", "size", "uint")
-def _sys_copy_file_range(
-    k: Kernel, t: Task, source: int, read_at: int, out: int, write_at: int, size: int, flags: int
-) -> Waiting:
-    reader, writer = _readable(k, source), _writable(k, out)
-    if flags or not isinstance(reader, RegularFile) or not isinstance(writer, RegularFile):
-        raise fail(errno.EINVAL)
-    if writer.flags & abi.O_APPEND:
-        raise fail(errno.EBADF)
-    read_start, write_start = _offset_at(k, read_at), _offset_at(k, write_at)
-    first = reader.offset if read_start is None else read_start
-    second = writer.offset if write_start is None else write_start
-    size = min(_checked(size), max(reader.size() - first, 0))  # what there is to copy decides what overlaps
-    if reader.inode is writer.inode and first < second + size and second < first + size:
-        raise fail(errno.EINVAL)
-    count = yield from _copy(k, t, reader, writer, size, read_start, write_start)
-    _store_offset(k, read_at, read_start, count)
-    _store_offset(k, write_at, write_start, count)
-    return count
-
-
-@syscall(275, "splice", "fd", "ptr", "fd", "ptr", "size", "uint")
-def _sys_splice(
-    k: Kernel, t: Task, source: int, read_at: int, out: int, write_at: int, size: int, flags: int
-) -> Waiting:
-    reader, writer = _readable(k, source), _writable(k, out)
-    fifos = [file.stat().mode & abi.S_IFMT == abi.S_IFIFO for file in (reader, writer)]
-    if flags & ~0xF or not any(fifos):
-        raise fail(errno.EINVAL)
-    if read_at and fifos[0] or write_at and fifos[1]:
-        raise fail(errno.ESPIPE)
-    read_start, write_start = _offset_at(k, read_at), _offset_at(k, write_at)
-    count = yield from _copy(k, t, reader, writer, min(_checked(size), 1 << 16), read_start, write_start)
-    _store_offset(k, read_at, read_start, count)
-    _store_offset(k, write_at, write_start, count)
-    return count
+    return file.offset if file.path in _NOT_MOVED else file.seek(offset, whence)

@@ -9,19 +9,27 @@ import errno
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
-from emu.kernel.inodes import fail
-from emu.kernel.openfile import DirectoryFile, RegularFile
+from emu.kernel.errors import fail
+from emu.kernel.fs.directory import DirectoryFile
+from emu.kernel.fs.inodes import RegularFile
 from emu.kernel.table import syscall
-from emu.machine.arena import HIGH_START, LOW_END, PIE_END, PIE_START
+from emu.machine.arena import HIGH_END
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
-    from emu.kernel.task import Task
+    from emu.kernel.run.task import Task
 
 _PAGE = abi.PAGE_SIZE
 _PROT_ALL = abi.PROT_READ | abi.PROT_WRITE | abi.PROT_EXEC
+_MAP_NORESERVE = 0x4000
 _MS_ASYNC, _MS_INVALIDATE, _MS_SYNC = 1, 2, 4
 _MADV_DONTNEED, _MADV_FREE, _MADV_REMOVE = 4, 8, 9
+_MADV_GUARDS = {102: True, 103: False}
+"""MADV_GUARD_INSTALL and MADV_GUARD_REMOVE: Linux 6.13's,
+which pthread_create of glibc 2.42 and later asks for.
+"""
+_MADV_DONTFORK, _MADV_DOFORK, _MADV_WIPEONFORK, _MADV_KEEPONFORK = 10, 11, 18, 19
+_MADV_OF_FORK = (_MADV_DONTFORK, _MADV_DOFORK, _MADV_WIPEONFORK, _MADV_KEEPONFORK)
 _MADV_ACCEPTED = frozenset((0, 1, 2, 3, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 25))
 _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 _MEMBARRIER_QUERY = 0
@@ -70,15 +78,17 @@ def _sys_mmap(
     if flags & abi.MAP_32BIT and not fixed:
         address = _low_gap(k, address & ~(_PAGE - 1), length)
         fixed = noreplace = True
-    if fixed and address + length <= 1 << 47 and not k.space.reachable(address, length):
+    if fixed and address + length > HIGH_END:
+        raise fail(errno.ENOMEM)
+    if fixed and not k.space.has_place(address, length, prot, backing):
         k.report_once(
             "mmap beyond the windows",
-            f"emu: mmap of {length:#x} bytes at {address:#x} is not supported: programs have the addresses below {LOW_END:#x}, from "
-            f"{PIE_START:#x} to {PIE_END:#x}, and from {HIGH_START:#x}; the program was told ENOMEM",
+            f"emu: mmap of {length:#x} bytes at {address:#x} is not supported: no memory of emu lies there; the program was told ENOMEM",
         )
     return k.space.mmap(
         address, length, prot & _PROT_ALL, fixed=fixed, noreplace=noreplace, shared=shared, backing=backing,
         offset=offset if backing is not None else 0, grows_down=bool(flags & abi.MAP_GROWSDOWN),
+        reserve=not flags & _MAP_NORESERVE,
     )  # fmt: skip
 
 
@@ -87,7 +97,9 @@ def _is_zero_device(path: str) -> bool:
 
 
 def _low_gap(k: Kernel, hint: int, length: int) -> int:
-    """Return the hint if it is free and below 2 GiB, or the lowest free place from 1 GiB to 2 GiB (MAP_32BIT)."""
+    """Return the hint if it is free and below 2 GiB, or the lowest free
+    place from 1 GiB to 2 GiB (MAP_32BIT).
+    """
     length = _page_up(length)
     place, end = 0x4000_0000, 0x8000_0000
     if hint and hint + length <= end and not any(k.space.overlapping(hint, hint + length)):
@@ -103,7 +115,7 @@ def _low_gap(k: Kernel, hint: int, length: int) -> int:
 
 @syscall(11, "munmap", "ptr", "size")
 def _sys_munmap(k: Kernel, t: Task, address: int, length: int) -> int:
-    if address & (_PAGE - 1) or not 0 < length <= 1 << 47 or address + length > 1 << 47:
+    if address & (_PAGE - 1) or not 0 < length <= HIGH_END or address + length > HIGH_END:
         raise fail(errno.EINVAL)
     k.space.munmap(address, length)
     return 0
@@ -200,14 +212,28 @@ def _sys_brk(k: Kernel, t: Task, wanted: int) -> int:
 def _sys_madvise(k: Kernel, t: Task, address: int, length: int, advice: int) -> int:
     if address & (_PAGE - 1) or length > 1 << 47:
         raise fail(errno.EINVAL)
-    if advice not in _MADV_ACCEPTED and advice != _MADV_DONTNEED:
+    if advice not in _MADV_ACCEPTED and advice not in _MADV_GUARDS and advice != _MADV_DONTNEED:
         raise fail(errno.EINVAL)
     if length == 0:
         return 0
     _require_mapped(k, address, length)
     if advice == _MADV_DONTNEED:
         k.space.discard(address, length)
+    elif advice in _MADV_GUARDS:
+        k.space.guard(address, length, _MADV_GUARDS[advice])
+    elif advice in _MADV_OF_FORK:
+        _advise_fork(k, address, address + _page_up(length), advice)
     return 0
+
+
+def _advise_fork(k: Kernel, start: int, end: int, advice: int) -> None:
+    """Note what a child is to have of a range; only private anonymous memory can be zero for it."""
+    lacks = advice in (_MADV_DONTFORK, _MADV_DOFORK)
+    wanted = advice in (_MADV_DONTFORK, _MADV_WIPEONFORK)
+    areas = k.space.overlapping(start, end)
+    if advice == _MADV_WIPEONFORK and any(area.shared or area.backing is not None for area in areas):
+        raise fail(errno.EINVAL)
+    k.space.fork_advice.give(start, end, lacks=lacks, wanted=wanted)
 
 
 def _require_mapped(k: Kernel, address: int, length: int) -> None:
@@ -235,7 +261,11 @@ def _sys_mincore(k: Kernel, t: Task, address: int, length: int, vector: int) -> 
     if address & (_PAGE - 1):
         raise fail(errno.EINVAL)
     _require_mapped(k, address, length)
-    k.arena.copy_out(vector, b"\1" * (_page_up(length) // _PAGE))
+    end = vector + _page_up(length) // _PAGE
+    while vector < end and k.arena.budget.room():  # where there is no room the trap ends in that
+        piece = min(end - vector, _PAGE)
+        k.arena.copy_out(vector, b"\1" * piece)
+        vector += piece
     return 0
 
 

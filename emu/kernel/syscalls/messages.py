@@ -1,20 +1,22 @@
 """Sending and receiving on sockets, with what goes along: names, files, credentials.
 
-Source: send(2), recv(2), sendmmsg(2), recvmmsg(2), cmsg(3), unix(7); Linux net/socket.c, net/core/scm.c.
+Source: send(2), recv(2), cmsg(3), unix(7); Linux net/socket.c, net/core/scm.c.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from emu.core.errors import MemoryFault
 from emu.kernel import abi
-from emu.kernel.inodes import fail
-from emu.kernel.signals import SignalInfo
-from emu.kernel.socket import MSG_PEEK, MSG_TRUNC, SOCK_STREAM, Received, Socket
-from emu.kernel.socket_address import InetAddress, pack, parse
+from emu.kernel.errors import fail
+from emu.kernel.net.netlink import NetlinkSocket
+from emu.kernel.net.socket import MSG_PEEK, MSG_TRUNC, SOCK_STREAM, Received, Socket
+from emu.kernel.net.socket_address import InetAddress, pack, parse
+from emu.kernel.run.block import Block
+from emu.kernel.run.signal_info import SignalInfo
 from emu.kernel.syscalls.control import Vectors, read_control, read_header, store_control
 from emu.kernel.syscalls.sockets import (
     SO_RCVTIMEO,
@@ -24,28 +26,33 @@ from emu.kernel.syscalls.sockets import (
     socket_call,
     store_address,
 )
-from emu.kernel.waiting import Block, resumable, wait
+from emu.kernel.syscalls.waiting import resumable, wait
+from emu.machine.arena import HIGH_END
 
 if TYPE_CHECKING:
+    from emu.kernel.fs.file import OpenFile
     from emu.kernel.kernel import Kernel
-    from emu.kernel.openfile import OpenFile
-    from emu.kernel.socket_address import Address
-    from emu.kernel.task import Task
-    from emu.kernel.waiting import Waiting
+    from emu.kernel.net.socket_address import Address
+    from emu.kernel.run.block import Waiting
+    from emu.kernel.run.task import Task
 
+    Outgoing = tuple[Vectors, tuple[OpenFile, ...], Address | None]
     Receiving = Generator[Block, None, Received]
 
 _MSG_OOB, _MSG_DONTWAIT, _MSG_WAITALL, _MSG_ERRQUEUE = 1, 0x40, 0x100, 0x2000
-_MSG_NOSIGNAL, _MSG_WAITFORONE, _MSG_CMSG_CLOEXEC = 0x4000, 0x10000, 0x40000000
+_MSG_NOSIGNAL, _MSG_CMSG_CLOEXEC = 0x4000, 0x40000000
+_PIECE = 1 << 20
 _ENDS = abi.POLLIN | abi.POLLERR | abi.POLLHUP
-_MSGHDR_SIZE, _MMSGHDR_SIZE, _STORAGE_SIZE = 56, 64, 128
+_STORAGE_SIZE = 128
 
 
-# -- receiving --------------------------------------------------------------------------------------------------
+# -- receiving -----------------------------------------------------------------------------------------------
 
 
 def receive(k: Kernel, t: Task, socket: OpenFile, vectors: Vectors, flags: int = 0) -> Waiting:
-    """Receive into pieces of memory, as read(2), readv(2) and recv(2) do; files that come along are closed."""
+    """Receive into pieces of memory, as read(2), readv(2) and recv(2) do;
+    files that come along are closed.
+    """
     assert isinstance(socket, Socket)
     return _receive_to(k, t, socket, vectors, flags, deadline_of(k, socket, SO_RCVTIMEO))
 
@@ -139,13 +146,16 @@ def _recvfrom(
 def _sys_recvfrom(
     k: Kernel, t: Task, socket: Socket, buffer: int, size: int, flags: int, address: int, length: int
 ) -> int | Waiting:
-    size = min(size, abi.MAX_RW_COUNT)
+    size = _within(buffer, min(size, abi.MAX_RW_COUNT))
     return _recvfrom(
         k, t, socket, buffer, size, flags & abi.U32, address, length, deadline_of(k, socket, SO_RCVTIMEO)
     )
 
 
-def _recvmsg(k: Kernel, t: Task, socket: Socket, place: int, flags: int, deadline: int | None) -> Waiting:
+def receive_message(
+    k: Kernel, t: Task, socket: Socket, place: int, flags: int, deadline: int | None
+) -> Waiting:
+    """Receive as a struct msghdr says; return how many bytes."""
     header = read_header(k, place)
     received = yield from _receive(k, t, socket, sum(size for _, size in header.vectors), flags, deadline)
     try:
@@ -165,7 +175,7 @@ def _recvmsg(k: Kernel, t: Task, socket: Socket, place: int, flags: int, deadlin
     return _length(socket, received, flags)
 
 
-_recvmsg_once = resumable(_recvmsg)
+_recvmsg_once = resumable(receive_message)
 
 
 @socket_call(47, "recvmsg", "fd", "ptr", "hex")
@@ -173,13 +183,65 @@ def _sys_recvmsg(k: Kernel, t: Task, socket: Socket, place: int, flags: int) -> 
     return _recvmsg_once(k, t, socket, place, flags & abi.U32, deadline_of(k, socket, SO_RCVTIMEO))
 
 
-# -- sending ----------------------------------------------------------------------------------------------------
+# -- sending -------------------------------------------------------------------------------------------------
 
 
-def send(k: Kernel, t: Task, socket: OpenFile, data: bytes, flags: int = 0) -> Waiting:
-    """Send bytes, as write(2), writev(2) and send(2) do."""
+def send(k: Kernel, t: Task, socket: OpenFile, vectors: Vectors, flags: int = 0) -> Waiting:
+    """Send pieces of memory, as write(2), writev(2) and send(2) do."""
     assert isinstance(socket, Socket)
-    return _send_once(k, t, socket, data, (), None, flags, deadline_of(k, socket, SO_SNDTIMEO))
+    return send_from(k, t, socket, (vectors, (), None), flags, deadline_of(k, socket, SO_SNDTIMEO))
+
+
+def _within(buffer: int, size: int) -> int:
+    """Return the size of a buffer. Raises OSError(EFAULT) if it reaches beyond a user's addresses."""
+    if buffer + size > HIGH_END:
+        raise fail(errno.EFAULT)
+    return size
+
+
+def send_from(
+    k: Kernel, t: Task, socket: Socket, message: Outgoing, flags: int, deadline: int | None
+) -> Waiting:
+    """Send what lies in pieces of memory.
+
+    Of a stream's bytes no more are held than a piece: the guest says how many there are.
+    """
+    vectors, files, to = message
+    if sum(size for _, size in vectors) <= _PIECE:
+        data = b"".join(k.arena.copy_in(base, size) for base, size in vectors)
+        return _send_once(k, t, socket, data, files, to, flags, deadline)
+    if socket.kind == SOCK_STREAM:
+        return _send_pieces(k, t, socket, message, flags, deadline)
+    return _send_once(k, t, socket, next(_pieces(k, vectors)), files, to, flags, deadline)  # is too long
+
+
+def _pieces(k: Kernel, vectors: Vectors) -> Iterator[bytes]:
+    """Yield the bytes of pieces of memory, not more than `_PIECE` at a time. Raises MemoryFault."""
+    held = bytearray()
+    for base, size in vectors:
+        for at in range(0, size, _PIECE):
+            held += k.arena.copy_in(base + at, min(size - at, _PIECE))
+            while len(held) >= _PIECE:
+                yield bytes(held[:_PIECE])
+                del held[:_PIECE]
+    yield bytes(held)
+
+
+def _send_pieces(
+    k: Kernel, t: Task, socket: Socket, message: Outgoing, flags: int, deadline: int | None
+) -> Waiting:
+    vectors, files, to = message
+    done = 0
+    try:
+        for piece in _pieces(k, vectors):
+            count = yield from _send(k, t, socket, piece, files, to, flags, deadline)
+            done, files = done + count, ()
+            if count < len(piece):
+                break
+    except (OSError, MemoryFault):
+        if not done:
+            raise
+    return done
 
 
 def _send(
@@ -192,7 +254,9 @@ def _send(
     flags: int,
     deadline: int | None,
 ) -> Waiting:
-    """Send all of `data`, waiting for room unless that is not wanted; a stream that ends meanwhile gives SIGPIPE."""
+    """Send all of `data`, waiting for room unless that is not wanted;
+    a stream that ends meanwhile gives SIGPIPE.
+    """
     if flags & _MSG_OOB:
         raise fail(errno.EOPNOTSUPP)
     done = 0
@@ -201,7 +265,7 @@ def _send(
             try:
                 other = _destination(k, socket, to)
                 for file in files:
-                    file.references += 1
+                    file.hold()
                 try:
                     done += socket.send(data[done:] if done else data, files, other)
                 except OSError:
@@ -227,7 +291,7 @@ def _send(
                 raise fail(errno.EAGAIN)
     except BrokenPipeError:
         if socket.kind == SOCK_STREAM and not done and not flags & _MSG_NOSIGNAL:
-            k.signals.send(SignalInfo(abi.SIGPIPE, abi.SI_USER, abi.PID, k.credentials.users.real), t)
+            k.signals.send(SignalInfo(abi.SIGPIPE, abi.SI_USER, k.pid, k.credentials.users.real), t)
         if done:
             return done
         raise
@@ -258,6 +322,8 @@ def _takes(k: Kernel, socket: Socket, to: Address | None) -> bool:
 
 def _destination(k: Kernel, socket: Socket, to: Address | None) -> Socket | None:
     """Return the socket that a message goes to; None means the peer, or with UDP nobody. Raises OSError."""
+    if isinstance(socket, NetlinkSocket):
+        return None
     if socket.connects:
         if to is not None and socket.connected and socket.kind == SOCK_STREAM and socket.unix:
             raise fail(errno.EISCONN)
@@ -283,63 +349,23 @@ def _sys_sendto(
     k: Kernel, t: Task, socket: Socket, buffer: int, size: int, flags: int, address: int, length: int
 ) -> int | Waiting:
     to = parse(socket.family, read_address(k, address, length)) if address and length else None
-    data = k.arena.copy_in(buffer, min(size, abi.MAX_RW_COUNT))
-    return _send_once(k, t, socket, data, (), to, flags & abi.U32, deadline_of(k, socket, SO_SNDTIMEO))
+    size = _within(buffer, min(size, abi.MAX_RW_COUNT))
+    deadline = deadline_of(k, socket, SO_SNDTIMEO)
+    return send_from(k, t, socket, ([(buffer, size)], (), to), flags & abi.U32, deadline)
 
 
-def _message(k: Kernel, socket: Socket, place: int) -> tuple[bytes, tuple[OpenFile, ...], Address | None]:
-    """Return what a struct msghdr asks to be sent: bytes, files, and to whom."""
+def message_at(k: Kernel, socket: Socket, place: int) -> Outgoing:
+    """Return what a struct msghdr asks to be sent: pieces of memory, files, and to whom."""
     header = read_header(k, place)
     to = None
     if header.name and header.name_size:
         to = parse(socket.family, read_address(k, header.name, min(header.name_size, _STORAGE_SIZE)))
     files = read_control(k, socket, header)
-    return b"".join(k.arena.copy_in(base, size) for base, size in header.vectors), files, to
+    return header.vectors, files, to
 
 
 @socket_call(46, "sendmsg", "fd", "ptr", "hex")
 def _sys_sendmsg(k: Kernel, t: Task, socket: Socket, place: int, flags: int) -> int | Waiting:
-    return _send_once(
-        k, t, socket, *_message(k, socket, place), flags & abi.U32, deadline_of(k, socket, SO_SNDTIMEO)
+    return send_from(
+        k, t, socket, message_at(k, socket, place), flags & abi.U32, deadline_of(k, socket, SO_SNDTIMEO)
     )
-
-
-# -- several at once ---------------------------------------------------------------------------------------------
-
-
-def _each(
-    k: Kernel, t: Task, socket: Socket, vector: int, count: int, flags: int, *, sending: bool
-) -> Waiting:
-    done = 0
-    while done < min(count, abi.IOV_MAX):
-        place = vector + _MMSGHDR_SIZE * done
-        try:
-            if sending:
-                deadline = deadline_of(k, socket, SO_SNDTIMEO)
-                length = yield from _send(k, t, socket, *_message(k, socket, place), flags, deadline)
-            else:
-                deadline = deadline_of(k, socket, SO_RCVTIMEO)
-                length = yield from _recvmsg(k, t, socket, place, flags & ~_MSG_WAITFORONE, deadline)
-        except OSError:
-            if done:
-                break
-            raise
-        k.arena.copy_out(place + _MSGHDR_SIZE, length.to_bytes(4, "little"))
-        done += 1
-        if flags & _MSG_WAITFORONE:
-            flags |= _MSG_DONTWAIT
-    return done
-
-
-@socket_call(307, "sendmmsg", "fd", "ptr", "uint", "hex")
-def _sys_sendmmsg(k: Kernel, t: Task, socket: Socket, vector: int, count: int, flags: int) -> int | Waiting:
-    return _each(k, t, socket, vector, count, flags & abi.U32, sending=True)
-
-
-@socket_call(299, "recvmmsg", "fd", "ptr", "uint", "hex", "ptr")
-def _sys_recvmmsg(
-    k: Kernel, t: Task, socket: Socket, vector: int, count: int, flags: int, timeout: int
-) -> int | Waiting:
-    if timeout:
-        return k.refuse("recvmmsg (299) with a timeout")
-    return _each(k, t, socket, vector, count, flags & abi.U32, sending=False)

@@ -9,12 +9,12 @@ import errno
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
-from emu.kernel.inodes import fail
+from emu.kernel.errors import fail
 from emu.kernel.table import syscall
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
-    from emu.kernel.task import Task
+    from emu.kernel.run.task import Task
 
 _DEFAULT, _PREFERRED, _BIND, _INTERLEAVE, _LOCAL, _PREFERRED_MANY = range(6)
 _MODE_FLAGS = 1 << 15 | 1 << 14 | 1 << 13
@@ -80,10 +80,13 @@ def _sys_get_mempolicy(
         if value & ~_MODE_FLAGS != _INTERLEAVE:
             raise fail(errno.EINVAL)
         value = 0
+    size = (count + 62) // 64 * 8
+    if address and size > abi.PAGE_SIZE:
+        raise fail(errno.EINVAL)
     if mode:
         k.arena.copy_out(mode, value.to_bytes(4, "little"))
     if address:
-        k.arena.copy_out(address, nodes.to_bytes(count // 64 * 8 or 8, "little"))
+        k.arena.copy_out(address, nodes.to_bytes(size, "little"))
     return 0
 
 

@@ -9,19 +9,21 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
-from emu.kernel.epoll import EpollFile, Interest
-from emu.kernel.inodes import fail
-from emu.kernel.openfile import OpenFile
-from emu.kernel.signals import Interrupted
+from emu.kernel.errors import fail
+from emu.kernel.fs.epoll import EpollFile, Interest
+from emu.kernel.fs.file import OpenFile
+from emu.kernel.run.block import Block
+from emu.kernel.run.signal_info import Interrupted
 from emu.kernel.syscalls.signal import read_mask
 from emu.kernel.syscalls.time import pack_timespec, read_timespec
+from emu.kernel.syscalls.waiting import resumable, wait
 from emu.kernel.table import syscall
-from emu.kernel.waiting import Block, resumable, wait
+from emu.machine.arena import HIGH_END
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
-    from emu.kernel.task import Task
-    from emu.kernel.waiting import Waiting
+    from emu.kernel.run.block import Waiting
+    from emu.kernel.run.task import Task
 
 _ALWAYS = abi.POLLERR | abi.POLLHUP | abi.POLLNVAL
 _IN_SET = abi.POLLRDNORM | abi.POLLRDBAND | abi.POLLIN | abi.POLLHUP | abi.POLLERR
@@ -36,8 +38,11 @@ Watched = list[tuple[OpenFile, int]]
 """Files and the POLL* events of interest."""
 
 
-class _Search:
-    """A search for what is ready: `check` counts it, `found` is that count. What was found is kept: with EPOLLET it is told only once."""
+class _PollSearch:
+    """A search for what is ready: `check` counts it, `found` is that count.
+
+    What was found is kept: with EPOLLET it is told only once.
+    """
 
     __slots__ = ("check", "found", "watched")
 
@@ -55,7 +60,7 @@ class _Search:
 
 
 def _wait_until(
-    k: Kernel, t: Task, search: _Search, deadline: int | None, what: str, restart: bool
+    k: Kernel, t: Task, search: _PollSearch, deadline: int | None, what: str, restart: bool
 ) -> Waiting:
     """Return what the search gives as soon as it is not 0, 0 after `deadline` (virtual time; None: never)."""
     watched = search.watched
@@ -118,7 +123,7 @@ def _poll(
             results[index] = abi.POLLNVAL if file is None else file.poll() & (events & 0xFFFF | _ALWAYS)
         return sum(1 for value in results if value)
 
-    search = _Search(check, watched)
+    search = _PollSearch(check, watched)
     return partial(_answer_poll, k, t, search, entries, results, address, deadline, restart)
 
 
@@ -126,7 +131,7 @@ def _poll(
 def _answer_poll(
     k: Kernel,
     t: Task,
-    search: _Search,
+    search: _PollSearch,
     entries: list[tuple[int, ...]],
     results: list[int],
     address: int,
@@ -189,14 +194,14 @@ def _select(
         ]
         return sum(map(len, found))
 
-    return partial(_answer_select, k, t, _Search(check, watched), found, addresses, count, deadline)
+    return partial(_answer_select, k, t, _PollSearch(check, watched), found, addresses, count, deadline)
 
 
 @resumable
 def _answer_select(
     k: Kernel,
     t: Task,
-    search: _Search,
+    search: _PollSearch,
     found: list[set[int]],
     addresses: tuple[int, int, int],
     count: int,
@@ -261,18 +266,19 @@ def _epoll(k: Kernel, fd: int) -> EpollFile:
 def _sys_epoll_create(k: Kernel, t: Task, size: int) -> int:
     if size <= 0:
         raise fail(errno.EINVAL)
-    return k.fds.install(EpollFile(k))
+    return k.fds.install(EpollFile(k.fs))
 
 
 @syscall(291, "epoll_create1", "flags:open")
 def _sys_epoll_create1(k: Kernel, t: Task, flags: int) -> int:
     if flags & ~abi.O_CLOEXEC:
         raise fail(errno.EINVAL)
-    return k.fds.install(EpollFile(k), bool(flags & abi.O_CLOEXEC))
+    return k.fds.install(EpollFile(k.fs), bool(flags & abi.O_CLOEXEC))
 
 
 @syscall(233, "epoll_ctl", "fd", "int", "fd", "ptr")
 def _sys_epoll_ctl(k: Kernel, t: Task, epfd: int, operation: int, fd: int, event: int) -> int:
+    asked = k.arena.copy_in(event, 12) if operation != _EPOLL_CTL_DEL else b""
     epoll, file = k.file(epfd), k.file(fd)
     if not file.pollable:
         raise fail(errno.EPERM)
@@ -284,22 +290,24 @@ def _sys_epoll_ctl(k: Kernel, t: Task, epfd: int, operation: int, fd: int, event
         if not epoll.drop(key):
             raise fail(errno.ENOENT)
         return 0
-    events, data = struct.unpack("<IQ", k.arena.copy_in(event, 12))
+    events, data = struct.unpack("<IQ", asked)
     if operation == _EPOLL_CTL_ADD:
         if key in epoll.interests:
             raise fail(errno.EEXIST)
-        if isinstance(file, EpollFile) and (_reaches(file, epoll) or file.depth() >= _EPOLL_NESTING):
+        if isinstance(file, EpollFile) and (epoll in file.instances() or file.depth() >= _EPOLL_NESTING):
             raise fail(errno.ELOOP)
     elif operation != _EPOLL_CTL_MOD:
         raise fail(errno.EINVAL)
     elif key not in epoll.interests:
         raise fail(errno.ENOENT)
-    (epoll.interests.get(key) or epoll.add(key)).set(events, data)
+    interest = epoll.interests.get(key)
+    if interest is None:
+        interest = epoll.add(key)
+        if not epoll.ways_fit(file):
+            epoll.drop(key)
+            raise fail(errno.EINVAL)
+    interest.set(events, data)
     return 0
-
-
-def _reaches(start: EpollFile, wanted: EpollFile) -> bool:
-    return start is wanted or any(_reaches(f, wanted) for f, _ in start.watched() if isinstance(f, EpollFile))
 
 
 def _epoll_wait(
@@ -307,6 +315,8 @@ def _epoll_wait(
 ) -> Callable[[], Waiting]:
     if not 0 < count <= _FD_SETSIZE_LIMIT:
         raise fail(errno.EINVAL)
+    if address + 12 * count > HIGH_END:
+        raise fail(errno.EFAULT)
     epoll = _epoll(k, epfd)
     found: list[tuple[int, Interest]] = []
 
@@ -315,14 +325,14 @@ def _epoll_wait(
         return len(found)
 
     watched: Watched = [(epoll, abi.POLLIN)]  # what it watches may change during the wait
-    return partial(_answer_epoll, k, t, _Search(check, watched), found, address, deadline)
+    return partial(_answer_epoll, k, t, _PollSearch(check, watched), found, address, deadline)
 
 
 @resumable
 def _answer_epoll(
     k: Kernel,
     t: Task,
-    search: _Search,
+    search: _PollSearch,
     found: list[tuple[int, Interest]],
     address: int,
     deadline: int | None,

@@ -1,4 +1,7 @@
-"""Nice values, and all attributes at once; nothing depends on them. Source: getpriority(2), sched_setattr(2); Linux kernel/sched/syscalls.c."""
+"""Nice values, and all attributes at once; nothing depends on them.
+
+Source: getpriority(2), sched_setattr(2); Linux kernel/sched/syscalls.c.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,21 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
-from emu.kernel.credentials import CAP_SYS_NICE
-from emu.kernel.inodes import fail
+from emu.kernel.errors import fail
+from emu.kernel.run.credentials import CAP_SYS_NICE
 from emu.kernel.syscalls.scheduling import SCHED_BATCH, SCHED_NORMAL, find_task, set_policy
 from emu.kernel.table import syscall
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
-    from emu.kernel.task import Task
+    from emu.kernel.run.task import Task
 
 _PROCESS, _GROUP = 0, 1
 _LOWEST, _HIGHEST = -20, 19
 _ATTR = struct.Struct("<IIQiIQQQII")
-"""struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period, the two utilisation hints."""
+"""struct sched_attr: size, policy, flags, nice, priority, runtime, deadline,
+period, the two utilisation hints.
+"""
 _FIRST_SIZE, _LARGEST_SIZE = 48, 4096
 _RESET_ON_FORK, _KEEP_POLICY, _KEEP_PARAMETERS, _ATTR_FLAGS = 1, 8, 16, 0x7F
 
@@ -30,7 +35,7 @@ def _ranked(k: Kernel, t: Task, which: int, who: int) -> list[Task]:
         raise fail(errno.EINVAL)
     if which == _PROCESS:
         return [find_task(k, t, who)]
-    own = (0, abi.PGID) if which == _GROUP else (0, k.credentials.users.real)
+    own = (0, k.family.group) if which == _GROUP else (0, k.credentials.users.real)
     if who not in own:
         raise fail(errno.ESRCH)
     return list(k.tasks.values())

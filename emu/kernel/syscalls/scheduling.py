@@ -1,4 +1,4 @@
-"""Scheduling on one CPU, and children that there are none of. Source: sched(7), wait(2)."""
+"""Scheduling on one CPU. Source: sched(7)."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import errno
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
-from emu.kernel.credentials import CAP_SYS_NICE
-from emu.kernel.inodes import fail
+from emu.kernel.errors import fail
+from emu.kernel.run.credentials import CAP_SYS_NICE
+from emu.kernel.run.task import Task
+from emu.kernel.syscalls.groups import find_thread
 from emu.kernel.syscalls.time import pack_timespec
 from emu.kernel.table import syscall
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
-    from emu.kernel.task import Task
 
 SCHED_NORMAL, _SCHED_FIFO, _SCHED_RR, SCHED_BATCH, _SCHED_IDLE = 0, 1, 2, 3, 5
 
 
 def find_task(k: Kernel, t: Task, pid: int) -> Task:
-    """Return the thread that a call is about. Raises OSError(EINVAL, ESRCH)."""
+    """Return the thread that a call is about; of the parent of all only what is so for everybody.
+
+    Raises OSError(EINVAL, ESRCH).
+    """
     if pid < 0:
         raise fail(errno.EINVAL)
-    task = t if pid == 0 else k.tasks.get(pid)
-    if task is None:
-        raise fail(errno.ESRCH)
-    return task
+    if pid == abi.PPID:
+        return Task(abi.PPID)
+    return t if pid == 0 else find_thread(k, pid)
 
 
 @syscall(24, "sched_yield")
@@ -34,27 +37,33 @@ def _sys_sched_yield(k: Kernel, t: Task) -> int:
     return 0
 
 
-def _affine(k: Kernel, t: Task, pid: int) -> None:
+def _affine(k: Kernel, t: Task, pid: int) -> Task:
     if pid < 0:
         raise fail(errno.ESRCH)  # where other calls say EINVAL
-    find_task(k, t, pid)
+    return find_task(k, t, pid)
+
+
+def _cpus(k: Kernel, task: Task) -> int:
+    """Return the processors that a thread may run on, a mask."""
+    return task.affinity & (1 << k.config.cpus) - 1
 
 
 @syscall(204, "sched_getaffinity", "pid", "uint", "ptr")
 def _sys_sched_getaffinity(k: Kernel, t: Task, pid: int, size: int, mask: int) -> int:
-    if size < 8 or size % 8:
+    width = (k.config.cpus + 63) // 64 * 8
+    if size < width or size % 8:
         raise fail(errno.EINVAL)
-    _affine(k, t, pid)
-    k.arena.copy_out(mask, (1).to_bytes(8, "little"))
-    return 8
+    k.arena.copy_out(mask, _cpus(k, _affine(k, t, pid)).to_bytes(width, "little"))
+    return width
 
 
 @syscall(203, "sched_setaffinity", "pid", "uint", "ptr")
 def _sys_sched_setaffinity(k: Kernel, t: Task, pid: int, size: int, mask: int) -> int:
-    wanted = k.arena.copy_in(mask, min(size, 128))
-    _affine(k, t, pid)
-    if not wanted or not wanted[0] & 1:
+    wanted = int.from_bytes(k.arena.copy_in(mask, min(size, 1024)), "little") & (1 << k.config.cpus) - 1
+    task = _affine(k, t, pid)
+    if not wanted:
         raise fail(errno.EINVAL)
+    task.affinity = wanted
     return 0
 
 
@@ -97,7 +106,11 @@ def _priority_at(k: Kernel, address: int) -> int:
 
 
 def set_policy(k: Kernel, task: Task, policy: int, priority: int) -> int:
-    """Note a policy. It is told to whoever asks; who runs next is decided by the schedule, as for threads of equal rank on many CPUs."""
+    """Note a policy.
+
+    It is told to whoever asks; who runs next is decided by the schedule,
+    as for threads of equal rank on many CPUs.
+    """
     kind = policy & ~abi.SCHED_RESET_ON_FORK
     realtime = kind in (_SCHED_FIFO, _SCHED_RR)
     if (
@@ -142,9 +155,10 @@ def _sys_sched_rr_get_interval(k: Kernel, t: Task, pid: int, address: int) -> in
 
 @syscall(309, "getcpu", "ptr", "ptr", "ptr")
 def _sys_getcpu(k: Kernel, t: Task, cpu: int, node: int, cache: int) -> int:
-    for address in (cpu, node):
+    mask = _cpus(k, t)
+    for address, value in ((cpu, (mask & -mask).bit_length() - 1), (node, 0)):
         if address:
-            k.arena.copy_out(address, bytes(4))
+            k.arena.copy_out(address, value.to_bytes(4, "little"))
     return 0
 
 
@@ -156,13 +170,3 @@ def _sys_ioprio_set(k: Kernel, t: Task, which: int, who: int, value: int) -> int
 @syscall(252, "ioprio_get", "int", "int")
 def _sys_ioprio_get(k: Kernel, t: Task, which: int, who: int) -> int:
     return 0
-
-
-@syscall(61, "wait4", "pid", "ptr", "int", "ptr")
-def _sys_wait4(k: Kernel, t: Task, pid: int, status: int, options: int, usage: int) -> int:
-    raise fail(errno.ECHILD)
-
-
-@syscall(247, "waitid", "int", "pid", "ptr", "int", "ptr")
-def _sys_waitid(k: Kernel, t: Task, which: int, pid: int, info: int, options: int, usage: int) -> int:
-    raise fail(errno.ECHILD)

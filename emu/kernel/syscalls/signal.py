@@ -11,23 +11,27 @@ from typing import TYPE_CHECKING
 
 from emu.core.effects import REGISTERS_SET, RegistersSet
 from emu.core.errors import MemoryFault
-from emu.kernel import abi, sigframe
-from emu.kernel.inodes import fail
-from emu.kernel.signals import Action, Interrupted, SignalInfo, bit, clean_mask
+from emu.kernel import abi
+from emu.kernel.errors import fail
+from emu.kernel.run import sigframe
+from emu.kernel.run.block import Block
+from emu.kernel.run.credentials import CAP_KILL
+from emu.kernel.run.signal_info import Action, Interrupted, SignalInfo, bit, clean_mask
+from emu.kernel.run.task import AltStack
+from emu.kernel.syscalls.groups import find_process, find_thread, members
 from emu.kernel.syscalls.time import read_timespec
+from emu.kernel.syscalls.waiting import resumable, wait
 from emu.kernel.table import syscall
-from emu.kernel.task import AltStack
-from emu.kernel.waiting import Block, resumable, wait
 from emu.machine import regs
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
-    from emu.kernel.task import Task
-    from emu.kernel.waiting import Waiting
+    from emu.kernel.run.block import Waiting
+    from emu.kernel.run.task import Task
 
 _ACTION = struct.Struct("<QQQQ")
 _STACK = struct.Struct("<QiiQ")
-_INFO = struct.Struct("<iiiiIIQ")
+INFO = struct.Struct("<iiiiIIQ")
 _SET_SIZE = 8
 _FROM_HOST = bit(abi.SIGINT) | bit(abi.SIGTERM)
 """What the host may send: a wait for one of these is not hopeless."""
@@ -188,26 +192,34 @@ def _sys_rt_sigreturn(k: Kernel, t: Task) -> RegistersSet | int:
     return REGISTERS_SET
 
 
-def _target(k: Kernel, pid: int) -> None:
-    """Check that a kill goes to this process: there is no other. Any thread's id names it too. Raises OSError(ESRCH)."""
-    if pid not in (abi.PID, 0, -1, -abi.PGID) and pid not in k.tasks:
-        raise fail(errno.ESRCH)
-
-
-def _send(k: Kernel, t: Task | None, signo: int, code: int) -> int:
+def _check(signo: int) -> None:
     if not 0 <= signo <= abi.NSIG:
         raise fail(errno.EINVAL)
-    if signo:
-        k.signals.send(SignalInfo(signo, code, abi.PID, k.credentials.users.real), t)
-    return 0
+
+
+def _may_signal(k: Kernel, target: Kernel, signo: int) -> bool:
+    """Whether a signal may be sent. Source: kill(2)."""
+    own, other = k.credentials.users, target.credentials.users
+    return (
+        target is k
+        or k.credentials.has(CAP_KILL)
+        or bool({own.real, own.effective} & {other.real, other.saved})
+        or signo == abi.SIGCONT
+        and k.family.session == target.family.session
+    )
+
+
+def send_to(k: Kernel, target: Kernel, task: Task | None, info: SignalInfo) -> None:
+    """Send a signal to a process, or to one of its threads. Raises OSError(EPERM, EAGAIN)."""
+    if not _may_signal(k, target, info.signo):
+        raise fail(errno.EPERM)
+    if info.signo and target.family.status is None:
+        target.signals.send(info, task)
 
 
 @syscall(62, "kill", "pid", "signal")
 def _sys_kill(k: Kernel, t: Task, pid: int, signo: int) -> int:
-    if not 0 <= signo <= abi.NSIG:
-        raise fail(errno.EINVAL)
-    if pid == -1:
-        raise fail(errno.ESRCH)  # "every other process": there is none
+    _check(signo)
     if pid == abi.PPID:
         if signo:
             k.report_once(
@@ -216,52 +228,68 @@ def _sys_kill(k: Kernel, t: Task, pid: int, signo: int) -> int:
             )
             raise fail(errno.EPERM)
         return 0  # it is there
-    _target(k, pid)
-    return _send(k, None, signo, abi.SI_USER)
+    info = SignalInfo(signo, abi.SI_USER, k.pid, k.credentials.users.real)
+    if pid > 0:
+        send_to(k, find_process(k, pid), None, info)
+        return 0
+    if pid == -1:
+        targets = [process for process in k.system.processes.values() if process is not k]
+    else:
+        targets = members(k, -pid or k.family.group)
+    if not targets:
+        raise fail(errno.ESRCH)
+    allowed = [process for process in targets if _may_signal(k, process, signo)]
+    for process in allowed:
+        send_to(k, process, None, info)
+    if not allowed:
+        raise fail(errno.EPERM)
+    return 0
 
 
-def _task(k: Kernel, tid: int) -> Task:
+def _thread(k: Kernel, tid: int) -> tuple[Kernel, Task]:
     if tid <= 0:
         raise fail(errno.EINVAL)
-    task = k.tasks.get(tid)
-    if task is None:
-        raise fail(errno.ESRCH)
-    return task
+    task = find_thread(k, tid)
+    return k.system.processes[task.pid], task
 
 
 @syscall(200, "tkill", "pid", "signal")
 def _sys_tkill(k: Kernel, t: Task, tid: int, signo: int) -> int:
-    return _send(k, _task(k, tid), signo, abi.SI_TKILL)
+    process, task = _thread(k, tid)
+    _check(signo)
+    send_to(k, process, task, SignalInfo(signo, abi.SI_TKILL, k.pid, k.credentials.users.real))
+    return 0
 
 
 @syscall(234, "tgkill", "pid", "pid", "signal")
 def _sys_tgkill(k: Kernel, t: Task, pid: int, tid: int, signo: int) -> int:
     if pid <= 0:
         raise fail(errno.EINVAL)
-    task = _task(k, tid)
-    if pid != abi.PID:
+    process, task = _thread(k, tid)
+    if pid != process.pid:
         raise fail(errno.ESRCH)
-    return _send(k, task, signo, abi.SI_TKILL)
+    _check(signo)
+    send_to(k, process, task, SignalInfo(signo, abi.SI_TKILL, k.pid, k.credentials.users.real))
+    return 0
 
 
-def _queue(k: Kernel, t: Task | None, signo: int, address: int) -> int:
-    _, _, code, _, pid, uid, value = _INFO.unpack(k.arena.copy_in(address, _INFO.size))
-    if not 0 <= signo <= abi.NSIG:
-        raise fail(errno.EINVAL)
-    if signo:
-        k.signals.send(SignalInfo(signo, code, pid, uid, value=value), t)
+def _queue(k: Kernel, target: Kernel, task: Task | None, signo: int, address: int) -> int:
+    _, _, code, _, pid, uid, value = INFO.unpack(k.arena.copy_in(address, INFO.size))
+    _check(signo)
+    if (code >= 0 or code == abi.SI_TKILL) and target is not k:
+        raise fail(errno.EPERM)
+    send_to(k, target, task, SignalInfo(signo, code, pid, uid, value=value))
     return 0
 
 
 @syscall(129, "rt_sigqueueinfo", "pid", "signal", "ptr")
 def _sys_rt_sigqueueinfo(k: Kernel, t: Task, pid: int, signo: int, address: int) -> int:
-    if pid != abi.PID and pid not in k.tasks:
-        raise fail(errno.ESRCH)
-    return _queue(k, None, signo, address)
+    return _queue(k, find_process(k, pid), None, signo, address)
 
 
 @syscall(297, "rt_tgsigqueueinfo", "pid", "pid", "signal", "ptr")
 def _sys_rt_tgsigqueueinfo(k: Kernel, t: Task, pid: int, tid: int, signo: int, address: int) -> int:
-    if pid != abi.PID:
+    process, task = _thread(k, tid)
+    if pid != process.pid:
         raise fail(errno.ESRCH)
-    return _queue(k, _task(k, tid), signo, address)
+    return _queue(k, process, task, signo, address)

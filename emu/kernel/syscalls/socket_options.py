@@ -1,6 +1,7 @@
 """Options of sockets.
 
-Those that only tune a real network are kept and given back; one that nobody has said anything about is refused with its number.
+Those that only tune a real network are kept and given back; one that nobody has said anything about is
+refused with its number.
 
 Source: getsockopt(2), socket(7), tcp(7), ip(7), ipv6(7).
 """
@@ -12,15 +13,16 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from emu.kernel import abi
-from emu.kernel.inodes import fail
+from emu.kernel.errors import fail
+from emu.kernel.net.socket_address import AF_NETLINK
 from emu.kernel.syscalls.sockets import SO_RCVTIMEO, SO_SNDTIMEO, socket_call
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
-    from emu.kernel.socket import Socket
-    from emu.kernel.task import Task
+    from emu.kernel.net.socket import Socket
+    from emu.kernel.run.task import Task
 
-_SOCKET, _IP, _TCP, _IPV6 = 1, 0, 6, 41
+_SOCKET, _IP, _TCP, _IPV6, _NETLINK = 1, 0, 6, 41, 270
 _SO_TYPE, _SO_ERROR, _SO_PROTOCOL, _SO_DOMAIN, _SO_ACCEPTCONN, _SO_PEERCRED = 3, 4, 38, 39, 30, 17
 _SO_SNDBUF, _SO_RCVBUF, _SO_LINGER = 7, 8, 13
 _BUFFERS: Final = {7: (4608, 425984), 8: (2304, 425984)}
@@ -29,18 +31,26 @@ _FLAGS: Final = {
     (1, 1): 0, (1, 2): 0, (1, 5): 0, (1, 6): 0, (1, 9): 0, (1, 10): 0, (1, 15): 0, (1, 16): 0, (1, 29): 0, (1, 35): 0, (1, 63): 0,
     (6, 1): 0, (6, 3): 0, (6, 12): 1, (0, 11): 0, (41, 26): 0, (41, 25): 0,
 }  # fmt: skip
-"""Options that are on or off, as they are at first: SO_DEBUG, REUSEADDR, DONTROUTE, BROADCAST, KEEPALIVE, OOBINLINE, REUSEPORT, PASSCRED, TIMESTAMP,
-TIMESTAMPNS, TIMESTAMP_NEW; TCP_NODELAY, CORK, QUICKACK; IP_RECVERR; IPV6_V6ONLY, RECVERR."""
+"""Options that are on or off, as they are at first: SO_DEBUG, REUSEADDR, DONTROUTE, BROADCAST, KEEPALIVE,
+OOBINLINE, REUSEPORT, PASSCRED, TIMESTAMP, TIMESTAMPNS, TIMESTAMP_NEW; TCP_NODELAY, CORK, QUICKACK;
+IP_RECVERR; IPV6_V6ONLY, RECVERR.
+"""
 _NUMBERS: Final = {
     (1, 12): 0, (1, 18): 1, (1, 19): 1, (6, 2): 65483, (6, 4): 7200, (6, 5): 75, (6, 6): 9, (6, 7): 6, (6, 8): 60, (6, 9): 0, (6, 18): 0, (6, 23): 0,
     (6, 25): -1, (0, 1): 0, (0, 2): 64, (0, 10): 1, (41, 16): 64, (41, 67): 0,
 }  # fmt: skip
-"""Options that are numbers: SO_PRIORITY, RCVLOWAT, SNDLOWAT; TCP_MAXSEG, KEEPIDLE, KEEPINTVL, KEEPCNT, SYNCNT, LINGER2, DEFER_ACCEPT, USER_TIMEOUT,
-FASTOPEN, NOTSENT_LOWAT; IP_TOS, TTL, MTU_DISCOVER; IPV6_UNICAST_HOPS, TCLASS."""
+"""Options that are numbers: SO_PRIORITY, RCVLOWAT, SNDLOWAT; TCP_MAXSEG, KEEPIDLE, KEEPINTVL, KEEPCNT,
+SYNCNT, LINGER2, DEFER_ACCEPT, USER_TIMEOUT, FASTOPEN, NOTSENT_LOWAT; IP_TOS, TTL, MTU_DISCOVER;
+IPV6_UNICAST_HOPS, TCLASS.
+"""
 
 
 def _known(socket: Socket, option: tuple[int, int]) -> bool:
     level = option[0]
+    if level == _NETLINK and socket.family == AF_NETLINK:
+        return True
+    if socket.unix and level not in (_SOCKET, _NETLINK):
+        raise fail(errno.EOPNOTSUPP)
     if level == _TCP and socket.protocol != _TCP or level in (_IP, _IPV6) and socket.unix:
         raise fail(errno.ENOPROTOOPT if not socket.unix else errno.EOPNOTSUPP)
     return option in _FLAGS or option in _NUMBERS
@@ -60,10 +70,7 @@ def _value(k: Kernel, socket: Socket, option: tuple[int, int]) -> bytes | None:
     if name == _SO_LINGER:
         return bytes(8)
     if name == _SO_PEERCRED:
-        own = k.credentials
-        known = socket.unix and (socket.connected or socket.backlog is not None)
-        who = (abi.PID, own.users.effective, own.groups.effective) if known else (0, -1, -1)
-        return struct.pack("<iii", *who)
+        return struct.pack("<iii", *(socket.peer_credentials if socket.unix else (0, -1, -1)))
     if name in _BUFFERS:
         number = _buffer(socket, name)
     elif name == _SO_ERROR:

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
-from emu.kernel.inodes import fail
-from emu.kernel.network import pair
-from emu.kernel.socket import SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, Socket
-from emu.kernel.socket_address import (
+from emu.kernel.errors import fail
+from emu.kernel.net.netlink import PROTOCOLS, NetlinkSocket
+from emu.kernel.net.network import pair
+from emu.kernel.net.socket import SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, Socket
+from emu.kernel.net.socket_address import (
     AF_INET,
     AF_INET6,
+    AF_NETLINK,
     AF_UNIX,
     AF_UNSPEC,
     InetAddress,
@@ -24,16 +26,26 @@ from emu.kernel.socket_address import (
     pack,
     parse,
 )
+from emu.kernel.run.block import Block
+from emu.kernel.syscalls.waiting import resumable, wait
 from emu.kernel.table import syscall
-from emu.kernel.waiting import Block, resumable, wait
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
-    from emu.kernel.socket_address import Address
-    from emu.kernel.task import Task
-    from emu.kernel.waiting import Waiting
+    from emu.kernel.net.socket_address import Address
+    from emu.kernel.run.block import Waiting
+    from emu.kernel.run.task import Task
 
-_FAMILIES = (AF_UNIX, AF_INET, AF_INET6)
+_FAMILIES = (AF_UNIX, AF_INET, AF_INET6, AF_NETLINK)
+_OTHERS = {
+    17: "AF_PACKET",
+    29: "AF_CAN",
+    31: "AF_BLUETOOTH",
+    38: "AF_ALG",
+    40: "AF_VSOCK",
+    44: "AF_XDP",
+}
+"""Families that programs ask for. Source: the kernel's include/linux/socket.h."""
 _TYPE_MASK, _LAST_TYPE, _LAST_FAMILY = 15, 10, 45
 _IPPROTO_TCP, _IPPROTO_UDP, _IPPROTO_MPTCP = 6, 17, 262
 _FAMILY_SIZE, _STORAGE_SIZE = 2, 128
@@ -42,7 +54,9 @@ SO_RCVTIMEO, SO_SNDTIMEO = (1, 20), (1, 21)
 
 
 def socket_call(number: int, name: str, *formats: str) -> Callable[[Callable[..., int | Waiting]], None]:
-    """Enter the decorated function as the handler of a call whose first argument is a socket; on one of the host's it is refused."""
+    """Enter the decorated function as the handler of a call whose first argument is a socket;
+    on one of the host's it is refused.
+    """
 
     def enter(handler: Callable[..., int | Waiting]) -> None:
         @syscall(number, name, *formats)
@@ -85,7 +99,7 @@ def store_address(k: Kernel, socket: Socket, name: Address | None, address: int,
     k.arena.copy_out(size, len(raw).to_bytes(4, "little"))
 
 
-# -- making ---------------------------------------------------------------------------------------------------
+# -- making --------------------------------------------------------------------------------------------------
 
 
 def _check(family: int, kind: int) -> None:
@@ -118,24 +132,42 @@ def _kind(family: int, kind: int, protocol: int) -> tuple[int, int, int]:
 @syscall(41, "socket", "int", "hex", "int")
 def _sys_socket(k: Kernel, t: Task, family: int, kind: int, protocol: int) -> int:
     _check(family, kind)
-    if family not in _FAMILIES:  # who asks for netlink goes on without it
-        return k.refuse(f"socket (41) of family {family}", errno.EAFNOSUPPORT)
+    if family not in _FAMILIES:
+        why = "there are sockets of the guest's own machine only: AF_UNIX, AF_INET, AF_INET6 (emu help works)"
+        return k.refuse(f"socket (41) of family {_OTHERS.get(family, family)}", errno.EAFNOSUPPORT, why)
+    if family == AF_NETLINK:
+        if kind & _TYPE_MASK not in (SOCK_RAW, SOCK_DGRAM):
+            raise fail(errno.ESOCKTNOSUPPORT)
+        if protocol not in PROTOCOLS:
+            raise fail(errno.EPROTONOSUPPORT)
+        netlink = NetlinkSocket(k.network, kind & _TYPE_MASK, protocol, kind & abi.O_NONBLOCK)
+        return k.fds.install(netlink, bool(kind & abi.O_CLOEXEC))
     if family != AF_UNIX and kind & _TYPE_MASK == SOCK_RAW:
-        return k.refuse(f"socket (41) of type SOCK_RAW, family {family}", errno.EPERM)
+        return k.refuse(
+            f"socket (41) of type SOCK_RAW, family {family}",
+            errno.EPERM,
+            "it takes CAP_NET_RAW, which no guest has",
+        )
     kind, protocol, flags = _kind(family, kind, protocol)
-    socket = Socket(k, family, kind, protocol, flags & abi.O_NONBLOCK)
+    socket = Socket(k.network, family, kind, protocol, flags & abi.O_NONBLOCK)
     return k.fds.install(socket, bool(flags & abi.O_CLOEXEC))
 
 
 @syscall(53, "socketpair", "int", "hex", "int", "ptr")
 def _sys_socketpair(k: Kernel, t: Task, family: int, kind: int, protocol: int, address: int) -> int:
+    if kind & ~(_TYPE_MASK | abi.O_NONBLOCK | abi.O_CLOEXEC):
+        raise fail(errno.EINVAL)
+    lowest = k.fds.lowest()
+    k.arena.copy_out(address, struct.pack("<ii", lowest, lowest + 1))  # before anything else is looked at
     _check(family, kind)
     if family not in _FAMILIES:
         return k.refuse(f"socketpair (53) of family {family}", errno.EAFNOSUPPORT)
+    if family == AF_NETLINK:
+        raise fail(errno.EOPNOTSUPP)
     kind, protocol, flags = _kind(family, kind, protocol)
     if family != AF_UNIX:
         raise fail(errno.EOPNOTSUPP)
-    sockets = [Socket(k, family, kind, protocol, flags & abi.O_NONBLOCK) for _ in range(2)]
+    sockets = [Socket(k.network, family, kind, protocol, flags & abi.O_NONBLOCK) for _ in range(2)]
     pair(*sockets)
     cloexec = bool(flags & abi.O_CLOEXEC)
     first = k.fds.install(sockets[0], cloexec)
@@ -148,7 +180,7 @@ def _sys_socketpair(k: Kernel, t: Task, family: int, kind: int, protocol: int, a
     return 0
 
 
-# -- names ----------------------------------------------------------------------------------------------------
+# -- names ---------------------------------------------------------------------------------------------------
 
 
 @socket_call(49, "bind", "fd", "ptr", "uint")
@@ -165,7 +197,9 @@ def _sys_bind(k: Kernel, t: Task, socket: Socket, address: int, size: int) -> in
 
 @socket_call(51, "getsockname", "fd", "ptr", "ptr")
 def _sys_getsockname(k: Kernel, t: Task, socket: Socket, address: int, size: int) -> int:
-    store_address(k, socket, socket.local, address, size)
+    store_address(
+        k, socket, socket.name() if isinstance(socket, NetlinkSocket) else socket.local, address, size
+    )
     return 0
 
 
@@ -178,7 +212,7 @@ def _sys_getpeername(k: Kernel, t: Task, socket: Socket, address: int, size: int
     return 0
 
 
-# -- connections ----------------------------------------------------------------------------------------------
+# -- connections ---------------------------------------------------------------------------------------------
 
 
 @socket_call(50, "listen", "fd", "int")
@@ -189,6 +223,7 @@ def _sys_listen(k: Kernel, t: Task, socket: Socket, backlog: int) -> int:
         raise fail(errno.EINVAL)
     k.network.autobind(socket)
     socket.backlog = min(backlog & abi.U32, _SOMAXCONN)
+    socket.peer_credentials = k.network.caller()
     return 0
 
 

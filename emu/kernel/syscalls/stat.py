@@ -11,15 +11,17 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
-from emu.kernel.birth import STATX_BTIME, birth_of
-from emu.kernel.directory import Directory
-from emu.kernel.inodes import Stat, Symlink, fail
+from emu.kernel.errors import fail
+from emu.kernel.fs.birth import STATX_BTIME, birth_of
+from emu.kernel.fs.directory import Directory
+from emu.kernel.fs.inodes import Symlink
+from emu.kernel.fs.stat import Stat
 from emu.kernel.table import syscall
 
 if TYPE_CHECKING:
-    from emu.kernel.inodes import Inode
+    from emu.kernel.fs.file import Inode
     from emu.kernel.kernel import Kernel
-    from emu.kernel.task import Task
+    from emu.kernel.run.task import Task
 
 _STAT = struct.Struct("<QQQIIIIQqqqQQQQQQ24x")
 _STATX = struct.Struct("<IIQIIIHHQQQQ qIi qIi qIi qIi IIII QII 96x")
@@ -31,9 +33,11 @@ _STAT_AT_FLAGS = abi.AT_SYMLINK_NOFOLLOW | abi.AT_EMPTY_PATH | abi.AT_NO_AUTOMOU
 
 
 def base_of(k: Kernel, dirfd: int, path: str) -> Directory | None:
-    """Return the directory that a relative path starts from. Raises OSError EBADF, ENOTDIR."""
+    """Return the directory that a relative path starts from. Raises OSError EBADF, ENOTDIR, ENOENT."""
     if dirfd == abi.AT_FDCWD or path.startswith("/"):
         return None
+    if not path:
+        raise fail(errno.ENOENT)
     file = k.fds.get(dirfd)
     inode = file.inode
     if not isinstance(inode, Directory):
@@ -50,7 +54,7 @@ def inode_at(k: Kernel, dirfd: int, address: int, flags: int) -> Inode | Stat:
     path = k.path(address)
     if not path and flags & abi.AT_EMPTY_PATH:
         if dirfd == abi.AT_FDCWD:
-            return k.fs.cwd
+            return k.caller.cwd
         file = k.fds.get(dirfd)
         return file.inode if file.inode is not None else file.stat()
     return k.fs.find(path, base_of(k, dirfd, path), follow=not flags & abi.AT_SYMLINK_NOFOLLOW)
@@ -146,6 +150,8 @@ def _readlink(k: Kernel, dirfd: int, path: int, buffer: int, size: int) -> int:
     inode: Inode | None
     if text:
         inode = k.fs.find(text, base_of(k, dirfd, text), follow=False)
+    elif dirfd == abi.AT_FDCWD:
+        raise fail(errno.ENOENT)
     else:  # AT_EMPTY_PATH is implied
         inode = k.fds.get(dirfd).inode
     if not isinstance(inode, Symlink):

@@ -10,17 +10,18 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
-from emu.kernel.inodes import fail
-from emu.kernel.pipe import TimerFile
-from emu.kernel.signals import Interrupted
+from emu.kernel.errors import fail
+from emu.kernel.fs.anonymous import TimerFile
+from emu.kernel.run.block import Block
+from emu.kernel.run.signal_info import Interrupted
+from emu.kernel.run.timer import Timer
+from emu.kernel.syscalls.waiting import resumable, wait
 from emu.kernel.table import syscall
-from emu.kernel.timers import Timer
-from emu.kernel.waiting import Block, resumable, wait
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
-    from emu.kernel.task import Task
-    from emu.kernel.waiting import Waiting
+    from emu.kernel.run.block import Waiting
+    from emu.kernel.run.task import Task
 
 _WALL = frozenset((abi.CLOCK_REALTIME, abi.CLOCK_REALTIME_COARSE, abi.CLOCK_REALTIME_ALARM, abi.CLOCK_TAI))
 _UPTIME = frozenset((
@@ -33,19 +34,22 @@ _TICK_NS = 10_000_000
 _SIGEV_SIGNAL, _SIGEV_NONE, _SIGEV_THREAD_ID = 0, 1, 4
 _LONGEST_NS = 1 << 62
 _PER_THREAD = 4
+_MOST_TIMERS = 1 << 16
+"""As many as Linux lets wait for a signal on a machine with some gigabytes (RLIMIT_SIGPENDING)."""
 
 
 def clock_base(k: Kernel, clock: int) -> int:
     """Return what a clock shows at virtual time 0. Raises OSError(EINVAL) for a clock that does not exist.
 
-    The CPU clocks go on while the process or the thread runs; negative ids name one. Source: Linux kernel/time/posix-cpu-timers.c.
+    The CPU clocks go on while the process or the thread runs; negative ids name one. Source: Linux
+    kernel/time/posix-cpu-timers.c.
     """
     if clock in _WALL:
         return k.clock.realtime_offset + (37 * abi.NSEC_PER_SEC if clock == abi.CLOCK_TAI else 0)
     if clock in _UPTIME:
         return k.clock.monotonic - k.clock.now
     if clock == abi.CLOCK_PROCESS_CPUTIME_ID:
-        return -k.clock.idle
+        return k.cpu_used - k.clock.now
     if clock == abi.CLOCK_THREAD_CPUTIME_ID:
         return k.cpu_time(k.scheduler.current) - k.clock.now
     if clock < 0 and clock & 3 != 3:
@@ -54,8 +58,8 @@ def clock_base(k: Kernel, clock: int) -> int:
             task = k.tasks.get(number) if number else k.scheduler.current
             if task is not None:
                 return k.cpu_time(task) - k.clock.now
-        elif number in (0, abi.PID):
-            return -k.clock.idle
+        elif (process := k.system.processes.get(number or k.pid)) is not None:
+            return process.cpu_used - k.clock.now
     raise fail(errno.EINVAL)
 
 
@@ -122,7 +126,9 @@ def _sys_time(k: Kernel, t: Task, address: int) -> int:
 @syscall(100, "times", "ptr")
 def _sys_times(k: Kernel, t: Task, address: int) -> int:
     if address:
-        k.arena.copy_out(address, struct.pack("<4q", k.clock.cpu // _TICK_NS, 0, 0, 0))
+        k.arena.copy_out(
+            address, struct.pack("<4q", k.cpu_used // _TICK_NS, 0, k.family.children_cpu // _TICK_NS, 0)
+        )
     return k.clock.monotonic // _TICK_NS
 
 
@@ -216,6 +222,8 @@ def _sys_timer_create(k: Kernel, t: Task, clock: int, event: int, address: int) 
         ):
             raise fail(errno.EINVAL)
     k.arena.copy_out(address, bytes(4))  # a bad address makes no timer
+    if len(k.timers.posix) >= _MOST_TIMERS:
+        raise fail(errno.EAGAIN)
     ident = k.timers.create(clock, signo, value, thread)
     k.arena.copy_out(address, ident.to_bytes(4, "little"))
     return 0
@@ -280,9 +288,11 @@ def _timer_file(k: Kernel, fd: int) -> TimerFile:
 
 @syscall(286, "timerfd_settime", "fd", "int", "ptr", "ptr")
 def _sys_timerfd_settime(k: Kernel, t: Task, fd: int, flags: int, new: int, old: int) -> int:
-    file = _timer_file(k, fd)
+    k.arena.copy_in(new, 32)
+    read_timespec(k, new), read_timespec(k, new + 16)
     if flags & ~3:
         raise fail(errno.EINVAL)
+    file = _timer_file(k, fd)
     _arm(k, file.timer, file.clock, flags, new, old)
     return 0
 

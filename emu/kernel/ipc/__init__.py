@@ -1,0 +1,3 @@
+"""What processes share by keys and names: System V shared memory, semaphores and messages;
+POSIX message queues.
+"""

@@ -1,0 +1,1 @@
+"""Sockets, and the network that the guest has for itself."""

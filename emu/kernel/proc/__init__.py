@@ -1,0 +1,1 @@
+"""/proc: what the process may read about itself and the machine."""
