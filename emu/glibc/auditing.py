@@ -1,4 +1,5 @@
-"""Start-up with auditors: TLS and the thread come first, then each auditor with all that it needs, and only then the program's own libraries.
+"""Start-up with auditors: TLS and the thread come first, then each auditor with all that it needs, and only
+then the program's own libraries.
 
 As in ld.so, an auditor that cannot be loaded is left out with a word on standard error.
 
@@ -18,29 +19,29 @@ from emu.rtld.close import dl_close
 from emu.rtld.dependency import RETURN_NEWEST
 from emu.rtld.deps import RTLD_DLOPEN
 from emu.rtld.link_map import LinkMap
-from emu.rtld.lookup import lookup_symbol
+from emu.rtld.lookup import Query, lookup_symbol
 from emu.rtld.map_object import RT_ADD
 from emu.rtld.open import LM_ID_NEWLM, RTLD_LAZY, dl_open
 from emu.rtld.runtime import undefined
 
 if TYPE_CHECKING:
     from emu.glibc.contract import Contract
-    from emu.rtld.rtld import Work
+    from emu.rtld.given import Work
 
-LAV_CURRENT = 2
-"""The version of the interface, as glibc 2.35 and later have it."""
 _MODE = RTLD_LAZY | RTLD_DLOPEN | RTLD_AUDIT
 
 
 def load_with_auditors(contract: Contract) -> Work:
-    """Load the auditors, tell them of what is there, then load the program's libraries. Raises LoaderError, ElfError."""
+    """Load the auditors, tell them of what is there, then load the program's libraries.
+
+    Raises LoaderError, ElfError.
+    """
     rtld = contract.rtld
     base, ld_so = rtld.namespaces[0], rtld.ld_so
     main = base.maps[0]
     assert ld_so is not None
-    rtld.thread_pointer, rtld.threads = contract.thread_pointer, contract.mirror.threads
-    rtld.catching, rtld.uncaught = contract.errors.catching, contract.errors.uncaught
-    rtld.started = True
+    errors = contract.errors
+    rtld.serve(contract.thread_pointer, contract.mirror.threads, errors.catching, errors.uncaught)
     for name in rtld.auditor_names or ():
         yield from _load(contract, name)
     yield from objopen(rtld, main)
@@ -74,13 +75,14 @@ def _load(contract: Contract, name: str) -> Work:
         yield from _unload(contract, map_, last_module)
         _refuse(contract, name, undefined(rtld, map_, b"la_version", None).text)
         return
-    version = (yield CallGuest(version_at, (LAV_CURRENT,))) & 0xFFFFFFFF
-    if not 0 < version <= LAV_CURRENT:
+    newest = 2 if rtld.rules.second_audit_interface else 1
+    version = (yield CallGuest(version_at, (newest,))) & 0xFFFFFFFF
+    if not 0 < version <= newest:
         if version:
             signed = version - (version >> 31 << 32)
             rtld.write_error(
                 f"{rtld.bus.task:10}:\tERROR: audit interface '{name}' requires version {signed} "
-                f"(maximum supported version {LAV_CURRENT}); ignored.\n"
+                f"(maximum supported version {newest}); ignored.\n"
             )
         elif rtld.bus.ldso:
             rtld.bus.emit(AuditorIgnored(map_.display_name, map_.ns))
@@ -108,18 +110,21 @@ def _refuse(contract: Contract, name: str, reason: str) -> None:
 def _function(contract: Contract, map_: LinkMap, name: str) -> int | None:
     """Return the address of a function in the auditor or in what it needs."""
     rtld = contract.rtld
-    found = lookup_symbol(rtld, name.encode(), map_, 0, [map_.local_scope], None, 0, flags=RETURN_NEWEST)
+    found = lookup_symbol(rtld, Query(name.encode(), map_, flags=RETURN_NEWEST), [map_.local_scope])
     if found is None:
         if name != "la_version":
             undefined(
                 rtld, map_, name.encode(), None
             )  # said where LD_DEBUG asks for it, and otherwise of no account
         return None
-    return found[0].addr + found[0].symtab.fields(found[1])[4]
+    return found.address
 
 
 def _unload(contract: Contract, map_: LinkMap, last_module: int) -> Generator[Effect, int, None]:
-    """Unload what turned out to be no auditor, with its whole namespace. Its TLS module ids are free again."""
+    """Unload what turned out to be no auditor, with its whole namespace.
+
+    Its TLS module ids are free again.
+    """
     yield from dl_close(contract.rtld, map_.address, 0)
     contract.rtld.tls.max_dtv_idx = last_module
     contract.mirror.tls()

@@ -11,13 +11,17 @@ if TYPE_CHECKING:
     from emu.glibc.contract import Contract
 
 
-class Call(NamedTuple):
-    """A call of a hosted function: the six integer argument registers, rsp (at the return address) and rax."""
+class HostedCall(NamedTuple):
+    """A call of a hosted function: the six integer argument registers, rsp (at
+    the return address) and rax.
+    """
 
     args: tuple[int, int, int, int, int, int]
     rsp: int
     rax: int
 
 
-Handler = Callable[["Contract", Call], int | Hosted]
-"""A handler gets a `Call` (arguments as the psABI passes them) and returns rax, or a generator of effects."""
+Handler = Callable[["Contract", HostedCall], int | Hosted]
+"""A handler gets a `HostedCall` (arguments as the psABI passes them) and returns
+rax, or a generator of effects.
+"""

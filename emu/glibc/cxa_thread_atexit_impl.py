@@ -1,12 +1,14 @@
 """Destructors of C++11 `thread_local` objects: the heart of the project.
 
-A thread's list of destructors is a chain of nodes from libc's calloc, in glibc's shape (mangled function, object, link map, next). Its head and
-the cache of the last map are libc's own TLS variables, found through the TPOFF relocations that libc's two functions use, so a
-debugger sees what it would see natively. Each registration resolves `__dso_handle` to the map that owns it and counts one more pending
-destructor there; the count goes down after the destructor has returned. dlclose keeps a map whose count is not zero.
+A thread's list of destructors is a chain of nodes from libc's calloc, in glibc's shape (mangled function,
+object, link map, next). Its head and the cache of the last map are libc's own TLS variables, found through
+the TPOFF relocations that libc's two functions use, so a debugger sees what it would see natively. Each
+registration resolves `__dso_handle` to the map that owns it and counts one more pending destructor there; the
+count goes down after the destructor has returned. dlclose keeps a map whose count is not zero.
 
-Concurrency (see glibc's essay on it): registrations and dlclose look at the count under the load lock; the decrement takes no lock, and the
-map is not touched after it. One guest thread runs at a time here, so a 64-bit store stands for the release.
+Concurrency (see glibc's essay on it): registrations and dlclose look at the count under the load lock; the
+decrement takes no lock, and the map is not touched after it. One guest thread runs at a time here, so a
+64-bit store stands for the release.
 
 With `--tls-dtors guest` libc's own machine code does all this, and `Observer` only watches it.
 
@@ -22,10 +24,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.dl_events import NodeleteCleared
 from emu.core.effects import CallGuest, Effect
-from emu.core.errors import UnsupportedError
+from emu.core.errors import MemoryFault, UnsupportedError
 from emu.core.events import DtorDone, DtorRegistered, DtorRun
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela
+from emu.glibc.first_thread import pointer_guard
 from emu.rtld.dependency import mark_nodelete
 from emu.rtld.link_map import LT_LOADED
 from emu.rtld.runtime import plt_slot, plt_target
@@ -45,7 +48,10 @@ _indirect_call = re.compile(rb"\x41?\xff[\xd0-\xd7]")
 
 
 def mangle(pointer: int, guard: int) -> int:
-    """PTR_MANGLE: xor with the thread's pointer guard, rotate left by 17. Source: sysdeps/unix/sysv/linux/x86_64/pointer_guard.h."""
+    """PTR_MANGLE: xor with the thread's pointer guard, rotate left by 17.
+
+    Source: sysdeps/unix/sysv/linux/x86_64/pointer_guard.h.
+    """
     value = pointer ^ guard
     return (value << _ROTATE | value >> 64 - _ROTATE) & _M64
 
@@ -56,7 +62,9 @@ def demangle(pointer: int, guard: int) -> int:
 
 
 class Pending(NamedTuple):
-    """A node of a thread's list: its address, the function, the object, the link map (an address of the guest) of the owner."""
+    """A node of a thread's list: its address, the function, the object, the link
+    map (an address of the guest) of the owner.
+    """
 
     node: int
     function: int
@@ -91,8 +99,8 @@ class ThreadAtexit:
         index = next((i for i in _defined(self.libc, name) if self.libc.symtab.symbol_name(i) == name), None)
         if index is None:
             raise UnsupportedError(f"libc without {name.decode()}", self.libc.display_name)
-        fields = self.libc.symtab.fields(index)
-        return self.libc.addr + fields[4], fields[5]
+        fields = self.libc.symtab.entry(index)
+        return self.libc.addr + fields.value, fields.size
 
     def _tls_variables(self) -> tuple[int, int]:
         """Return the offsets from the thread pointer of the list's head and of the map cache."""
@@ -120,18 +128,27 @@ class ThreadAtexit:
         return value - (1 << 64) if value >> 63 else value
 
     def pending(self, thread: int) -> Iterator[Pending]:
-        """Yield the list of the thread whose thread pointer is `thread`, as far as it is one: the destructor to run next first."""
+        """Yield the list of the thread whose thread pointer is `thread`, as far as it is one:
+        the destructor to run next first.
+        """
         arena = self.arena
-        guard = arena.read_u64(thread + 0x30)
+        guard = self.guard(thread)
         node = arena.read_u64(thread + self.head_offset)
         seen: set[int] = set()
         while node and node not in seen and len(seen) < _MOST:
             seen.add(node)
-            mangled, object_, owner, following = struct.unpack("<QQQQ", arena.read(node, _NODE_SIZE))
+            try:
+                mangled, object_, owner, following = struct.unpack("<QQQQ", arena.read(node, _NODE_SIZE))
+            except MemoryFault:
+                return  # it is the thread's to die of, when it comes there
             yield Pending(node, demangle(mangled, guard), object_, owner)
             node = following
 
-    # -- the model --------------------------------------------------------------------------------------------------
+    def guard(self, thread: int) -> int:
+        """Return what a thread's functions are mangled with."""
+        return self.arena.read_u64(pointer_guard(self.rtld, thread))
+
+    # -- the model -------------------------------------------------------------------------------------------
 
     def register(self, function: int, object_: int, dso: int) -> Generator[Effect, int, int]:
         """`__cxa_thread_atexit_impl(func, obj, dso_symbol)`."""
@@ -142,9 +159,7 @@ class ThreadAtexit:
         head = thread + self.head_offset
         arena.write(
             node,
-            struct.pack(
-                "<QQQQ", mangle(function, arena.read_u64(thread + 0x30)), object_, 0, arena.read_u64(head)
-            ),
+            struct.pack("<QQQQ", mangle(function, self.guard(thread)), object_, 0, arena.read_u64(head)),
         )
         arena.write_u64(head, node)
         yield from self.rtld.lock(_LOAD_LOCK)
@@ -172,7 +187,7 @@ class ThreadAtexit:
         head = thread + self.head_offset
         while node := arena.read_u64(head):
             mangled, object_, owner, following = struct.unpack("<QQQQ", arena.read(node, _NODE_SIZE))
-            function = demangle(mangled, arena.read_u64(thread + 0x30))
+            function = demangle(mangled, self.guard(thread))
             arena.write_u64(head, following)
             if self.rtld.bus.dtors:
                 self.running(function, object_, owner)
@@ -191,7 +206,7 @@ class ThreadAtexit:
             yield CallGuest(self.rtld_function(b"free"), (node,))
         return 0
 
-    # The rule of glibc 2.18 to 2.22: NODELETE while the count is not zero, whoever set the flag before.
+    # The rule of glibc 2.18 to 2.21: NODELETE while the count is not zero, whoever set the flag before.
 
     @property
     def _by_flag(self) -> bool:
@@ -229,7 +244,8 @@ class ThreadAtexit:
     def owner(self, thread: int, dso: int) -> int:
         """Return the guest link map that owns the address `dso`.
 
-        An unknown address belongs to the program; NULL means the thread's last owner, which is NULL, and so a fault, in a first registration.
+        An unknown address belongs to the program; NULL means the thread's last owner, which is NULL, and so a
+        fault, in a first registration.
         """
         if not dso:
             return self.arena.read_u64(thread + self.cache_offset)
@@ -239,7 +255,7 @@ class ThreadAtexit:
     def _count_address(self, owner: int) -> int:
         return owner + self.count_offset  # a NULL owner ends in a fault there, as natively
 
-    # -- events -----------------------------------------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------------------
 
     def registered(self, function: int, object_: int, dso: int, owner: int, before: int) -> None:
         """Emit a DtorRegistered event."""
@@ -281,8 +297,8 @@ def _defined(map_: LinkMap, name: bytes) -> list[int]:
 class Observer:
     """Watches libc's own code at three places and emits the events that the model would.
 
-    `watch(address, callback)` calls back when the instruction at the address is about to run; `registers` gives the general registers by
-    regs.GPRS order.
+    `watch(address, callback)` calls back when the instruction at the address is about to run; `registers`
+    gives the general registers by regs.GPRS order.
     """
 
     def __init__(
@@ -318,7 +334,7 @@ class Observer:
         atexit, values = self._atexit, self._registers()
         thread = atexit.thread_pointer()
         function, object_ = values[self._target], values[5]
-        wanted = struct.pack("<QQ", mangle(function, atexit.arena.read_u64(thread + 0x30)), object_)
+        wanted = struct.pack("<QQ", mangle(function, atexit.guard(thread)), object_)
         node = next(
             v
             for v in values[:16]

@@ -1,8 +1,10 @@
-"""ld.so's errors in the guest: raised by libc's own `_dl_signal_exception`, caught by its own `_dl_catch_exception`.
+"""ld.so's errors in the guest: raised by libc's own
+`_dl_signal_exception`, caught by its own `_dl_catch_exception`.
 
-A hosted function that fails must end where libc expects it: at the innermost catch, with the message in the guest's malloc. And where ld.so
-makes errors fatal (constructors, destructors), libc's catch must be switched off meanwhile. So a generator that may fail is run *by the guest*: libc's
-`_dl_catch_exception(exception, operate, token)` calls our `operate`, which goes on with the generator.
+A hosted function that fails must end where libc expects it: at the innermost catch, with the message in the
+guest's malloc. And where ld.so makes errors fatal (constructors, destructors), libc's catch must be switched
+off meanwhile. So a generator that may fail is run *by the guest*: libc's `_dl_catch_exception(exception,
+operate, token)` calls our `operate`, which goes on with the generator.
 
 Source: glibc elf/dl-error-skeleton.c, elf/dl-exception.c.
 """
@@ -15,18 +17,18 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from emu.core.effects import CallGuest, Effect, Hosted, Jump
-from emu.core.errors import LoaderError, UnsupportedError
+from emu.core.errors import LoaderError, UnsupportedError, WildPointerError
 
 if TYPE_CHECKING:
-    from emu.glibc.call import Call
+    from emu.glibc.call import HostedCall
     from emu.glibc.contract import Contract
-    from emu.rtld.rtld import Work
+    from emu.rtld.given import Work
 
 _EXCEPTION_SIZE = 24
 _OUT_OF_MEMORY = b"out of memory\0\0"
 
 
-class Caught:
+class CaughtError:
     """An error that libc's catch has stored in a `struct dl_exception` at `address`."""
 
     def __init__(self, errors: Errors, address: int, errcode: int) -> None:
@@ -56,7 +58,10 @@ class Caught:
 
 
 class Errors:
-    """The machinery for one process. `operate_stub` is the guest address of the trap that continues a parked generator."""
+    """The machinery for one process.
+
+    `operate_stub` is the guest address of the trap that continues a parked generator.
+    """
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
@@ -67,15 +72,15 @@ class Errors:
         self._last_words: dict[int, list[int]] = {}
         self._occasions: dict[str, int] = {}
 
-    # -- catching -------------------------------------------------------------------------------------------------------
+    # -- catching --------------------------------------------------------------------------------------------
 
-    def catching(self, work: Work) -> Generator[Effect, int, Caught | None]:
+    def catching(self, work: Work) -> Generator[Effect, int, CaughtError | None]:
         """Run `work`; return the error that ended it, or None."""
         heap, arena = self.contract.rtld.heap, self.contract.arena
         exception = heap.allocate(_EXCEPTION_SIZE)
         errcode = yield from self._run(exception, work)
         if arena.read_u64(exception + 8):
-            return Caught(self, exception, errcode & 0xFFFFFFFF)
+            return CaughtError(self, exception, errcode & 0xFFFFFFFF)
         heap.free(exception)
         return None
 
@@ -90,18 +95,22 @@ class Errors:
         catch = self.contract.guest_function(b"_dl_catch_exception")
         return (yield CallGuest(catch, (exception, self.operate_stub, token)))
 
-    def operate(self, call: Call) -> Hosted:
+    def operate(self, call: HostedCall) -> Hosted:
         """`operate(token)`: what libc's catch calls."""
-        yield from self._parked.pop(call.args[0])
+        work = self._parked.pop(call.args[0], None)
+        if work is None:
+            raise WildPointerError(call.args[0], "work of the linker's that waits to be done")
+        yield from work
         return 0
 
-    # -- raising --------------------------------------------------------------------------------------------------------
+    # -- raising ---------------------------------------------------------------------------------------------
 
     def signal(self, error: LoaderError) -> Hosted:
-        """Leave a hosted function as ld.so does: by libc's `_dl_signal_error`, which makes the exception itself.
+        """Leave a hosted function as ld.so does: by libc's `_dl_signal_error`,
+        which makes the exception itself.
 
-        For errors that have an occasion ld.so makes the exception, with both strings in one block of the guest's malloc, and calls
-        `_dl_signal_exception`.
+        For errors that have an occasion ld.so makes the exception, with both strings in one block of the
+        guest's malloc, and calls `_dl_signal_exception`.
         """
         contract = self.contract
         if error.occasion is None:
@@ -142,10 +151,13 @@ class Errors:
             self._occasions[text] = self.contract.rtld.heap.string(text.encode())
         return self._occasions[text]
 
-    # -- ld.so's own entries ----------------------------------------------------------------------------------------------
+    # -- ld.so's own entries ---------------------------------------------------------------------------------
 
     def create(self, exception: int, objname: bytes, text: bytes) -> Hosted:
-        """Fill a `struct dl_exception` with copies of both strings in one block of the guest's malloc. Source: _dl_exception_create."""
+        """Fill a `struct dl_exception` with copies of both strings in one block of the guest's malloc.
+
+        Source: _dl_exception_create.
+        """
         contract = self.contract
         block = yield from self._allocate(len(text) + len(objname) + 2)
         if block:
@@ -158,7 +170,9 @@ class Errors:
         return 0
 
     def _allocate(self, size: int) -> Generator[Effect, int, int]:
-        """Return memory for a message: the guest's, or ld.so's own as long as no libc of the program is there (which is never freed)."""
+        """Return memory for a message: the guest's, or ld.so's own as long as no libc
+        of the program is there (which is never freed).
+        """
         contract = self.contract
         if not contract.linked:
             return contract.rtld.heap.allocate(size)
@@ -172,8 +186,10 @@ class Errors:
         contract.arena.write(exception, bytes(_EXCEPTION_SIZE))
         return 0
 
-    def create_format(self, call: Call) -> Hosted:
-        """`_dl_exception_create_format(exception, objname, fmt, ...)`: knows %s, %x, %lx, %zx and %%, as ld.so's does."""
+    def create_format(self, call: HostedCall) -> Hosted:
+        """`_dl_exception_create_format(exception, objname, fmt, ...)`: knows %s, %x, %lx, %zx and %%,
+        as ld.so's does.
+        """
         arena = self.contract.arena
         objname = arena.read_cstr(call.args[1]) if call.args[1] else b""
         fmt = arena.read_cstr(call.args[2])

@@ -1,86 +1,113 @@
-"""The main thread as libc's thread library knows it: its descriptor (the TCB), the lists of stacks, and what the kernel is told of it.
+"""The main thread as libc's thread library knows it:
+its descriptor (the TCB), the lists of stacks, and what the kernel is told of it.
 
-Source: glibc sysdeps/nptl/dl-tls_init_tp.c:__tls_init_tp, sysdeps/unix/sysv/linux/rseq-internal.h.
+Source: glibc sysdeps/nptl/dl-tls_init_tp.c:__tls_init_tp.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from emu.core.effects import Effect, SystemCall
-from emu.elf import constants as c
+from emu.core.errors import LinkError, UnsupportedError
+from emu.glibc.execstack import note_stack_flags
+from emu.glibc.libpthread import set_pointers
 from emu.glibc.probe import find_own
+from emu.glibc.rseq import register_rseq
 
 if TYPE_CHECKING:
     from emu.glibc.contract import Contract, StartInfo
+    from emu.rtld.rtld import Rtld
 
 _AT_RANDOM = 25
-_SYS_ARCH_PRCTL, _SYS_SET_TID_ADDRESS, _SYS_SET_ROBUST_LIST, _SYS_RSEQ = 158, 218, 273, 334
+_SYS_ARCH_PRCTL, _SYS_SET_TID_ADDRESS, _SYS_SET_ROBUST_LIST = 158, 218, 273
 _ARCH_SET_FS = 0x1002
-_RSEQ_SIG = 0x53053053
-_RSEQ_USED = 20
-"""What __rseq_size says of an area of 32 bytes (rseq-internal.h: RSEQ_AREA_SIZE_INITIAL_USED)."""
+_STACK_LISTS = ("_dl_stack_used", "_dl_stack_user", "_dl_stack_cache")
+_POINTER_GUARD = 0x30
+"""Where the TCB has it: the psABI's place, which compiled code knows."""
 _ROBUST_LIST_HEAD_SIZE = 24
+_THREAD_STATE_JOINABLE = 2
+_ALLOCATE_GUARD_USER = 2
+"""The `stack_mode` of a stack that libc has not made."""
+_INITIALISED = re.compile(rb"\x80\x3d(....)\x00", re.DOTALL)
+"""cmpb $0, __rtld_tls_init_tp_called(%rip)"""
 
 
 def prepare_stack_lists(contract: Contract) -> None:
     """The lists of thread stacks must be circular before the first thread enters one."""
-    for name in ("_dl_stack_used", "_dl_stack_user", "_dl_stack_cache"):
-        head = contract.mirror.global_address(name)
-        contract.arena.write(head, struct.pack("<QQ", head, head))
-    main = contract.rtld.namespaces[0].maps[0]
-    flags = next((p.flags for p in main.phdrs if p.type == c.PT_GNU_STACK), 7)
-    contract.mirror.set_global(
-        "_dl_stack_flags", flags | (c.PF_X if contract.rtld.executable_stack else 0), 4
-    )
+    for name in _STACK_LISTS:
+        if contract.layout.has("rtld_global", name):
+            head = contract.mirror.global_address(name)
+            contract.arena.write(head, struct.pack("<QQ", head, head))
+    set_pointers(contract)
+    note_stack_flags(contract)
     contract.mirror.set_global("_dl_nns", 1)
     contract.mirror.set_global("_dl_load_adds", contract.rtld.load_adds)
+
+
+def pointer_guard(rtld: Rtld, thread: int) -> int:
+    """Return where the word lies that PTR_MANGLE xors with: ld.so's, or the thread's, as up to 2.43."""
+    assert rtld.ld_so is not None
+    symbol = find_own(rtld.ld_so, b"__pointer_chk_guard")
+    return rtld.ld_so.addr + symbol.value if symbol is not None else thread + _POINTER_GUARD
 
 
 def first_thread(contract: Contract, info: StartInfo) -> Generator[Effect, int, None]:
     """Make the TCB of the main thread and tell the kernel of it, as `__tls_init_tp` does."""
     arena, rtld = contract.arena, contract.rtld
-    thread = rtld.tls.allocate_thread()
+    try:
+        thread = rtld.tls.allocate_thread()
+        yield from rtld.tls.allocate_dtv(thread)
+    except OSError:
+        raise LinkError("cannot allocate TLS data structures for initial thread") from None
+    rtld.tls.tell("tcb", thread)
     at = contract.layout.offsets("pthread")
     arena.write_u64(thread, thread)
     arena.write_u64(thread + 16, thread)
     random = arena.read(info.auxv[_AT_RANDOM], 16)
     arena.write(thread + at["header.stack_guard"], b"\0" + random[1:8])
-    arena.write(thread + at["header.pointer_guard"], random[8:16])
+    arena.write(pointer_guard(rtld, thread), random[8:16])
     contract.mirror.set_global("_dl_initial_dtv", arena.read_u64(thread + 8))
     yield SystemCall(_SYS_ARCH_PRCTL, (_ARCH_SET_FS, thread))
-    tid = yield SystemCall(_SYS_SET_TID_ADDRESS, (thread + at["tid"],))
+    tid = yield SystemCall(_SYS_SET_TID_ADDRESS, (thread + at.get("joinstate", at["tid"]),))
+    if "joinstate" in at:
+        arena.write_u32(thread + at["joinstate"], _THREAD_STATE_JOINABLE)
     arena.write_u32(thread + at["tid"], tid)
     arena.write_u64(thread + at["specific[]"], thread + at["specific_1stblock"])
-    arena.write(thread + at["user_stack"], b"\1")
-    users = contract.mirror.global_address("_dl_stack_user")
-    node = thread + at["list"]
-    arena.write(node, struct.pack("<QQ", users, users))
-    arena.write(users, struct.pack("<QQ", node, node))
+    if "user_stack" in at:
+        arena.write(thread + at["user_stack"], b"\1")
+    else:
+        arena.write_u32(thread + at["stack_mode"], _ALLOCATE_GUARD_USER)
+    contract.mirror.descriptors[thread] = None
+    if contract.layout.has("rtld_global", "_dl_stack_user"):
+        users = contract.mirror.global_address("_dl_stack_user")
+        node = thread + at["list"]
+        arena.write(node, struct.pack("<QQ", users, users))
+        arena.write(users, struct.pack("<QQ", node, node))
     robust = thread + at["robust_head"]
     arena.write_u64(thread + at["robust_prev"], robust)
     futex_offset = 0xFFFFFFE0  # offsetof (pthread_mutex_t, __lock) minus that of its list node: -32
     arena.write(robust, struct.pack("<QqQ", robust, futex_offset - (1 << 32), 0))
     yield SystemCall(_SYS_SET_ROBUST_LIST, (robust, _ROBUST_LIST_HEAD_SIZE))
     arena.write_u64(thread + at["stackblock_size"], info.stack_pointer)
-    yield from _rseq(contract, thread)
+    yield from register_rseq(contract, thread)
+    if "rtld_catch" in at:
+        _begin_catching(contract)
 
 
-def _rseq(contract: Contract, thread: int) -> Generator[Effect, int, None]:
-    """Register the restartable-sequences area and publish where it is. Source: sysdeps/unix/sysv/linux/rseq-internal.h."""
-    at = contract.layout.offsets("pthread").get("rseq_area")
+def _begin_catching(contract: Contract) -> None:
+    """Let ld.so's catch keep its state in the thread's descriptor,
+    which it does once it knows that there is one (2.37 and later).
+    """
     ld_so = contract.rtld.ld_so
     assert ld_so is not None
-    size = find_own(ld_so, b"__rseq_size")
-    offset = find_own(ld_so, b"__rseq_offset")
-    if at is None or size is None or offset is None:
-        return
-    disabled = "glibc.pthread.rseq=0" in contract.rtld.env.get("GLIBC_TUNABLES", "").split(":")
-    result = -1 if disabled else (yield SystemCall(_SYS_RSEQ, (thread + at, 32, 0, _RSEQ_SIG)))
-    if result == 0:
-        contract.arena.write_u32(ld_so.addr + size[4], _RSEQ_USED)
-    else:
-        contract.arena.write_u32(thread + at + 4, (-2 if disabled else -1) & 0xFFFFFFFF)
-    contract.arena.write_u64(ld_so.addr + offset[4], at)
+    catch = find_own(ld_so, b"_dl_catch_exception")
+    code = contract.arena.read(ld_so.addr + catch.value, catch.size) if catch is not None else b""
+    test = _INITIALISED.search(code)
+    if catch is None or test is None:
+        raise UnsupportedError("code of _dl_catch_exception: its flag was not found", ld_so.display_name)
+    after = ld_so.addr + catch.value + test.end()
+    contract.arena.write(after + struct.unpack("<i", test[1])[0], b"\1")

@@ -1,6 +1,8 @@
-"""LD_DEBUG: the loader's events in ld.so's own words, for the guest's standard error or a file of LD_DEBUG_OUTPUT.
+"""LD_DEBUG: the loader's events in ld.so's own words, for the guest's
+standard error or a file of LD_DEBUG_OUTPUT.
 
-Nothing here decides anything: the words stand where ld.so has them because the events are emitted where ld.so speaks.
+Nothing here decides anything: the words stand where ld.so has them because the events are emitted where ld.so
+speaks.
 
 Source: glibc elf/rtld.c:process_dl_debug, elf/dl-printf.c, and every `_dl_debug_printf` in elf/.
 """
@@ -18,41 +20,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from emu.core.events import EventBus, Record
+    from emu.glibc.ld_debug_words import Words
 
-LIBS, IMPCALLS, BINDINGS, SYMBOLS, VERSIONS, RELOC, FILES, STATISTICS, UNUSED, SCOPES, HELP = (
-    1 << bit for bit in range(11)
+LIBS, IMPCALLS, BINDINGS, SYMBOLS, VERSIONS, RELOC, FILES, STATISTICS, UNUSED, SCOPES, HELP, TLS = (
+    1 << bit for bit in range(12)
 )
 """The bits of `_dl_debug_mask`. Source: glibc sysdeps/generic/ldsodefs.h."""
-_ALL = LIBS | RELOC | FILES | SYMBOLS | BINDINGS | VERSIONS | IMPCALLS | SCOPES
-
-_OPTIONS = {
-    "libs": ("display library search paths", LIBS | IMPCALLS),
-    "reloc": ("display relocation processing", RELOC | IMPCALLS),
-    "files": ("display progress for input file", FILES | IMPCALLS),
-    "symbols": ("display symbol table processing", SYMBOLS | IMPCALLS),
-    "bindings": ("display information about symbol binding", BINDINGS | IMPCALLS),
-    "versions": ("display version dependencies", VERSIONS | IMPCALLS),
-    "scopes": ("display scope information", SCOPES),
-    "all": ("all previous options combined", _ALL),
-    "statistics": ("display relocation statistics", STATISTICS),
-    "unused": ("determined unused DSOs", UNUSED),
-    "help": ("display this help message and exit", HELP),
-}
 
 
-def parse_mask(text: str) -> tuple[int, list[str]]:
+def parse_mask(text: str, words: Words) -> tuple[int, list[str]]:
     """Return the mask that the value of LD_DEBUG asks for, and the words in it that are no options."""
-    words = text.replace(",", " ").replace(":", " ").split(" ")
-    known = [word for word in words if word in _OPTIONS]
+    masks = {option.name: option.mask for option in words.options}
+    asked = [word for word in text.replace(",", " ").replace(":", " ").split(" ") if word]
     mask = 0
-    for word in known:
-        mask |= _OPTIONS[word][1]
-    return mask, [word for word in words if word and word not in _OPTIONS]
+    for word in asked:
+        mask |= masks.get(word, 0)
+    return mask, [word for word in asked if word not in masks]
 
 
-def help_text() -> str:
+def help_text(words: Words) -> str:
     """Return what LD_DEBUG=help prints."""
-    lines = [f"  {name:<10}  {text}\n" for name, (text, _) in _OPTIONS.items()]
+    lines = [f"  {option.name:<10}  {option.about}\n" for option in words.options]
     return (
         "Valid options for the LD_DEBUG environment variable are:\n\n"
         + "".join(lines)
@@ -70,17 +58,27 @@ def output_path(env: Mapping[str, str], pid: int) -> str | None:
 class LdDebug:
     """A sink of events that writes ld.so's lines.
 
-    `program` is argv[0] and `program_name` what events call the program; `write` takes the bytes of whole lines.
+    `program` is argv[0] and `program_name` what events call the program; `write` takes the bytes of whole
+    lines, `words` what this ld.so can say. `names_finished` tells that a program whose destructors are called
+    has its name.
     """
 
     def __init__(
-        self, mask: int, program: str, program_name: str, pid: int, write: Callable[[bytes], None]
+        self,
+        mask: int,
+        program: str,
+        program_name: str,
+        pid: int,
+        write: Callable[[bytes], None],
+        words: Words,
     ) -> None:
         self.mask, self._program, self._program_name, self._write = mask, program, program_name, write
+        self._words = words
+        self.names_finished = False
         self._tag = f"{pid:10d}:\t"
 
-    def attach(self, bus: EventBus) -> None:
-        """Listen to what the mask asks for, and to nothing else."""
+    def attach(self, bus: EventBus, process: int) -> None:
+        """Listen to what the mask asks for of one process (0: the first), and to nothing else."""
         categories = ["ldso"]
         for bits, category in (
             (LIBS, "libs"),
@@ -93,7 +91,7 @@ class LdDebug:
         ):
             if self.mask & bits:
                 categories.append(category)
-        bus.subscribe(self, categories)
+        bus.subscribe(self, categories, process)
 
     def __call__(self, record: Record) -> None:
         """Take one event."""
@@ -107,7 +105,7 @@ class LdDebug:
                 lines = text[:-1].split("\n")
                 self._write(os.fsencode("".join(f"{self._tag}{line}\n" for line in lines)))
 
-    # -- names -------------------------------------------------------------------------------------------------------
+    # -- names -----------------------------------------------------------------------------------------------
 
     def file(self, name: str) -> str:
         """Return an object's name as messages show it: argv[0] for the program."""
@@ -117,7 +115,7 @@ class LdDebug:
         """Return an object's l_name, which is empty for the program."""
         return "" if name == self._program_name else name
 
-    # -- events -----------------------------------------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------------------
 
     def needed(self, e: dl.ObjectNeeded) -> str:
         """An object is looked for."""
@@ -135,7 +133,20 @@ class LdDebug:
 
     def trying(self, e: ev.LibrarySearch) -> str:
         """A file in a directory; a path, and what the cache said, are tried without a word."""
-        return "" if e.rule in ("path", "ld.so.cache") else f"  trying file={e.path}\n"
+        missing = "    (no such file)\n" if self._words.tells_missing and not e.found else ""
+        return missing if e.rule in ("path", "ld.so.cache") else f"  trying file={e.path}\n{missing}"
+
+    def tls(self, e: ld.TlsStep) -> str:
+        """A step of what is done about TLS, where this ld.so tells of it."""
+        words = self._words.tls.get(e.step)
+        if words is None:
+            return ""
+        return words.format_map(e._asdict() | {"name": self.file(e.name)}) + "\n"
+
+    def finishing(self, e: ev.FiniStarted) -> str:
+        """Destructors."""
+        name = self.file(e.name) if self.names_finished else self.raw(e.name)
+        return f"\ncalling fini: {name} [{e.namespace}]\n\n"
 
     def mapped(self, e: ld.ObjectMapped) -> str:
         """An object's place."""
@@ -170,8 +181,13 @@ class LdDebug:
         if e.why == "reference":
             by = self.raw(e.by)
             origin = f"{by} [{e.by_namespace}]" if by else "main program"
-            return f"{marking} due to reference from {origin}\n"
+            word = "from" if by else self._words.program_refers
+            return f"{marking} due to reference {word} {origin}\n"
         return ""
+
+    def opening(self, e: dl.Opened | ld.Reopened) -> str:
+        """An open that succeeded."""
+        return f"opening file={self.raw(e.name)} [{e.namespace}]; direct_opencount={e.opencount}\n\n"
 
     def closing(self, e: dl.CloseRequested) -> str:
         """A close that only counts down."""
@@ -270,12 +286,8 @@ _LINES: dict[type[Any], tuple[int, Callable[[LdDebug, Any], str]]] = {
         FILES,
         lambda self, e: f"activating NODELETE for {self.raw(e.name)} [{e.namespace}]\n",
     ),
-    dl.Opened: (
-        FILES,
-        lambda self, e: (
-            f"opening file={self.raw(e.name)} [{e.namespace}]; direct_opencount={e.opencount}\n\n"
-        ),
-    ),
+    dl.Opened: (FILES, lambda self, e: "" if e.already else self.opening(e)),
+    ld.Reopened: (FILES, LdDebug.opening),
     dl.CloseRequested: (FILES, LdDebug.closing),
     dl.Unloaded: (
         FILES,
@@ -283,7 +295,8 @@ _LINES: dict[type[Any], tuple[int, Callable[[LdDebug, Any], str]]] = {
     ),
     ld.PreinitStarted: (IMPCALLS, lambda self, e: f"\ncalling preinit: {self.file(e.name)}\n\n"),
     ev.InitStarted: (IMPCALLS, lambda self, e: f"\ncalling init: {self.file(e.name)}\n\n"),
-    ev.FiniStarted: (IMPCALLS, lambda self, e: f"\ncalling fini: {self.raw(e.name)} [{e.namespace}]\n\n"),
+    ev.FiniStarted: (IMPCALLS, LdDebug.finishing),
+    ld.TlsStep: (TLS, LdDebug.tls),
     ld.ErrorSignalled: (~STATISTICS, LdDebug.error),
     ld.StartupStatistics: (STATISTICS, LdDebug.startup),
     ld.FinalStatistics: (STATISTICS, LdDebug.final),

@@ -1,4 +1,5 @@
-"""LD_TRACE_LOADED_OBJECTS: what ld.so does in place of a run for `ldd`: list the objects, check symbols, versions, needless dependencies.
+"""LD_TRACE_LOADED_OBJECTS: what ld.so does in place of a run for `ldd`:
+list the objects, check symbols, versions, needless dependencies.
 
 Source: glibc elf/rtld.c:dl_main (rtld_mode_trace), elf/ldd.bash.in.
 """
@@ -27,9 +28,11 @@ Write = Callable[[int, str], None]
 
 
 def list_objects(rtld: Rtld, env: Mapping[str, str], write: Write) -> int:
-    """Do what the LD_* variables ask for, on the objects that are loaded and have their TLS laid out; return the exit code."""
+    """Do what the LD_* variables ask for, on the objects that are loaded and have their TLS laid out;
+    return the exit code.
+    """
     main = rtld.namespaces[0].maps[0]
-    rtld.receive = lambda error: _unresolved(rtld, error, write)
+    rtld.go_on_after_errors(lambda error: _unresolved(rtld, error, write))
     if rtld.accept_undefined:
         return _unused(rtld, main, write)
     if not main.dynamic.needed:
@@ -101,7 +104,7 @@ def _versions(rtld: Rtld, write: Write) -> None:
             first = False
         write(STDOUT, f"\t{map_.name or rtld.program}:\n")
         image = MappedImage(rtld.memory, map_.addr, map_.display_name)
-        for need in version_needs(image, map_.phdrs, map_.dynamic, map_.symtab.strings, map_.display_name):
+        for need in version_needs(image, map_.dynamic, map_.symtab.strings, map_.display_name):
             version, file = (
                 need.name.decode(errors="surrogateescape"),
                 need.file.decode(errors="surrogateescape"),
@@ -119,6 +122,6 @@ def _provider(rtld: Rtld, file: str, version: bytes) -> str:
             if map_.dynamic.get(c.DT_VERDEF) is None:
                 return ""
             image = MappedImage(rtld.memory, map_.addr, map_.display_name)
-            defined = version_defs(image, map_.phdrs, map_.dynamic, map_.symtab.strings, map_.display_name)
+            defined = version_defs(image, map_.dynamic, map_.symtab.strings, map_.display_name)
             return map_.name if any(known.name == version for known in defined) else ""
     return ""

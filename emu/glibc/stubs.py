@@ -1,11 +1,13 @@
 """The stub page: guest code by which the guest reaches hosted functions, and returns to them.
 
-A hosted function's stub is `syscall; ret`: the machine traps at the `syscall`, the runner changes what it must on the stack, and the `ret`
-goes wherever the top of the stack then says: to the caller, or to a guest function that the hosted one calls. The paths that must be
-fast are guest code throughout: `__tls_get_addr` and the TLS descriptor functions trap only when the DTV must change.
+A hosted function's stub is a trap and `ret`: the machine traps, the runner changes what it must on the stack,
+and the `ret` goes wherever the top of the stack then says: to the caller, or to a guest function that the
+hosted one calls. The paths that must be fast are guest code throughout: `__tls_get_addr` and the TLS
+descriptor functions trap only when the DTV must change.
 
-The page is an ELF image with unwind information of its own, found through `_dl_find_object`, so that exceptions and backtraces pass
-through hosted frames. Source: psABI 3.2.2, 3.7 and "ELF Handling for Thread-Local Storage"; glibc sysdeps/x86_64/dl-tlsdesc.S.
+The page is an ELF image with unwind information of its own, found through `_dl_find_object`, so that
+exceptions and backtraces pass through hosted frames. Source: psABI 3.2.2, 3.7 and "ELF Handling for
+Thread-Local Storage"; glibc sysdeps/x86_64/dl-tlsdesc.S.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.elf.builder import ElfBuilder
-from emu.elf.eh_frame import Frame
+from emu.elf.eh_frame import FrameEntry
 from emu.glibc.profile_code import profile_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_TRAP = b"\x0f\x05\xc3"
-TRAP_SIZE = len(_TRAP)
+_RET = b"\xc3"
+TRAP_SIZE = 3
 """Bytes of a hosted function's stub."""
 _RA = 16
 
@@ -51,7 +53,9 @@ def _cfa(offset: int) -> bytes:
 
 
 def _tls_get_addr(generation: int) -> bytes:
-    """`__tls_get_addr(tls_index *rdi)`: the block is there and the DTV is of the newest generation, or trap."""
+    """`__tls_get_addr(tls_index *rdi)`: the block is there and the DTV is of
+    the newest generation, or trap.
+    """
     return (
         b"\x64\x48\x8b\x14\x25\x08\x00\x00\x00"  # mov %fs:8, %rdx
         + b"\x48\xb8" + struct.pack("<Q", generation)  # movabs $generation, %rax
@@ -70,7 +74,8 @@ def _tls_get_addr(generation: int) -> bytes:
 
 
 def _tlsdesc_dynamic() -> bytes:
-    """Dynamic TLS descriptor: rax points at it and becomes the offset from the thread pointer; all else is kept.
+    """Dynamic TLS descriptor: rax points at it and becomes the offset from the thread pointer;
+    all else is kept.
 
     The argument is (module, offset, generation): a DTV at least that new serves.
     """
@@ -96,16 +101,18 @@ def _tlsdesc_dynamic() -> bytes:
     )
 
 
-def build_stubs(base: int, traps: Sequence[str], generation: int) -> tuple[bytes, Stubs]:
+def build_stubs(base: int, traps: Sequence[str], generation: int, trap_code: bytes) -> tuple[bytes, Stubs]:
     """Return the image to be mapped read-execute at `base`, and the addresses in it.
 
-    `traps` are the names of the hosted functions, `generation` is the guest address of `_dl_tls_generation`.
+    `traps` are the names of the hosted functions, `generation` is the guest address of `_dl_tls_generation`,
+    `trap_code` what traps (see `emu.machine.features`).
     """
     builder = ElfBuilder(base=base, soname=b"emu-stubs", single_segment=True)
+    trap = trap_code + _RET
 
     def add(code: bytes, instructions: bytes = b"", initial: bytes = _cfa(8), *, at: int = 0) -> int:
         address = builder.text(code)
-        builder.frames.append(Frame(address, len(code), instructions, initial))
+        builder.frames.append(FrameEntry(address, len(code), instructions, initial))
         return address + at
 
     # The kernel jumps to "start": nobody called it. A PLT has pushed two words when it jumps to "resolve".
@@ -114,20 +121,20 @@ def build_stubs(base: int, traps: Sequence[str], generation: int) -> tuple[bytes
     trap_addresses = []
     for name in traps:
         instructions, initial = special.get(name, (b"", _cfa(8)))
-        trap_addresses.append(add(_TRAP, instructions, initial=initial))
+        trap_addresses.append(add(trap, instructions, initial=initial))
     # A return stub is entered by `ret`, and unwinders look one byte before a return address: hence the nop.
-    return_call = add(b"\x90" + _TRAP, initial=_cfa(16), at=1)
-    return_plt = add(b"\x90" + _TRAP, initial=_cfa(32), at=1)
-    return_start = add(b"\x90" + _TRAP, bytes((0x07, _RA)), at=1)
+    return_call = add(b"\x90" + trap, initial=_cfa(16), at=1)
+    return_plt = add(b"\x90" + trap, initial=_cfa(32), at=1)
+    return_start = add(b"\x90" + trap, bytes((0x07, _RA)), at=1)
     fast = _tls_get_addr(generation)
-    tls_get_addr = add(fast + _TRAP)
+    tls_get_addr = add(fast + trap)
     slow_path = tls_get_addr + len(fast)
     tlsdesc_return = add(b"\x48\x8b\x40\x08\xc3")  # mov 8(%rax), %rax; ret
     # mov 8(%rax), %rax; sub %fs:0, %rax; ret
     tlsdesc_undefweak = add(b"\x48\x8b\x40\x08\x64\x48\x2b\x04\x25\x00\x00\x00\x00\xc3")
     dynamic = _tlsdesc_dynamic()
     pushed = bytes((0x41, 0x0E, 16, 0x41, 0x0E, 24, 0x02, len(dynamic) - 8, 0x0E, 8))
-    tlsdesc_dynamic = add(dynamic + _TRAP, pushed)
+    tlsdesc_dynamic = add(dynamic + trap, pushed)
     profile = add(*profile_code(*(trap_addresses[traps.index(name)] for name in ("profile", "pltexit"))))
     image = builder.build()
     phdr_offset, phdr_count = 64, struct.unpack_from("<H", image, 56)[0]

@@ -9,11 +9,15 @@ from bisect import bisect_right, insort
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from emu.rtld.link_map import LinkMap
 
 
 class Departed(NamedTuple):
-    """An object that is gone: the range that was its own, when it went (virtual ns, and the number of its event if traced), by whom."""
+    """An object that is gone: the range that was its own, when it went (virtual ns, and the number of its
+    event if traced), by whom.
+    """
 
     start: int
     end: int
@@ -27,12 +31,19 @@ class Departed(NamedTuple):
 
 
 class AddressIndex:
-    """Objects by address. Ranges do not overlap; one whose segments leave holes contains only what its segments do."""
+    """Objects by address.
+
+    Ranges do not overlap; one whose segments leave holes contains only what its segments do.
+    """
 
     def __init__(self) -> None:
         self._starts: list[tuple[int, int]] = []
         self._maps: dict[int, LinkMap] = {}
         self.departed: list[Departed] = []
+        self._known: set[LinkMap] | None = None
+        """Whom _dl_find_object knows; None until start-up has ended: everybody."""
+        self._early: set[LinkMap] = set()
+        self._early_opens = 0
 
     def add(self, map_: LinkMap) -> None:
         """Enter an object by its `map_start` and `map_end`."""
@@ -43,6 +54,9 @@ class AddressIndex:
         """Take an object out."""
         self._starts.remove((map_.map_start, map_.map_end))
         del self._maps[map_.map_start]
+        self._early.discard(map_)
+        if self._known is not None:
+            self._known.discard(map_)
 
     def find(self, address: int) -> LinkMap | None:
         """Return the object that contains `address`."""
@@ -52,8 +66,35 @@ class AddressIndex:
         map_ = self._maps[self._starts[at][0]]
         return map_ if map_.contains(address) else None
 
+    def know_initial(self, maps: Iterable[LinkMap]) -> None:
+        """Start-up has ended: from now on _dl_find_object, and so unwinders, know the base namespace's `maps`
+        and what is opened later.
+
+        Auditors and what they have opened are known after an odd number of opens only: ld.so writes each
+        change into the other one of two tables, and takes a new first table now. Seen in 2.36 to 2.44 with
+        one to three auditors.
+        """
+        self._known = set(maps)
+        if self._early_opens % 2:
+            self._known |= self._early
+
+    def know(self, maps: Iterable[LinkMap]) -> None:
+        """Let _dl_find_object know what has been opened."""
+        if self._known is not None:
+            self._known.update(maps)
+        else:
+            self._early.update(maps)
+            self._early_opens += 1
+
+    def find_known(self, address: int) -> LinkMap | None:
+        """Return what _dl_find_object finds at `address`."""
+        map_ = self.find(address)
+        return map_ if map_ is not None and (self._known is None or map_ in self._known) else None
+
     def depart(self, gone: Departed) -> None:
-        """Remember an object that is being unloaded, in the place of an earlier one of the same name and range."""
+        """Remember an object that is being unloaded, in the place of an earlier
+        one of the same name and range.
+        """
         same = (gone.start, gone.end, gone.name)
         self.departed = [d for d in self.departed if (d.start, d.end, d.name) != same]
         self.departed.append(gone)

@@ -1,8 +1,9 @@
 """Auditing: what the linker tells auditors (rtld-audit(7)), and what they may change.
 
-An auditor is an object in a namespace of its own, whose `la_` functions are called as the loading goes on. Each object has a cookie for each auditor,
-in guest memory right behind its link map; the auditor may write there what it likes. `la_objopen` returns for each object whether the auditor wants
-to hear of bindings to it and from it.
+An auditor is an object in a namespace of its own, whose `la_` functions are called as the loading goes on.
+Each object has a cookie for each auditor, in guest memory right behind its link map; the auditor may write
+there what it likes. `la_objopen` returns for each object whether the auditor wants to hear of bindings to it
+and from it.
 
 Source: glibc elf/dl-audit.c.
 """
@@ -18,8 +19,9 @@ from emu.core.events import AuditorChoseFile
 from emu.rtld.search_attempt import LA_SER_CONFIG, LA_SER_DEFAULT, LA_SER_LIBPATH, LA_SER_ORIG, LA_SER_RUNPATH
 
 if TYPE_CHECKING:
+    from emu.rtld.given import Work
     from emu.rtld.link_map import LinkMap
-    from emu.rtld.rtld import Rtld, Work
+    from emu.rtld.rtld import Rtld
     from emu.rtld.scope import Namespace
     from emu.rtld.search_view import MapView
 
@@ -42,7 +44,10 @@ INTERFACE = (
 
 
 class Auditor:
-    """An auditor that takes part. `functions` are the addresses of those of its `la_` functions that are there; `index` is its number."""
+    """An auditor that takes part.
+
+    `functions` are the addresses of those of its `la_` functions that are there; `index` is its number.
+    """
 
     __slots__ = ("functions", "index", "map")
 
@@ -63,7 +68,9 @@ def _interested(rtld: Rtld, function: str) -> list[tuple[int, Auditor]]:
 
 
 def activity(rtld: Rtld, namespace: Namespace, action: int) -> Work:
-    """Tell that objects are about to be added to or removed from a namespace, or that its list is consistent again."""
+    """Tell that objects are about to be added to or removed from a namespace, or that
+    its list is consistent again.
+    """
     if rtld.auditors and namespace.maps and not namespace.maps[0].auditing:
         yield from activity_map(rtld, namespace.maps[0], action)
 
@@ -78,6 +85,8 @@ def objopen(rtld: Rtld, map_: LinkMap) -> Work:
     """Tell of a new object, and learn which bindings the auditors want to hear of."""
     for function, auditor in _interested(rtld, "la_objopen"):
         cookie = rtld.mirror.audit_cookie(map_, auditor.index)
+        if not rtld.rules.second_audit_interface:
+            rtld.memory.write_u64(cookie, map_.address)  # in the second it is there from the beginning
         flags = (yield CallGuest(function, (map_.address, map_.ns, cookie))) & 0xFFFFFFFF
         map_.bind_flags[auditor.index] = flags
         map_.audit_any_plt |= flags != 0
@@ -99,7 +108,10 @@ def preinit(rtld: Rtld, map_: LinkMap) -> Work:
 
 
 def objsearch(rtld: Rtld, name: str, view: MapView, code: int) -> Generator[Effect, int, str | None]:
-    """Let the auditors say what is to be looked for or opened in place of `name`; None: nothing. What an auditor itself needs is none of their business."""
+    """Let the auditors say what is to be looked for or opened in place of `name`; None: nothing.
+
+    What an auditor itself needs is none of their business.
+    """
     map_: LinkMap = view  # type: ignore[assignment]  # the search knows link maps by what it needs of them
     interested = _interested(rtld, "la_objsearch")
     if map_.auditing or not interested:

@@ -1,7 +1,9 @@
-"""Auditing of bindings: la_symbind64 for each that an auditor wants to hear of, la_x86_64_gnu_pltenter and pltexit for each call through a PLT slot.
+"""Auditing of bindings: la_symbind64 for each that an auditor wants to hear of, la_x86_64_gnu_pltenter and
+pltexit for each call through a PLT slot.
 
-An auditor hears of a binding where it has asked for it at both ends (LA_FLG_BINDFROM, LA_FLG_BINDTO), of a dlsym where it has at either; it may return
-another address. Two bits for each auditor say which calls it does not want to hear of; the two lowest sum them up.
+An auditor hears of a binding where it has asked for it at both ends (LA_FLG_BINDFROM, LA_FLG_BINDTO), of a
+dlsym where it has at either; it may return another address. Two bits for each auditor say which calls it does
+not want to hear of; the two lowest sum them up.
 
 Source: glibc elf/dl-audit.c:_dl_audit_symbind, _dl_audit_symbind_alt, _dl_audit_pltenter, _dl_audit_pltexit.
 """
@@ -27,9 +29,10 @@ from emu.rtld.scope import DL_NNS
 
 if TYPE_CHECKING:
     from emu.rtld.audit import Auditor
+    from emu.rtld.found import Found
+    from emu.rtld.given import Work
     from emu.rtld.link_map import LinkMap
-    from emu.rtld.lookup import Found
-    from emu.rtld.rtld import Rtld, Work
+    from emu.rtld.rtld import Rtld
 
 SYMBIND, PLTENTER, PLTEXIT = "la_symbind64", "la_x86_64_gnu_pltenter", "la_x86_64_gnu_pltexit"
 _HEARD_NOTHING = LA_SYMB_NOPLTENTER | LA_SYMB_NOPLTEXIT
@@ -40,7 +43,8 @@ _M32 = 0xFFFFFFFF
 
 
 class RelocResult:
-    """What is known of a PLT slot under auditing: where it leads, what it is bound to, what each auditor wants to hear of its calls.
+    """What is known of a PLT slot under auditing:
+    where it leads, what it is bound to, what each auditor wants to hear of its calls.
 
     It is `done` once the address holds; with LD_BIND_NOT it never does.
     """
@@ -61,7 +65,10 @@ def wishes(rtld: Rtld) -> tuple[bool, bool]:
 
 
 def audit_slots(rtld: Rtld, map_: LinkMap) -> Work:
-    """From now on auditors are asked about the PLT slots of an object. Their memory comes from the guest's calloc, which may be the program's own."""
+    """From now on auditors are asked about the PLT slots of an object.
+
+    Their memory comes from the guest's calloc, which may be the program's own.
+    """
     map_.reloc_results = {}
     calloc = rtld.allocator.get(b"calloc")
     if calloc is not None:
@@ -77,18 +84,22 @@ def forget_slots(rtld: Rtld, map_: LinkMap) -> Work:
 
 
 class _Symbol:
-    """The symbol that auditors are shown: the definition, with the address that it amounts to for its value; in guest memory, as the flags are."""
+    """The symbol that auditors are shown: the definition, with the address that it amounts to for its value;
+    in guest memory, as the flags are.
+    """
 
     def __init__(self, rtld: Rtld, found: Found, value: int) -> None:
         self._rtld = rtld
-        map_, self.index = found
-        fields = map_.symtab.fields(self.index)
+        map_, self.index = found.map, found.number
+        name, *_ = map_.symtab.entry(self.index)
         self.address = rtld.heap.allocate(48, 16)
         self.flags_at, self.frame_at = self.address + 24, self.address + 32
-        rtld.memory.write(self.address, _SYM.pack(*fields[:4], value, fields[5]))
+        rtld.memory.write(
+            self.address, _SYM.pack(name, found.info, found.other, found.shndx, value, found.size)
+        )
         strings = map_.dynamic.get(c.DT_STRTAB) or 0
-        self.name_at = map_.addr + strings + fields[0]
-        self.name = map_.symtab.strings.at(fields[0])
+        self.name_at = map_.addr + strings + name
+        self.name = map_.symtab.strings.at(name)
 
     @property
     def value(self) -> int:
@@ -117,8 +128,8 @@ def _tell(
     rtld: Rtld, auditor: Auditor, map_: LinkMap, found: Found, before: int, after: int, how: str
 ) -> None:
     if rtld.bus.bindings:
-        name = found[0].symtab.symbol_name(found[1]).decode(errors="replace")
-        target, origin = found[0].display_name, map_.display_name
+        name = found.name.decode(errors="replace")
+        target, origin = found.map.display_name, map_.display_name
         rtld.bus.emit(AuditorChoseAddress(auditor.map.display_name, origin, name, target, before, after, how))
 
 
@@ -130,8 +141,11 @@ def _cookies(rtld: Rtld, auditor: Auditor, map_: LinkMap, target: LinkMap) -> tu
 def symbind(
     rtld: Rtld, map_: LinkMap, found: Found, value: int, result: RelocResult | None
 ) -> Generator[Effect, int, int]:
-    """Tell of a binding of `map_`; return the address that holds. `result` is None where a slot is bound for good: its calls cannot be heard of."""
-    target = found[0]
+    """Tell of a binding of `map_`; return the address that holds.
+
+    `result` is None where a slot is bound for good: its calls cannot be heard of.
+    """
+    target = found.map
     if result is not None:
         result.found = found
     if not (map_.audit_any_plt or target.audit_any_plt):
@@ -172,9 +186,10 @@ def symbind(
 def symbind_dlsym(rtld: Rtld, map_: LinkMap, found: Found, value: int) -> Generator[Effect, int, int]:
     """Tell of a dlsym by `map_`; return the address that it gets.
 
-    The list of auditors goes on only past one that was asked: after one that does not want to hear, it is asked again in the name of the next.
+    The list of auditors goes on only past one that was asked: after one that does not want to hear, it is
+    asked again in the name of the next.
     """
-    target = found[0]
+    target = found.map
     if not (map_.audit_any_plt or target.audit_any_plt):
         return value
     symbol = _Symbol(rtld, found, value)
@@ -207,11 +222,12 @@ def pltenter(
 ) -> Generator[Effect, int, int]:
     """Tell of a call through a PLT slot, with its registers at `regs`; return where it goes.
 
-    What lies at `framesize_at` becomes the number of bytes of arguments on the stack if anybody wants to hear of the return, else -1.
+    What lies at `framesize_at` becomes the number of bytes of arguments on the stack if anybody wants to hear
+    of the return, else -1.
     """
     framesize = _NO_FRAME
     if result.found is not None and not result.enterexit & LA_SYMB_NOPLTENTER:
-        target = result.found[0]
+        target = result.found.map
         symbol = _Symbol(rtld, result.found, value)
         symbol.flags = result.flags
         for number, auditor in enumerate(rtld.auditors, 1):
@@ -243,7 +259,8 @@ def pltenter(
 def pltexit(rtld: Rtld, map_: LinkMap, result: RelocResult, inregs: int, outregs: int) -> Work:
     """Tell of the return of a call through a PLT slot.
 
-    The bits that are looked at are those of ld.so, which shifts them to the other side: an auditor but the first always hears of it.
+    The bits that are looked at are those of ld.so, which shifts them to the other side: an auditor but the
+    first always hears of it.
     """
     if result.found is None:
         return
@@ -252,6 +269,6 @@ def pltexit(rtld: Rtld, map_: LinkMap, result: RelocResult, inregs: int, outregs
         function = auditor.functions.get(PLTEXIT)
         if function is None or result.enterexit & LA_SYMB_NOPLTEXIT >> 2 * auditor.index:
             continue
-        arguments = (symbol.index, *_cookies(rtld, auditor, map_, result.found[0]), inregs, outregs)
+        arguments = (symbol.index, *_cookies(rtld, auditor, map_, result.found.map), inregs, outregs)
         yield CallGuest(function, (symbol.address, *arguments, symbol.name_at))
     symbol.free()

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CACHE_PATH = "/etc/ld.so.cache"
-
 _OLD_MAGIC = b"ld.so-1.7.0"
 _NEW_MAGIC = b"glibc-ld.so.cache1.1"
 _PAGE = 4096
@@ -30,7 +28,7 @@ _FLAGS_X86_64_LIBC6 = 0x0303
 _HWCAP_EXTENSION = 1 << 30
 """In the upper half of an entry's hwcap: the lower half is an index into the list of glibc-hwcaps names."""
 _ISA_LEVEL_MASK = (1 << 10) - 1
-_HWCAP_USABLE = 1 << 1 | 1 << 63
+_LEGACY_USABLE = 1 << 1 | 1 << 63
 """The legacy hwcap bits that may be set: x86_64 and tls.
 
 Those of AVX-512 and of the platforms haswell and xeon_phi may not.
@@ -64,7 +62,8 @@ def _signed_char(value: int) -> int:
 
 
 def compare_names(left: bytes, right: bytes) -> int:
-    """Order two library names as ldconfig sorts them: runs of digits by their value, a digit above any other character.
+    """Order two library names as ldconfig sorts them:
+    runs of digits by their value, a digit above any other character.
 
     Returns a number below, equal to or above 0. Values are C ints and wrap; characters are signed.
     Source: glibc elf/dl-cache.c:_dl_cache_libcmp.
@@ -99,22 +98,26 @@ def compare_names(left: bytes, right: bytes) -> int:
 
 
 class LdSoCache:
-    """The cache file's bytes, searched in place. Bytes that are no cache make an empty one, as ld.so takes it.
+    """The cache file's bytes, searched in place.
 
-    `hwcaps` names the glibc-hwcaps subdirectories in use, the preferred first. The minimal kernel version of an entry
+    Bytes that are no cache make an empty one, as ld.so takes it.
+
+    `hwcaps` names the glibc-hwcaps subdirectories in use, the preferred first; `legacy` tells that entries of
+    the subdirectories tls and x86_64 count (until 2.36). The minimal kernel version of an entry
     (`osversion_unused`) has no meaning since glibc 2.36.
 
     Differs: where a damaged table makes ld.so read outside the file (and fault, or go round without end), the
     search ends unsuccessfully.
     """
 
-    __slots__ = ("_data", "_hwcaps", "_isa_levels", "_new", "_priorities", "_size", "_table")
+    __slots__ = ("_data", "_hwcaps", "_isa_levels", "_new", "_priorities", "_size", "_table", "_usable")
 
-    def __init__(self, data: bytes, hwcaps: Sequence[str] = ()) -> None:
+    def __init__(self, data: bytes, hwcaps: Sequence[str] = (), legacy: bool = True) -> None:
         # ld.so maps the file: what follows it up to the end of the page reads as zeros.
         self._data = data + bytes(-len(data) % _PAGE)
         self._size = len(data)
         self._hwcaps = tuple(hwcaps)
+        self._usable = _LEGACY_USABLE if legacy else 0
         # Level 0 is the baseline, which every CPU has; the level of an entry in a subdirectory x86-64-vN is
         # N - 1.
         self._isa_levels = {0} | {level for level in (1, 2, 3) if f"x86-64-v{level + 1}" in self._hwcaps}
@@ -219,7 +222,7 @@ class LdSoCache:
                     best_priority = priority
                 elif best is not None:
                     break
-                elif (high << 32 | low) & ~_HWCAP_USABLE:
+                elif (high << 32 | low) & ~self._usable:
                     continue
             best = value
             if priority == 0:
@@ -238,7 +241,8 @@ class LdSoCache:
     def _read_priorities(self) -> list[int]:
         """Rank every name in the extension section.
 
-        Source: glibc sysdeps/generic/dl-cache.h:cache_extension_load, elf/dl-cache.c:glibc_hwcaps_priorities_init.
+        Source: glibc sysdeps/generic/dl-cache.h:cache_extension_load,
+        elf/dl-cache.c:glibc_hwcaps_priorities_init.
         """
         data = self._data
         (extension,) = _u32(data, self._new + 32)

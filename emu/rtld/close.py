@@ -1,8 +1,10 @@
-"""dlclose: count down, and when a count reaches zero find out by mark and sweep what must stay; finalise and unmap the rest.
+"""dlclose: count down, and when a count reaches zero find out by mark and sweep what must stay;
+finalise and unmap the rest.
 
-The roots are the objects that were there at start-up, those that are open, those that are NODELETE, and those whose thread_local destructors
-have not all run. What a root needs, or has bound to, stays with it. An object that stays only for its destructors is not
-unloaded when the last of them has run: the next collection in its namespace finds it.
+The roots are the objects that were there at start-up, those that are open, those that are NODELETE, and those
+whose thread_local destructors have not all run. What a root needs, or has bound to, stays with it. An object
+that stays only for its destructors is not unloaded when the last of them has run: the next collection in its
+namespace finds it.
 
 Source: glibc elf/dl-close.c; stdlib/cxa_thread_atexit_impl.c for the count.
 """
@@ -18,13 +20,17 @@ from emu.rtld.address_index import Departed
 from emu.rtld.audit import LA_ACT_CONSISTENT, LA_ACT_DELETE, activity, objclose
 from emu.rtld.audit_binding import forget_slots
 from emu.rtld.fini import call_fini
+from emu.rtld.given import Closing
 from emu.rtld.link_map import LT_LOADED, LinkMap
 from emu.rtld.map_object import RT_CONSISTENT, RT_DELETE, unmap_object
-from emu.rtld.rtld import Closing
+from emu.rtld.object_memory import fewer_scopes, release
 from emu.rtld.sort_maps import sort_maps
 
 if TYPE_CHECKING:
-    from emu.rtld.rtld import Rtld, Work
+    from collections.abc import Container
+
+    from emu.rtld.given import Work
+    from emu.rtld.rtld import Rtld
     from emu.rtld.scope import Namespace, Scope
 
 _LOAD_LOCK, _TLS_LOCK, _WRITE_LOCK = "_dl_load_lock", "_dl_load_tls_lock", "_dl_load_write_lock"
@@ -32,7 +38,9 @@ Parent = tuple[LinkMap, str]
 
 
 def dl_close(rtld: Rtld, address: int, caller: int) -> Work:
-    """Close the object whose link map lies at `address`; `caller` is the return address of dlclose. Raises LoaderError "shared object not open".
+    """Close the object whose link map lies at `address`; `caller` is the return address of dlclose.
+
+    Raises LoaderError "shared object not open".
 
     Source: glibc elf/dl-close.c:_dl_close.
     """
@@ -72,7 +80,10 @@ def _announce(rtld: Rtld, map_: LinkMap, before: int, after: int, outcome: str, 
 
 
 def close_worker(rtld: Rtld, map_: LinkMap, *, force: bool, caller: int = 0) -> Work:
-    """Take one direct open away and collect if that was the last. `force` undoes a failed dlopen. Source: _dl_close_worker."""
+    """Take one direct open away and collect if that was the last.
+
+    `force` undoes a failed dlopen. Source: _dl_close_worker.
+    """
     before = map_.direct_opencount
     after = before - 1
     if after > 0 or map_.type != LT_LOADED or rtld.closing is not Closing.NO:
@@ -84,24 +95,28 @@ def close_worker(rtld: Rtld, map_: LinkMap, *, force: bool, caller: int = 0) -> 
             outcome = "later"
             rtld.closing = Closing.RERUN
     else:
-        outcome = "collect"
+        outcome = "failed open" if force else "collect"
     map_.direct_opencount = after
     rtld.mirror.opencount(map_)
     _announce(rtld, map_, before, after, outcome, caller)
-    if outcome != "collect":
+    if outcome not in ("collect", "failed open"):
         return
     namespace = rtld.namespaces[map_.ns]
     by = f"dlclose in {rtld.describe_caller(caller)}" if caller else "a dlopen that failed"
+    closed: LinkMap | None = map_
     while True:
         rtld.closing = Closing.PENDING
-        yield from _collect(rtld, namespace, force, by)
+        yield from _collect(rtld, namespace, force, by, closed)
+        closed = None
         if rtld.closing is not Closing.RERUN:
             break
     rtld.closing = Closing.NO
 
 
 def root_kinds(rtld: Rtld, map_: LinkMap) -> list[tuple[str, int]]:
-    """Return what by itself keeps an object, each with its count: start-up, open-count, nodelete, tls-dtors."""
+    """Return what by itself keeps an object, each with its count:
+    start-up, open-count, nodelete, tls-dtors.
+    """
     kinds = []
     if map_.type != LT_LOADED:
         kinds.append(("start-up", 1))
@@ -115,13 +130,16 @@ def root_kinds(rtld: Rtld, map_: LinkMap) -> list[tuple[str, int]]:
 
 
 def held_by(map_: LinkMap) -> list[Parent]:
-    """Return what an object keeps while it stays, and how: "dependency" for what it needs, "relocation" for what it has bound to."""
+    """Return what an object keeps while it stays, and how:
+    "dependency" for what it needs, "relocation" for what it has bound to.
+    """
     held = [(needed, "dependency") for needed in (map_.initfini or ())[1:]]
     return held + [(bound, "relocation") for bound in map_.reldeps or ()]
 
 
 def mark(rtld: Rtld, namespace: Namespace) -> dict[LinkMap, Parent | None]:
-    """Return the objects that stay, each with the object that keeps it and how ("dependency", "relocation"), None for a root.
+    """Return the objects that stay, each with the object that keeps it and how
+    ("dependency", "relocation"), None for a root.
 
     The chain over the parents is a shortest one.
     """
@@ -137,7 +155,9 @@ def mark(rtld: Rtld, namespace: Namespace) -> dict[LinkMap, Parent | None]:
 
 
 def keepers(rtld: Rtld, kept: dict[LinkMap, Parent | None], map_: LinkMap) -> list[Kept]:
-    """Return why an object stays: one reason for each kind of root that it is itself, else the chain that leads to it from one."""
+    """Return why an object stays: one reason for each kind of root that it is
+    itself, else the chain that leads to it from one.
+    """
     chain, edges = [map_], []
     while (parent := kept[chain[-1]]) is not None:
         chain.append(parent[0])
@@ -150,8 +170,30 @@ def keepers(rtld: Rtld, kept: dict[LinkMap, Parent | None], map_: LinkMap) -> li
     ]
 
 
-def _collect(rtld: Rtld, namespace: Namespace, force: bool, by: str) -> Work:
-    """One mark and sweep over a namespace."""
+def _fini_order(
+    rtld: Rtld, namespace: Namespace, closed: LinkMap | None, stays: Container[LinkMap]
+) -> list[LinkMap]:
+    """Return the objects of a namespace in the order in which those that go are finalised;
+    `closed` has just been closed.
+    """
+    maps, first_always = list(namespace.maps), rtld.rules.closed_goes_first
+    if first_always and closed is not None:
+        at = maps.index(closed)
+        maps[0], maps[at] = maps[at], maps[0]
+    return sort_maps(
+        maps,
+        force_first=closed is not None if first_always else namespace.index == 0,
+        for_fini=True,
+        algorithm=rtld.sort_algorithm,
+        stays=stays,
+        first_always=first_always,
+    )
+
+
+def _collect(rtld: Rtld, namespace: Namespace, force: bool, by: str, closed: LinkMap | None) -> Work:
+    """One mark and sweep over a namespace, in which `closed` has just been closed
+    (None: the collection is done once more).
+    """
     kept = mark(rtld, namespace)
     if rtld.bus.dl:
         for map_ in namespace.maps:
@@ -161,27 +203,24 @@ def _collect(rtld: Rtld, namespace: Namespace, force: bool, by: str) -> Work:
                 for reason in keepers(rtld, kept, map_):
                     rtld.bus.emit(reason)
     stand_ins = {map_ for map_ in namespace.maps if map_.real is not map_}
-    ordered = sort_maps(
-        list(namespace.maps),
-        force_first=namespace.index == 0,
-        for_fini=True,
-        algorithm=rtld.sort_algorithm,
-        stays=kept.keys() | stand_ins,
-    )
-    going = []
+    ordered = _fini_order(rtld, namespace, closed, kept.keys() | stand_ins)
+    going: list[LinkMap] = []
     for map_ in ordered:
         if map_ not in kept:
             if map_.init_called:
                 yield from rtld.uncaught(call_fini(rtld, map_))
+            if rtld.rules.delete_told_first and not going:
+                yield from activity(rtld, namespace, LA_ACT_DELETE)
             yield from objclose(rtld, map_)
             map_.removed = True
             rtld.mirror.flags(map_)
             going.append(map_)
         elif map_.type == LT_LOADED:
-            _repair(rtld, map_, kept)
+            yield from _repair(rtld, map_, kept)
     if not going:
         return
-    yield from activity(rtld, namespace, LA_ACT_DELETE)
+    if not rtld.rules.delete_told_first:
+        yield from activity(rtld, namespace, LA_ACT_DELETE)
     rtld.set_state(namespace, RT_DELETE)
     if namespace.main is not None and any(map_.global_ for map_ in going):
         # In place: the list is the global scope of every object.
@@ -197,6 +236,7 @@ def _collect(rtld: Rtld, namespace: Namespace, force: bool, by: str) -> Work:
     for map_ in going:
         yield from forget_slots(rtld, map_)
         _destroy(rtld, namespace, map_, force, by)
+        yield from release(rtld, map_)
     yield from rtld.unlock(_WRITE_LOCK)
     if any_tls:
         rtld.tls.next_generation(by)
@@ -212,8 +252,11 @@ def _collect(rtld: Rtld, namespace: Namespace, force: bool, by: str) -> Work:
     rtld.set_state(namespace, RT_CONSISTENT)
 
 
-def _repair(rtld: Rtld, map_: LinkMap, kept: dict[LinkMap, Parent | None]) -> None:
-    """Take the scopes of dying objects from a survivor. One without a search list of its own gets its dependencies in their place."""
+def _repair(rtld: Rtld, map_: LinkMap, kept: dict[LinkMap, Parent | None]) -> Work:
+    """Take the scopes of dying objects from a survivor.
+
+    One without a search list of its own gets its dependencies in their place.
+    """
     scopes: list[Scope] = []
     removed = False
     for scope in map_.scopes:
@@ -230,6 +273,7 @@ def _repair(rtld: Rtld, map_: LinkMap, kept: dict[LinkMap, Parent | None]) -> No
     if removed:
         map_.scopes = scopes
         rtld.mirror.scopes(map_)
+        yield from fewer_scopes(rtld, map_)
     if map_.loader is not None and map_.loader not in kept:
         map_.loader = None
         rtld.mirror.loader(map_)
@@ -237,9 +281,10 @@ def _repair(rtld: Rtld, map_: LinkMap, kept: dict[LinkMap, Parent | None]) -> No
 
 def _destroy(rtld: Rtld, namespace: Namespace, map_: LinkMap, force: bool, by: str) -> None:
     """Unmap an object and forget it. A failed dlopen also gives back the unique symbols that it defined."""
+    rtld.tls.tell_release(map_)
     if force:
         unique = namespace.unique
-        for name in [name for name, (owner, _) in unique.items() if owner is map_]:
+        for name in [name for name, first in unique.items() if first.map is map_]:
             del unique[name]
     if map_.map_end:
         rtld.index.remove(map_)

@@ -1,8 +1,8 @@
 """What a binding makes permanent: relocation dependencies, and NODELETE.
 
-An object that binds to one that it does not need by DT_NEEDED keeps it from then on (a relocation dependency). Where the object that binds
-was there at start-up and so can never go, what it binds to must never go either: NODELETE. (One that is itself NODELETE only by a flag
-records a dependency like any other.)
+An object that binds to one that it does not need by DT_NEEDED keeps it from then on (a relocation
+dependency). Where the object that binds was there at start-up and so can never go, what it binds to must
+never go either: NODELETE. (One that is itself NODELETE only by a flag records a dependency like any other.)
 
 Source: glibc elf/dl-lookup.c:add_dependency, mark_nodelete, is_nodelete.
 """
@@ -18,11 +18,19 @@ if TYPE_CHECKING:
     from emu.rtld.rtld import Rtld
 
 ADD_DEPENDENCY, RETURN_NEWEST, FOR_RELOCATE = 1, 2, 8
-"""Flags of a look-up (DL_LOOKUP_*): record a dependency; an unversioned name means the newest version; the object is being relocated."""
+"""Flags of a look-up (DL_LOOKUP_*): record a dependency; an unversioned name means the newest version;
+the object is being relocated.
+"""
+
+
+_FIRST_ROOM = 10
+"""How many dependencies ld.so first has room for."""
 
 
 def is_nodelete(map_: LinkMap, flags: int) -> bool:
-    """Whether an object counts as NODELETE. A pending mark counts for the relocation that is going on, and for nothing else."""
+    """Whether an object counts as NODELETE. A pending mark counts for the
+    relocation that is going on, and for nothing else.
+    """
     return map_.nodelete_active or bool(flags & FOR_RELOCATE and map_.nodelete_pending)
 
 
@@ -56,8 +64,28 @@ def add_dependency(rtld: Rtld, undef_map: LinkMap, map_: LinkMap, flags: int, sy
         return
     undef_map.reldeps = [*(undef_map.reldeps or ()), map_]
     rtld.mirror.reldeps(undef_map)
+    if len(undef_map.reldeps) > undef_map.reldeps_room and rtld.owed.active:
+        _owe_room(rtld, undef_map, map_, flags, symbol)
     if rtld.bus.dl:
         text = symbol.decode(errors="replace")
         rtld.bus.emit(
             RelocationDependency(map_.display_name, map_.ns, undef_map.display_name, undef_map.ns, text)
         )
+
+
+def _owe_room(rtld: Rtld, undef_map: LinkMap, map_: LinkMap, flags: int, symbol: bytes) -> None:
+    """Owe a larger list of dependencies; without the memory for it what would be noted there can never go."""
+    room = 2 * undef_map.reldeps_room or _FIRST_ROOM
+
+    def then(block: int) -> None:
+        if not block:
+            undef_map.reldeps = [known for known in undef_map.reldeps or () if known is not map_]
+            mark_nodelete(rtld, map_, flags, "reference", undef_map, symbol)
+            return
+        old = undef_map.lent.get("reldeps", 0)
+        undef_map.lent["reldeps"], undef_map.reldeps_room = block, room
+        rtld.mirror.reldeps(undef_map)
+        if old:
+            rtld.owed.free(old)
+
+    rtld.owed.malloc(8 * (room + 1), then)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-DST_LIB = "lib/x86_64-linux-gnu"
 PLATFORM = "x86_64"
+"""The kernel's AT_PLATFORM: ld.so has others for CPUs that have more than the emulated one."""
 _IDENTIFIER = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
 
 
@@ -35,10 +35,12 @@ def dst_at(text: str, start: int) -> tuple[str, int]:
     return "", 0
 
 
-def substitute(text: str, origin: str | None) -> str:
-    """Replace $ORIGIN (by `origin`), $LIB and $PLATFORM, also in braces, in a path; "" if there is a $ORIGIN and it is not known.
+def substitute(text: str, origin: str | None, lib: str) -> str:
+    """Replace $ORIGIN (by `origin`), $LIB (by `lib`) and $PLATFORM, also in braces, in a path;
+    "" if there is a $ORIGIN and it is not known.
 
-    Other uses of `$` stay. Source: glibc elf/dl-load.c:_dl_dst_substitute; gABI chapter 5 "Substitution Sequences".
+    Other uses of `$` stay. Source: glibc elf/dl-load.c:_dl_dst_substitute; gABI chapter 5 "Substitution
+    Sequences".
     """
     parts: list[str] = []
     at = 0
@@ -47,21 +49,23 @@ def substitute(text: str, origin: str | None) -> str:
             return ""
         parts += (
             text[at:dollar],
-            {"ORIGIN": origin or "", "PLATFORM": PLATFORM, "LIB": DST_LIB, "": "$"}[token],
+            {"ORIGIN": origin or "", "PLATFORM": PLATFORM, "LIB": lib, "": "$"}[token],
         )
         at = end
     return "".join(parts) + text[at:]
 
 
-def substitute_securely(text: str, origin: str | None, trusted: tuple[str, ...] | None) -> str:
-    """The same for a process with more rights than its user: "" also where $ORIGIN is not the whole first part of the path.
+def substitute_securely(text: str, origin: str | None, lib: str, trusted: tuple[str, ...] | None) -> str:
+    """The same for a process with more rights than its user:
+    "" also where $ORIGIN is not the whole first part of the path.
 
-    The result of a $ORIGIN must lie in one of the `trusted` directories, where these are given (for paths of the program).
+    The result of a $ORIGIN must lie in one of the `trusted` directories, where these are given (for paths of
+    the program).
     """
     origins = [(dollar, end) for dollar, token, end in _tokens(text) if token == "ORIGIN"]
     if any(dollar or text[end : end + 1] not in ("", "/") for dollar, end in origins):
         return ""
-    path = substitute(text, origin)
+    path = substitute(text, origin, lib)
     return "" if origins and trusted is not None and not _is_trusted(path, trusted) else path
 
 

@@ -1,4 +1,7 @@
-"""The few words that ld.so has for error numbers before libc's are there. Source: glibc elf/dl-minimal.c:__strerror_r."""
+"""The few words that ld.so has for error numbers before libc's are there.
+
+Source: glibc elf/dl-minimal.c:__strerror_r.
+"""
 
 from __future__ import annotations
 

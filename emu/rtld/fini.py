@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 
 def fini(rtld: Rtld) -> Generator[Effect, int, None]:
-    """Call the destructors of every initialised object, namespaces from the highest, each in the order of the fini sort.
+    """Call the destructors of every initialised object, namespaces from the highest,
+    each in the order of the fini sort.
 
-    All open counts go up first, so that nothing is unloaded by a destructor that closes it. Namespaces of auditors come after all others.
+    All open counts go up first, so that nothing is unloaded by a destructor that closes it. Namespaces of
+    auditors come after all others.
     """
     yield from _fini_of(rtld, auditors=False)
     if rtld.auditors:
@@ -35,26 +37,43 @@ def _fini_of(rtld: Rtld, *, auditors: bool) -> Generator[Effect, int, None]:
         if not namespace.maps or namespace.maps[0].auditing != auditors:
             yield from rtld.unlock("_dl_load_lock")
             continue
-        yield from activity(rtld, namespace, LA_ACT_DELETE)
-        maps = [map_ for map_ in namespace.maps if map_.real is map_]
+        if rtld.rules.second_audit_interface:
+            yield from activity(rtld, namespace, LA_ACT_DELETE)
+        proxies = bool(rtld.auditors) and rtld.rules.proxies_audited
+        maps = [map_ for map_ in namespace.maps if map_.real is map_ or proxies]
         for map_ in maps:
             map_.direct_opencount += 1
             rtld.mirror.opencount(map_)
         is_base = namespace.index == 0
-        ordered = sort_maps(maps, force_first=is_base, for_fini=True, algorithm=rtld.sort_algorithm)
+        ordered = sort_maps(
+            maps,
+            force_first=is_base,
+            for_fini=True,
+            algorithm=rtld.sort_algorithm,
+            first_always=rtld.rules.closed_goes_first,
+        )
         yield from rtld.unlock("_dl_load_lock")
         for map_ in ordered:
             if map_.init_called:
                 yield from call_fini(rtld, map_)
                 yield from objclose(rtld, map_)
+            elif map_.real is not map_:
+                yield from objclose(rtld, map_)
             map_.direct_opencount -= 1
             rtld.mirror.opencount(map_)
-        yield from activity(rtld, namespace, LA_ACT_CONSISTENT)
+        if rtld.rules.second_audit_interface:
+            yield from activity(rtld, namespace, LA_ACT_CONSISTENT)
 
 
 def call_fini(rtld: Rtld, map_: LinkMap) -> Generator[Effect, int, None]:
-    """Call one object's fini array from the back, then its DT_FINI; never twice. Source: elf/dl-call_fini.c."""
-    if rtld.bus.fini:
+    """Call one object's fini array from the back, then its DT_FINI; never twice.
+
+    Source: elf/dl-call_fini.c.
+    """
+    told = rtld.rules.empty_calls_told or any(
+        map_.dynamic.get(tag) is not None for tag in (c.DT_FINI, c.DT_FINI_ARRAY)
+    )
+    if rtld.bus.fini and told:
         rtld.bus.emit(FiniStarted(map_.display_name, map_.ns))
     map_.init_called = False
     rtld.mirror.flags(map_)

@@ -1,6 +1,7 @@
 """Guest memory for the loader's own structures: link maps, scopes, TLS blocks.
 
-Plays the part of ld.so's minimal malloc, but also takes memory back: freed blocks are kept by size and given out again.
+Plays the part of ld.so's minimal malloc, but also takes memory back: freed blocks are kept by size and given
+out again.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ class Heap:
             return False
         self._free.setdefault(kind, []).append(address)
         return True
+
+    def owns(self, address: int) -> bool:
+        """Whether a block that has not been freed begins at `address`."""
+        return address in self._sizes
 
     def words(self, values: list[int]) -> int:
         """Return the address of an array of 64-bit words."""

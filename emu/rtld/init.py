@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 def init(rtld: Rtld, main: LinkMap, args: tuple[int, int, int]) -> Generator[Effect, int, None]:
     """Call the constructors of `main`'s dependencies; `args` are argc, argv and envp as they get them.
 
-    The DF_1_INITFIRST object comes first, then the program's preinit array, then the rest in `initfini` order from the back.
-    The program's own init array is libc's business (`__libc_start_main`), but the program counts as initialised from here.
+    The DF_1_INITFIRST object comes first, then the program's preinit array, then the rest in `initfini` order
+    from the back. The program's own init array is libc's business (`__libc_start_main`), but the program
+    counts as initialised from here.
     """
     if rtld.init_first is not None:
         first, rtld.init_first = rtld.init_first, None
@@ -41,7 +42,10 @@ def call_init(rtld: Rtld, map_: LinkMap, args: tuple[int, int, int]) -> Generato
     rtld.mirror.flags(map_)
     if map_.type == LT_EXECUTABLE and not map_.name:
         return
-    if rtld.bus.init:
+    told = rtld.rules.empty_calls_told or any(
+        map_.dynamic.get(tag) is not None for tag in (c.DT_INIT, c.DT_INIT_ARRAY)
+    )
+    if rtld.bus.init and told:
         rtld.bus.emit(InitStarted(map_.display_name, map_.ns))
     init_function = map_.dynamic.get(c.DT_INIT)
     if init_function is not None:

@@ -1,33 +1,50 @@
 """The link map: what the dynamic linker knows of one loaded object.
 
-This Python object is the truth; the guest's `struct link_map` is a mirror of it (see `emu.glibc`). The one exception is the count of pending
-thread_local destructors, which lives in guest memory only, because libc's own code may change it too.
+This Python object is the truth; the guest's `struct link_map` is a mirror of it (see `emu.glibc`). The one
+exception is the count of pending thread_local destructors, which lives in guest memory only, because libc's
+own code may change it too.
 
 Source: glibc include/link.h, elf/dl-object.c:_dl_new_object.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from emu.core.errors import ElfError, MemoryFault
 from emu.elf import constants as c
-from emu.elf.dynamic import Dynamic
+from emu.elf.dynamic import Dynamic, read_dynamic
+from emu.elf.header import file_backed_end
+from emu.elf.image import read_some
 from emu.elf.symtab import SymbolTable
 from emu.rtld.scope import Scope
 
 if TYPE_CHECKING:
-    from emu.core.types import Memory
+    from emu.core.types import Memory, Readable
     from emu.elf.header import Phdr
-    from emu.elf.versions import VersionDef
     from emu.rtld.audit_binding import RelocResult
-    from emu.rtld.version import Version
+    from emu.rtld.version import Version, VersionDefinitions
 
-LT_EXECUTABLE, LT_LIBRARY, LT_LOADED = 0, 1, 2
-"""Why an object is here: the program itself, needed at start-up, opened at run time (glibc's `l_type`)."""
 
+class MapType(IntEnum):
+    """Why an object is here: the program itself, needed at start-up,
+    opened at run time (glibc's `l_type`).
+    """
+
+    EXECUTABLE = 0
+    LIBRARY = 1
+    LOADED = 2
+
+
+LT_EXECUTABLE, LT_LIBRARY, LT_LOADED = MapType
+
+SCOPE_ROOM = 4
+"""How many scopes a `struct link_map` has room for."""
 NO_TLS_OFFSET = 0
 FORCED_DYNAMIC_TLS_OFFSET = -1
+_MOST_BEHIND = 1 << 20
+"""The most bytes of a table that are read where it passes the end of its segment."""
 
 
 class MappedImage:
@@ -35,7 +52,7 @@ class MappedImage:
 
     __slots__ = ("_bias", "_memory", "_name")
 
-    def __init__(self, memory: Memory, bias: int, name: str) -> None:
+    def __init__(self, memory: Readable, bias: int, name: str) -> None:
         self._memory, self._bias, self._name = memory, bias, name
 
     def read(self, vaddr: int, size: int) -> bytes:
@@ -47,14 +64,18 @@ class MappedImage:
 
 
 class LinkMap:
-    """One loaded object. Names are glibc's member names without the `l_`; addresses are guest addresses unless they say vaddr.
+    """One loaded object.
 
-    `address` is where the guest's `struct link_map` mirror lies, 0 until it has one. `searchlist` (the object and what it needs, breadth-first)
-    is empty for one that was loaded only because another needs it. `reldeps` is None as long as no look-up ever
-    added one: ld.so's sort tells that from a list that has become empty. `real` is the map itself, except for the one that stands for ld.so
-    in a namespace of dlmopen. `used` tells whether any reference was bound to the object. `auditing` marks an auditor; `bind_flags` are what auditors
-    returned of the object, by their number, `audit_any_plt` whether that was ever anything; `reloc_results` is what auditors have said of each PLT slot,
-    None where nobody is to be asked; `reloc_result` is the guest's memory for it.
+    `address` is where the guest's `struct link_map` mirror lies, 0 until it has one. `searchlist` (the
+    object and what it needs, breadth-first) is empty for one that was loaded only because another needs
+    it. `reldeps` is None as long as no look-up ever added one: ld.so's sort tells that from a list that
+    has become empty. `real` is the map itself, except for the one that stands for ld.so in a namespace of
+    dlmopen. `used` tells whether any reference was bound to the object. `auditing` marks an auditor;
+    `bind_flags` are what auditors returned of the object, by their number, `audit_any_plt` whether that
+    was ever anything; `reloc_results` is what auditors have said of each PLT slot, None where nobody is
+    to be asked; `reloc_result` is the guest's memory for it. `lent` are the blocks of the program's
+    malloc that it holds, by what is in them; `scope_room` and `reldeps_room` say for how many ld.so has
+    room.
     """
 
     __slots__ = (
@@ -64,10 +85,10 @@ class LinkMap:
         "reloc_result", "reloc_results", "relocated", "relro", "removed", "rpath", "runpath", "scopes", "searchlist", "soname", "symbolic", "symtab",
         "text_end", "tls_align", "tlsdesc_arguments",
         "tls_blocksize", "tls_firstbyte_offset", "tls_initimage", "tls_initimage_size", "tls_modid", "tls_offset", "type", "version_definitions", "versions",
-        "gnu_property_isa", "needed_1", "serial", "used",
+        "gnu_property_isa", "lent", "needed_1", "reldeps_room", "scope_room", "serial", "used",
     )  # fmt: skip
 
-    def __init__(self, name: str, path: str, type_: int, ns: int, loader: LinkMap | None) -> None:
+    def __init__(self, name: str, path: str, type_: MapType, ns: int, loader: LinkMap | None) -> None:
         self.name, self.path, self.type, self.ns, self.loader = name, path, type_, ns, loader
         self.addr = self.ld = self.entry = self.phdr = self.address = self.map_start = self.map_end = (
             self.text_end
@@ -104,9 +125,11 @@ class LinkMap:
         self.tls_align = 1
         self.tls_modid = 0
         self.tlsdesc_arguments: list[int] = []
+        self.lent: dict[str, int] = {}
+        self.scope_room, self.reldeps_room = SCOPE_ROOM, 0
         self.tls_offset = NO_TLS_OFFSET
         self.gnu_property_isa = self.needed_1 = 0
-        self.version_definitions: list[VersionDef] | None = None
+        self.version_definitions: VersionDefinitions | None = None
 
     def __repr__(self) -> str:
         return f"<LinkMap {self.display_name} at {self.addr:#x}>"
@@ -116,12 +139,20 @@ class LinkMap:
         """The name for people: the path, or the program's own for the main map, whose `name` is empty."""
         return self.name or self.path
 
-    def read_dynamic(self, memory: Memory) -> None:
-        """Read the dynamic section and the tables that it leads to from the mapped object. Raises ElfError."""
-        dynamic = next(p for p in self.phdrs if p.type == c.PT_DYNAMIC)
+    def read_dynamic(self, memory: Readable) -> None:
+        """Read the dynamic section and the tables that it leads to from the mapped object.
+
+        Raises ElfError.
+        """
+        dynamic = next((p for p in reversed(self.phdrs) if p.type == c.PT_DYNAMIC), None)
+        if dynamic is None:
+            raise ElfError(self.display_name, "object file has no dynamic section")
         self.ld = self.addr + dynamic.vaddr
         image = MappedImage(memory, self.addr, self.display_name)
-        self.dynamic = Dynamic(image.read(dynamic.vaddr, dynamic.memsz), self.display_name)
+        is_program = self.type == LT_EXECUTABLE
+        self.dynamic = Dynamic(
+            read_dynamic(image, dynamic.vaddr, self.display_name), self.display_name, is_program=is_program
+        )
         self.symtab = SymbolTable(image, self.phdrs, self.dynamic, self.display_name)
         strings = self.symtab.strings
         if self.dynamic.soname is not None:
@@ -133,11 +164,13 @@ class LinkMap:
         self.symbolic = bool(self.dynamic.flags & c.DF_SYMBOLIC)
 
     def read_phdrs(self) -> None:
-        """Take TLS, RELRO and the mapped range from the program headers, at the load address already known."""
+        """Take TLS, RELRO and the mapped range from the program headers, at
+        the load address already known.
+        """
         loads = [p for p in self.phdrs if p.type == c.PT_LOAD]
         if loads:
-            self.map_start = self.addr + (loads[0].vaddr & -4096)
-            self.map_end = self.addr + loads[-1].vaddr + loads[-1].memsz
+            self.map_start = self.addr + (min(p.vaddr for p in loads) & -4096)
+            self.map_end = self.addr + max(p.vaddr + p.memsz for p in loads)
             self.text_end = max(
                 (self.addr + p.vaddr + p.memsz for p in loads if p.flags & c.PF_X), default=self.map_start
             )
@@ -175,7 +208,25 @@ class LinkMap:
         at = address - self.addr
         return any(p.type == c.PT_LOAD and p.vaddr <= at < p.vaddr + p.memsz for p in self.phdrs)
 
-    def table(self, memory: Memory, tag: int) -> bytes:
-        """Return the bytes of a table of the dynamic section that has its size in a tag of its own (see `Dynamic.table`)."""
+    def leading_table(self, memory: Memory, tag: int) -> tuple[bytes, bool]:
+        """Return the entries of a table of relocations as far as memory has them,
+        and whether more are said to be there.
+        """
         vaddr, size = self.dynamic.table(tag)
+        if not size or vaddr + size <= file_backed_end(self.phdrs, vaddr):
+            return memory.read(self.addr + vaddr, size) if size else b"", False
+        image = MappedImage(memory, self.addr, self.display_name)
+        found = read_some(image, vaddr, min(size, _MOST_BEHIND))
+        return found[: len(found) // c.RELA_SIZE * c.RELA_SIZE], len(found) < size
+
+    def table(self, memory: Memory, tag: int) -> bytes:
+        """Return the bytes of a table of the dynamic section that has its size
+        in a tag of its own (see `Dynamic.table`).
+        """
+        vaddr, size = self.dynamic.table(tag)
+        if size and vaddr + size > file_backed_end(self.phdrs, vaddr):
+            raise ElfError(
+                self.display_name,
+                f"the table of tag {tag:#x}, {vaddr:#x}+{size:#x}, is not inside one segment of the file",
+            )
         return memory.read(self.addr + vaddr, size) if size else b""

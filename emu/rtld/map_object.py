@@ -1,40 +1,50 @@
 """Mapping one object: its segments, their protection, the zero-filled tail.
 
+One piece: what is checked, mapped and entered of one file, in ld.so's order.
+
 Source: glibc elf/dl-load.c:_dl_map_object_from_fd, elf/dl-map-segments.h:_dl_map_segments.
 """
 
 from __future__ import annotations
 
+import errno
 import posixpath
 import struct
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.dl_events import NodeleteSet
 from emu.core.effects import Effect
-from emu.core.errors import EmuError, LoaderError, UnsupportedError
+from emu.core.errors import CpuLevelError, ElfError, EmuError, LinkError, LoaderError, MemoryFault
 from emu.core.events import LibraryLoad
 from emu.core.ldso_events import LinkMapStarted, ObjectMapped, UnknownFlags
 from emu.elf import constants as c
 from emu.elf.header import check_loadable, parse_ehdr, parse_phdrs
-from emu.elf.notes import gnu_properties, parse_notes
+from emu.elf.notes import find_property_note, loaded_properties
+from emu.rtld import exec_stack
 from emu.rtld.audit import LA_ACT_ADD, RTLD_AUDIT, activity, head_is_auditing, objopen
-from emu.rtld.link_map import LinkMap
+from emu.rtld.link_map import LT_EXECUTABLE, LinkMap, MappedImage, MapType
+from emu.rtld.object_memory import give_back, new_object
 from emu.rtld.scope import set_up_scopes
 
 if TYPE_CHECKING:
     from emu.core.files import Backing
     from emu.elf.header import Phdr
+    from emu.elf.notes import GnuProperties
     from emu.rtld.rtld import Rtld
 
 LIBC_SO = "libc.so.6"
 RT_CONSISTENT, RT_ADD, RT_DELETE = 0, 1, 2
 _PAGE = 4096
+_M64 = (1 << 64) - 1
 _RTLD_DEEPBIND, _RTLD_DLOPEN = 8, 0x80000000
 _PROT = (0, 4, 2, 6, 1, 5, 3, 7)
 """mmap's protection for each value of p_flags: the two number read, write and execute in opposite order."""
+_EMULATED = 2
+"""The level of the CPU that needs nothing of the host's."""
 _ISA_LEVELS = {1: "x86-64-baseline", 2: "x86-64-v2", 4: "x86-64-v3", 8: "x86-64-v4"}
-_ISA_SUPPORTED = 1 | 2
 _FLAGS_1_KNOWN = (
     c.DF_1_NOW
     | c.DF_1_NODELETE
@@ -47,130 +57,193 @@ _FLAGS_1_KNOWN = (
 """Source: glibc include/elf.h, DT_1_SUPPORTED_MASK."""
 
 
+class _Command(NamedTuple):
+    """One PT_LOAD in whole pages, as linked: its file pages from `start` to `end`, data to `data_end`, zeros
+    from there to `alloc_end`.
+    """
+
+    start: int
+    end: int
+    data_end: int
+    alloc_end: int
+    offset: int
+    prot: int
+
+
 def map_segments(rtld: Rtld, backing: Backing, phdrs: list[Phdr], name: str) -> int:
-    """Map the PT_LOAD segments of a DSO where there is room; return the load bias. Raises LoaderError."""
-    loads = [p for p in phdrs if p.type == c.PT_LOAD]
-    align = max(_PAGE, *(p.align for p in loads))
-    start = loads[0].vaddr & -_PAGE
-    end = -(-(loads[-1].vaddr + loads[-1].memsz) // _PAGE) * _PAGE
+    """Map the PT_LOAD segments of a DSO where there is room; return the load bias. Raises LoaderError.
+
+    The first mapping covers the whole object, so that the others go over it: they may overlap, and pass the
+    end of the file, as whoever touches that will find out. Differs: a segment outside of the object, for
+    which ld.so unmaps what is there, is refused.
+    """
+    commands = [_command(phdr) for phdr in phdrs if phdr.type == c.PT_LOAD]
+    first, last = commands[0], commands[-1]
+    length = _page_up((last.alloc_end - first.start) & _M64)
+    holes = any(before.end != after.start for before, after in pairwise(commands))
+    align = 0
+    if rtld.rules.alignment_kept:
+        align = max((p.align for p in phdrs if p.type == c.PT_LOAD and not p.align & p.align - 1), default=0)
     mappings = rtld.mappings
     base = 0
     try:
-        base = mappings.find_gap(end - start, align=align)
-        for index, load in enumerate(loads):
-            first = load.vaddr & -_PAGE
-            file_end = load.vaddr + load.filesz
-            map_end = -(-file_end // _PAGE) * _PAGE
-            prot = _PROT[load.flags & 7]
-            where = base + first - start
-            if map_end > first and load.filesz:
-                mappings.mmap(
-                    where,
-                    map_end - first,
-                    prot,
-                    fixed=True,
-                    backing=backing,
-                    offset=load.offset & -_PAGE,
-                    name=backing.path,
-                )
-            else:
-                map_end = first
-            _zero_fill(rtld, base - start, load, map_end, prot)
-            mem_end = -(-(load.vaddr + load.memsz) // _PAGE) * _PAGE
-            if index + 1 < len(loads):
-                hole = loads[index + 1].vaddr & -_PAGE
-                if hole > mem_end:
-                    mappings.mmap(base + mem_end - start, hole - mem_end, 0, fixed=True, name=backing.path)
+        base = mappings.find_gap(length, align=max(align, _PAGE))
+        _map_file(rtld, backing, base, length, first)
+        if holes:
+            if last.start < first.end:
+                raise LoaderError(name, "ELF load command address/offset not page-aligned")
+            mappings.mprotect(base + first.end - first.start, last.start - first.end, 0)
+        for number, command in enumerate(commands):
+            where = base + (command.start - first.start)
+            if not base <= where <= where + max(command.end - command.start, 0) <= base + length:
+                raise OSError(errno.ENOMEM, "segment outside of the object")
+            if number and command.end > command.start:
+                _map_file(rtld, backing, where, command.end - command.start, command)
+            if where + _page_up(command.alloc_end - command.start) > base + length:
+                raise LoaderError(name, "cannot map zero-fill pages")
+            _zero_fill(rtld, base - first.start, command)
     except OSError:
-        if base:
-            mappings.munmap(base, end - start)
+        if base and length:
+            mappings.munmap(base, length)
         raise LoaderError(name, "failed to map segment from shared object") from None
-    return base - start
+    except LoaderError:
+        mappings.munmap(base, length)
+        raise
+    return base - first.start
 
 
-def _zero_fill(rtld: Rtld, bias: int, load: Phdr, map_end: int, prot: int) -> None:
-    """Clear the rest of the last file page and map zero pages for what follows it."""
-    if load.memsz <= load.filesz:
+def _command(load: Phdr) -> _Command:
+    data_end = (load.vaddr + load.filesz) & _M64
+    alloc_end = (load.vaddr + load.memsz) & _M64
+    return _Command(
+        load.vaddr & -_PAGE,
+        _page_up(data_end),
+        data_end,
+        alloc_end,
+        load.offset & -_PAGE,
+        _PROT[load.flags & 7],
+    )
+
+
+def _map_file(rtld: Rtld, backing: Backing, where: int, length: int, command: _Command) -> None:
+    rtld.mappings.mmap(
+        where, length, command.prot, fixed=True, backing=backing, offset=command.offset, name=backing.path
+    )
+
+
+def _page_up(value: int) -> int:
+    return -(-value // _PAGE) * _PAGE
+
+
+def _zero_fill(rtld: Rtld, bias: int, command: _Command) -> None:
+    """Clear the rest of the last file page and map zero pages for what follows it. Raises OSError."""
+    if command.alloc_end <= command.data_end:
         return
-    zero = bias + load.vaddr + load.filesz
-    zero_page = bias + map_end
+    zero, end = bias + command.data_end, bias + command.alloc_end
+    zero_page = min(_page_up(zero), end)
     if zero_page > zero:
-        rtld.memory.write(zero, bytes(zero_page - zero))
-    mem_end = -(-(bias + load.vaddr + load.memsz) // _PAGE) * _PAGE
-    if mem_end > zero_page:
-        rtld.mappings.mmap(zero_page, mem_end - zero_page, prot, fixed=True)
+        try:
+            rtld.memory.write(zero, bytes(zero_page - zero))
+        except MemoryFault:
+            raise OSError(errno.EFAULT, "the last page of a segment lies past the end of the file") from None
+    if end > zero_page:
+        rtld.mappings.mmap(zero_page, _page_up(end) - zero_page, command.prot, fixed=True)
 
 
-def map_object(
-    rtld: Rtld,
-    backing: Backing,
-    path: str,
-    name: str,
-    loader: LinkMap | None,
-    type_: int,
-    ns: int,
-    mode: int,
-    rule: str,
-    asked_for: str = "",
-) -> Generator[Effect, int, LinkMap]:
-    """Map the open file `backing` as a new object of namespace `ns` and enter it there.
+class NewObject(NamedTuple):
+    """An object that is to be mapped from a file that was found: `name` is what it was looked for by,
+    `asked_for` what by before auditors changed that (empty if nobody asked them), `rule` how it was
+    found.
 
-    `path` is what it was opened by and becomes the object's l_name, `name` what it was looked for by, `asked_for` what by before auditors
-    changed that. On failure nothing is left of it.
+    `loader`, `type` and `ns` are the link map's, `mode` dlopen's, `block` the memory for the path (see
+    `Owed`).
+    """
+
+    name: str
+    loader: LinkMap | None
+    type: MapType
+    ns: int
+    mode: int
+    rule: str
+    asked_for: str
+    block: int = 0
+
+
+def map_object(rtld: Rtld, backing: Backing, path: str, new: NewObject) -> Generator[Effect, int, LinkMap]:
+    """Map the open file `backing`, which was opened by `path`,
+    as a new object, and enter it in its namespace.
+
+    On failure nothing is left of it.
     Raises ElfError, LoaderError, or UnsupportedError for an object that needs a CPU that is not emulated.
     """
     if rtld.bus.ldso:
-        rtld.bus.emit(LinkMapStarted(name, ns))
-    header = backing.pread(4096, 0)
-    ehdr = parse_ehdr(header, path)
-    end = ehdr.phoff + ehdr.phnum * c.PHDR_SIZE
-    if end > backing.size():
-        raise LoaderError(path, "cannot read file data")
-    if end > len(header):
-        header = backing.pread(end, 0)
-    phdrs = parse_phdrs(header, ehdr, path)
-    check_loadable(ehdr, phdrs, backing.size(), name)
-    bias = map_segments(rtld, backing, phdrs, name)
-    map_ = LinkMap(path, backing.path, type_, ns, loader)
-    map_.addr = bias
-    map_.phdrs = phdrs
-    map_.entry = bias + ehdr.entry
-    map_.file_id = (backing.dev, backing.ino)
-    map_.found_by = rule
-    map_.lib_names = [name]
-    if asked_for and asked_for != name:
-        map_.lib_names.append(asked_for)  # an auditor changed the name; it is known by the old one, too
-    map_.needed_as = name
-    map_.read_phdrs()
+        rtld.bus.emit(LinkMapStarted(new.name, new.ns))
+    lent = (yield from new_object(rtld, new.name, path, new.block)) if rtld.owed.active else {}
     try:
-        map_.origin = posixpath.dirname(posixpath.join(rtld.files.realpath("."), path))
-        map_.read_dynamic(rtld.memory)
-        _tell_flags(rtld, map_)
-        _check_openable(map_, name, mode)
-        place_phdrs(rtld, map_, ehdr.phoff)
-        _check_isa(rtld, map_)
+        map_ = _mapped(rtld, backing, path, new)
+        yield from rtld.owed.settle()
     except EmuError:
-        unmap_object(rtld, map_)
+        yield from give_back(rtld, lent)
         raise
-    needs_stack = next((bool(p.flags & c.PF_X) for p in phdrs if p.type == c.PT_GNU_STACK), True)
-    if needs_stack and not rtld.executable_stack:
-        rtld.executable_stack = True
-        rtld.make_stacks_executable()
+    if lent and "origin" not in lent:
+        map_.origin = None
+    map_.lent.update(lent)
     if rtld.bus.ldso:
         place = (map_.ld, map_.addr, map_.map_end - map_.map_start, map_.entry, map_.phdr)
         rtld.bus.emit(ObjectMapped(map_.display_name, *place, len(map_.phdrs)))
     if map_.dynamic.flags_1 & c.DF_1_NODELETE:
         map_.nodelete_pending = True
         if rtld.bus.dl:
-            rtld.bus.emit(NodeleteSet(map_.display_name, ns, "DF_1_NODELETE", "", ns, "", True))
-    set_up_scopes(rtld.namespaces[ns], map_, deepbind=bool(mode & _RTLD_DEEPBIND))
+            rtld.bus.emit(NodeleteSet(map_.display_name, new.ns, "DF_1_NODELETE", "", new.ns, "", True))
+    namespace = rtld.namespaces[new.ns]
+    set_up_scopes(namespace, map_, deepbind=bool(new.mode & _RTLD_DEEPBIND))
     if map_.dynamic.flags_1 & c.DF_1_INITFIRST:
         rtld.init_first = map_
     enter(rtld, map_, quiet=True)
     if rtld.auditors:
-        yield from _tell_auditors(rtld, map_, mode)
-    if rtld.started and rtld.namespaces[ns].state == RT_CONSISTENT:
-        rtld.set_state(rtld.namespaces[ns], RT_ADD)
+        yield from _tell_auditors(rtld, map_, new.mode)
+    if rtld.started and namespace.state == RT_CONSISTENT:
+        rtld.set_state(namespace, RT_ADD)
+    return map_
+
+
+def _mapped(rtld: Rtld, backing: Backing, path: str, new: NewObject) -> LinkMap:
+    """Return the link map of a file that is mapped and was found good; it is in no list yet.
+
+    Raises as `map_object` does.
+    """
+    name = new.name
+    header = backing.pread(4096, 0)
+    ehdr = parse_ehdr(header, path)
+    size = ehdr.phnum * c.PHDR_SIZE
+    if ehdr.phoff + size > backing.size():
+        raise LoaderError(path, "cannot read file data")
+    phdrs = parse_phdrs(backing.pread(size, ehdr.phoff), ehdr._replace(phoff=0), path)
+    check_loadable(ehdr, phdrs, name, own_alignment=not rtld.rules.alignment_kept)
+    bias = map_segments(rtld, backing, phdrs, name)
+    map_ = LinkMap(path, backing.path, new.type, new.ns, new.loader)
+    map_.addr = bias
+    map_.phdrs = phdrs
+    map_.entry = bias + ehdr.entry
+    map_.file_id = (backing.dev, backing.ino)
+    map_.found_by = new.rule
+    map_.lib_names = [name]
+    if new.asked_for and new.asked_for != name:
+        map_.lib_names.append(new.asked_for)  # an auditor changed the name; it is known by the old one, too
+    map_.needed_as = name
+    map_.read_phdrs()
+    try:
+        # Up to the last slash, and no more: what stands before it may end in slashes.
+        map_.origin = posixpath.join(rtld.files.realpath("."), path).rpartition("/")[0] or "/"
+        map_.read_dynamic(rtld.memory)
+        _tell_flags(rtld, map_)
+        _check_openable(map_, name, new.mode)
+        place_phdrs(rtld, map_, ehdr.phoff)
+        _check_isa(rtld, map_)
+        exec_stack.require(rtld, phdrs, name)
+    except EmuError:
+        unmap_object(rtld, map_)
+        raise
     return map_
 
 
@@ -221,11 +294,51 @@ def place_phdrs(rtld: Rtld, map_: LinkMap, phoff: int) -> None:
             map_.phdr = map_.addr + phdr.vaddr + phoff - phdr.offset
             return
     map_.phdr, map_.phdr_allocated = rtld.heap.allocate(size, 8), True
+    _write_phdrs(rtld, map_)
+    rtld.owed.malloc(size, partial(_move_phdrs, rtld, map_))
+
+
+def _write_phdrs(rtld: Rtld, map_: LinkMap) -> None:
     rtld.memory.write(map_.phdr, b"".join(struct.pack("<IIQQQQQQ", *phdr) for phdr in map_.phdrs))
 
 
+def _move_phdrs(rtld: Rtld, map_: LinkMap, block: int) -> None:
+    if not block:
+        unmap_object(rtld, map_)
+        name = map_.lib_names[0]
+        rtld.owed.fail(LoaderError(name, "cannot allocate memory for program header", errno.ENOMEM))
+        return
+    rtld.heap.free(map_.phdr)
+    map_.phdr = map_.lent["phdr"] = block
+    _write_phdrs(rtld, map_)
+
+
+def _check_load_address(map_: LinkMap) -> None:
+    """Refuse a program whose PT_PHDR does not tell where the kernel has put it:
+    ld.so has no other way to know, and would die.
+
+    Source: glibc elf/rtld.c:rtld_setup_main_map.
+    """
+    told = 0
+    for phdr in map_.phdrs:
+        if phdr.type == c.PT_PHDR:
+            told = (map_.phdr - phdr.vaddr) & _M64
+        elif phdr.type == c.PT_DYNAMIC and told != map_.addr:
+            break
+    if told != map_.addr:
+        text = (
+            f"its PT_PHDR says that it lies at {told:#x}, not at {map_.addr:#x}: ld.so dies of that (SIGSEGV)"
+        )
+        raise ElfError(map_.display_name, text)
+
+
 def adopt(rtld: Rtld, map_: LinkMap, mirror_address: int = 0) -> None:
-    """Read what an object says of itself that the kernel has mapped, and enter it into its namespace."""
+    """Read what an object says of itself that the kernel has mapped, and enter it into its namespace.
+
+    Raises ElfError.
+    """
+    if map_.type == LT_EXECUTABLE and map_.phdr and not rtld.keep_going:  # a list is made of libraries, too
+        _check_load_address(map_)
     map_.read_phdrs()
     map_.read_dynamic(rtld.memory)
     _tell_flags(rtld, map_)
@@ -235,7 +348,9 @@ def adopt(rtld: Rtld, map_: LinkMap, mirror_address: int = 0) -> None:
 
 
 def enter(rtld: Rtld, map_: LinkMap, mirror_address: int = 0, *, quiet: bool = False) -> None:
-    """Put a new object at the end of its namespace's list, give it its TLS module id, and let everybody know; `quiet` leaves the namespace's state."""
+    """Put a new object at the end of its namespace's list, give it its TLS module id, and let everybody know;
+    `quiet` leaves the namespace's state.
+    """
     namespace = rtld.namespaces[map_.ns]
     map_.serial = rtld.next_serial()
     if map_.soname == LIBC_SO and namespace.libc_map is None:
@@ -267,23 +382,32 @@ def enter(rtld: Rtld, map_: LinkMap, mirror_address: int = 0, *, quiet: bool = F
 
 
 def _check_isa(rtld: Rtld, map_: LinkMap) -> None:
-    """Refuse an object marked as needing an x86-64 level that Unicorn does not execute. Source: dl-prop.h, cpu-features.c."""
-    for phdr in map_.phdrs:
-        if phdr.type == c.PT_GNU_PROPERTY and phdr.filesz:
-            data = rtld.memory.read(map_.addr + phdr.vaddr, phdr.filesz)
-            properties = gnu_properties(parse_notes(data, 8, map_.display_name), map_.display_name)
-            if properties is not None:
-                map_.needed_1 = properties.needed_1
-            if properties is None or not properties.isa_1_needed:
-                continue
-            map_.gnu_property_isa = properties.isa_1_needed
-            missing = properties.isa_1_needed & ~_ISA_SUPPORTED
-            for bit, level in _ISA_LEVELS.items():
-                if missing & bit and rtld.started:
-                    raise LoaderError(map_.name, "CPU ISA level is lower than required")
-                if missing & bit:
-                    raise UnsupportedError(
-                        f"CPU: the object needs {level} (GNU_PROPERTY_X86_ISA_1_NEEDED)",
-                        map_.display_name,
-                        "emulated is x86-64-v2: rebuild it with -march=x86-64-v2",
-                    )
+    """Refuse an object marked as needing an x86-64 level that the CPU does not have.
+
+    The last PT_NOTE that is aligned to 8 decides, whatever PT_GNU_PROPERTY says. Source: glibc
+    sysdeps/x86/dl-prop.h, elf/dl-load.c.
+    """
+    image, name = MappedImage(rtld.memory, map_.addr, map_.display_name), map_.display_name
+    properties: GnuProperties | None = None
+    for phdr in reversed(map_.phdrs):
+        if phdr.type == c.PT_GNU_PROPERTY and phdr.align == 8:
+            find_property_note(image, phdr.vaddr, phdr.memsz, name)
+        elif phdr.type == c.PT_NOTE and phdr.align == 8 and properties is None:
+            properties = loaded_properties(image, phdr.vaddr, phdr.memsz, name)
+    if properties is None:
+        return
+    map_.needed_1, map_.gnu_property_isa = properties.needed_1, properties.isa_1_needed
+    missing = properties.isa_1_needed & ~((1 << rtld.cpu_level) - 1)
+    if missing and rtld.started:
+        raise LoaderError(map_.name, "CPU ISA level is lower than required")
+    if missing & ~sum(_ISA_LEVELS):
+        raise LinkError(f"{map_.name or rtld.program}: CPU ISA level is lower than required")
+    for bit, level in _ISA_LEVELS.items():
+        if missing & bit:
+            way_out = (
+                "--engine kvm runs on the host's CPU"
+                if rtld.cpu_level <= _EMULATED
+                else "no engine here runs it"
+            )
+            has = f"the CPU is x86-64-v{rtld.cpu_level}: rebuild it with -march=x86-64-v{rtld.cpu_level}"
+            raise CpuLevelError(level, map_.display_name, f"{has}; {way_out}")

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 class MirrorView(Protocol):
     """Each method is told the part of its argument that has changed."""
 
+    @property
+    def vdso_getrandom(self) -> bool:
+        """Whether libc takes random bytes from the vDSO where there is a function for it."""
+
+    def size_of_map(self) -> int:
+        """The size of a link map with what auditors keep behind it, and the record of its first name."""
+
     def new_map(self, map_: LinkMap, address: int = 0) -> None:
         """A map exists that was not there before."""
 

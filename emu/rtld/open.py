@@ -1,7 +1,8 @@
-"""dlopen: map an object and what it needs, relocate, and only when nothing can fail any more let the rest of the process see it.
+"""dlopen: map an object and what it needs, relocate, and only when nothing can fail
+any more let the rest of the process see it.
 
-Everything before that point is undone when it fails: the new objects are closed again, by force. Constructors come after it, and the global
-scope gets the new objects only after their constructors.
+Everything before that point is undone when it fails: the new objects are closed again, by force. Constructors
+come after it, and the global scope gets the new objects only after their constructors.
 
 Source: glibc elf/dl-open.c.
 """
@@ -22,24 +23,32 @@ from emu.core.dl_events import (
     ScopeSettled,
 )
 from emu.core.effects import CallGuest, Effect
-from emu.core.errors import LoaderError, MemoryFault, UnsupportedError
+from emu.core.errors import EmuError, LoaderError, MemoryFault, UnsupportedError, WildPointerError
 from emu.core.events import Initializer
+from emu.core.ldso_events import Reopened
 from emu.rtld.audit import LA_ACT_CONSISTENT, RTLD_AUDIT, activity, head_is_auditing
 from emu.rtld.close import close_worker
 from emu.rtld.dependency import FOR_RELOCATE, mark_nodelete
 from emu.rtld.deps import RTLD_CALLMAP, RTLD_DEEPBIND, RTLD_DLOPEN, RTLD_NOLOAD, map_deps, map_named
+from emu.rtld.error import strerror
+from emu.rtld.failure import Failing
 from emu.rtld.init import init
 from emu.rtld.link_map import LT_LOADED, LinkMap
 from emu.rtld.map_object import RT_CONSISTENT
+from emu.rtld.object_memory import extend_global, make_room
 from emu.rtld.relocate import relocate_object
 from emu.rtld.scope import DL_NNS, Namespace, list_scopes
+from emu.rtld.startup import relocation_order
 from emu.rtld.version import check_map_versions
 
 if TYPE_CHECKING:
-    from emu.rtld.rtld import Rtld, Work
+    from emu.rtld.given import Work
+    from emu.rtld.rtld import Rtld
 
 RTLD_LAZY, RTLD_NOW, RTLD_GLOBAL, RTLD_NODELETE = 1, 2, 0x100, 0x1000
 LM_ID_BASE, LM_ID_NEWLM, LM_ID_CALLER = 0, -1, -2
+_VERSION_SIZE = 24
+"""sizeof (struct r_found_version)."""
 _LOAD_LOCK, _TLS_LOCK = "_dl_load_lock", "_dl_load_tls_lock"
 _FLAG_NAMES = (
     (RTLD_LAZY, "LAZY"), (RTLD_NOW, "NOW"), (RTLD_NOLOAD, "NOLOAD"), (RTLD_DEEPBIND, "DEEPBIND"), (RTLD_GLOBAL, "GLOBAL"),
@@ -53,13 +62,19 @@ def flag_names(mode: int) -> str:
 
 
 class _Opening:
-    """One dlopen in progress. `map` is what it opens, once that is known; `settled` from the point on where nothing can fail."""
+    """One dlopen in progress.
 
-    __slots__ = ("args", "caller", "file", "had_libc", "map", "mode", "nsid", "settled")
+    `map` is what it opens, once that is known; `settled` from the point on where nothing can fail.
+
+    `error` is what it fails with.
+    """
+
+    __slots__ = ("args", "caller", "error", "file", "had_libc", "map", "mode", "nsid", "settled")
 
     def __init__(self, file: str, mode: int, caller: int, nsid: int, args: tuple[int, int, int]) -> None:
         self.file, self.mode, self.caller, self.nsid, self.args = file, mode, caller, nsid, args
         self.map: LinkMap | None = None
+        self.error: EmuError | None = None
         self.had_libc = True
         self.settled = False
 
@@ -67,28 +82,30 @@ class _Opening:
 def dl_open(
     rtld: Rtld, file: str, mode: int, caller: int, nsid: int, args: tuple[int, int, int]
 ) -> Generator[Effect, int, int]:
-    """Open `file` with the RTLD_* bits of `mode` in namespace `nsid`; return the guest's link map, 0 for RTLD_NOLOAD of what is not there.
+    """Open `file` with the RTLD_* bits of `mode` in namespace `nsid`;
+    return the guest's link map, 0 for RTLD_NOLOAD of what is not there.
 
-    `caller` is an address in the calling object, `args` are argc, argv and envp for the constructors. Raises LoaderError with dlerror's text.
+    `caller` is an address in the calling object, `args` are argc, argv and envp for the constructors. Raises
+    LoaderError with dlerror's text.
     Source: glibc elf/dl-open.c:_dl_open.
     """
+    opening = _Opening(file, mode, caller, nsid, args)
     if not mode & (RTLD_LAZY | RTLD_NOW):
-        raise LoaderError(file, "invalid mode for dlopen()", errno.EINVAL)
+        _request(rtld, opening)
+        raise _refused(rtld, opening, "invalid mode for dlopen()")
     yield from rtld.lock(_LOAD_LOCK)
-    if rtld.bus.dl:
-        rtld.bus.emit(OpenRequested(file, flag_names(mode), nsid, rtld.describe_caller(caller)))
+    _request(rtld, opening)
     if nsid == LM_ID_NEWLM:
         namespace = _new_namespace(rtld)
         if namespace is None:
             yield from rtld.unlock(_LOAD_LOCK)
-            raise LoaderError(file, "no more namespaces available for dlmopen()", errno.EINVAL)
-        nsid = namespace.index
+            raise _refused(rtld, opening, "no more namespaces available for dlmopen()")
+        opening.nsid = namespace.index
     elif nsid not in (LM_ID_BASE, LM_ID_CALLER) and not (
         0 <= nsid < len(rtld.namespaces) and rtld.namespaces[nsid].maps and not head_is_auditing(rtld, nsid)
     ):
         # ld.so leaves here without giving the lock back; so do we.
-        raise LoaderError(file, "invalid target namespace in dlmopen()", errno.EINVAL)
-    opening = _Opening(file, mode, caller, nsid, args)
+        raise _refused(rtld, opening, "invalid target namespace in dlmopen()")
     yield from rtld.lock(_TLS_LOCK)
     failure = yield from rtld.catching(_checked(rtld, opening))
     yield from rtld.unlock(_TLS_LOCK)
@@ -103,14 +120,38 @@ def dl_open(
         if not opening.had_libc and opening.nsid >= 0:
             rtld.namespaces[opening.nsid].libc_map = None
             rtld.mirror.namespace(rtld.namespaces[opening.nsid])
-        if new is not None:
-            yield from close_worker(rtld, new, force=True)
         if rtld.bus.dl:
-            rtld.bus.emit(OpenFailed(file, max(opening.nsid, 0), failure.text()))
+            _tell_failure(rtld, opening, failure.text())
+        if new is not None:
+            rtld.tls.gaps = rtld.tls.gaps or not rtld.rules.closed_ids_reused
+            yield from _consistent(rtld, rtld.namespaces[new.ns])
+            yield from close_worker(rtld, new, force=True)
         yield from rtld.unlock(_LOAD_LOCK)
         yield from failure.signal()
     yield from rtld.unlock(_LOAD_LOCK)
     return new.address if new is not None else 0
+
+
+def _request(rtld: Rtld, opening: _Opening) -> None:
+    if rtld.bus.dl:
+        caller = rtld.describe_caller(opening.caller)
+        rtld.bus.emit(OpenRequested(opening.file, flag_names(opening.mode), opening.nsid, caller))
+
+
+def _refused(rtld: Rtld, opening: _Opening, text: str) -> LoaderError:
+    """Return the error for a call that is not even begun, and tell of it."""
+    opening.error = error = LoaderError(opening.file, text, errno.EINVAL)
+    if rtld.bus.dl:
+        _tell_failure(rtld, opening, f"{error}: {strerror(error.errno)}")
+    return error
+
+
+def _tell_failure(rtld: Rtld, opening: _Opening, text: str) -> None:
+    """Tell of a failure while everything is as it was then, so that it can be asked about."""
+    nsid = max(opening.nsid, 0)
+    rtld.failing = Failing(opening.file, opening.mode, nsid, opening.caller, opening.map, opening.error)
+    rtld.bus.emit(OpenFailed(opening.file, nsid, text))
+    rtld.failing = None
 
 
 def _new_namespace(rtld: Rtld) -> Namespace | None:
@@ -133,9 +174,15 @@ def _checked(rtld: Rtld, opening: _Opening) -> Work:
     """Open, and take a table that leads nowhere for what it is: a damaged object. (ld.so would die of it.)"""
     try:
         yield from _begin(rtld, opening)
+    except WildPointerError:
+        raise
     except MemoryFault as fault:
         name = opening.map.name if opening.map is not None else opening.file
-        raise LoaderError(name, f"object file is damaged: it leads to {fault.address:#x}") from None
+        opening.error = LoaderError(name, f"object file is damaged: it leads to {fault.address:#x}")
+        raise opening.error from None
+    except EmuError as error:
+        opening.error = error
+        raise
 
 
 def _begin(rtld: Rtld, opening: _Opening) -> Work:
@@ -143,7 +190,8 @@ def _begin(rtld: Rtld, opening: _Opening) -> Work:
     file, mode = opening.file, opening.mode
     call_map = None
     if "$" in file or opening.nsid == LM_ID_CALLER or "/" not in file:
-        call_map = rtld.find_map(opening.caller) or rtld.namespaces[0].maps[0]
+        find = rtld.index.find_known if rtld.rules.caller_by_find_object else rtld.index.find
+        call_map = find(opening.caller) or rtld.namespaces[0].maps[0]
         if opening.nsid == LM_ID_CALLER:
             opening.nsid = call_map.ns
     namespace = rtld.namespaces[opening.nsid]
@@ -155,7 +203,7 @@ def _begin(rtld: Rtld, opening: _Opening) -> Work:
     new.direct_opencount += 1
     rtld.mirror.opencount(new)
     if new.searchlist:
-        _open_again(rtld, new, mode)
+        yield from _open_again(rtld, new, mode)
         return
     if mode & RTLD_NODELETE:
         mark_nodelete(rtld, new, FOR_RELOCATE, "RTLD_NODELETE")
@@ -163,30 +211,60 @@ def _begin(rtld: Rtld, opening: _Opening) -> Work:
     for map_ in new.searchlist:
         if not map_.real.versions:
             check_map_versions(
-                map_.real, rtld.memory, lambda name: rtld.find_loaded(name, namespace), bus=rtld.bus
+                map_.real,
+                rtld.memory,
+                lambda name: rtld.find_loaded(name, namespace),
+                bus=rtld.bus,
+                relr=rtld.rules.relative_words_read,
             )
+            yield from _allocate_versions(rtld, map_.real)
             rtld.mirror.versions(map_.real)
-    yield from activity(rtld, namespace, LA_ACT_CONSISTENT)
-    rtld.set_state(namespace, RT_CONSISTENT)
+    if not rtld.rules.consistent_after_relocation:
+        yield from activity(rtld, namespace, LA_ACT_CONSISTENT)
+        rtld.set_state(namespace, RT_CONSISTENT)
     _show_scopes(rtld, new, 0)
     assert new.initfini is not None
-    for map_ in reversed(new.initfini):
+    for map_ in relocation_order(rtld, new):
         if not map_.real.relocated:
             lazy = bool(mode & RTLD_LAZY) and not rtld.bind_now
             yield from relocate_object(rtld, map_, lazy, audited=not mode & RTLD_AUDIT)
+    yield from _consistent(rtld, namespace)
     if mode & RTLD_GLOBAL and opening.nsid and rtld.namespaces[0] is not namespace:
         raise UnsupportedError(
             f"RTLD_GLOBAL in namespace {opening.nsid}", new.display_name, "ld.so itself crashes there"
         )
+    yield from make_room(rtld, new, to_global=bool(mode & RTLD_GLOBAL))
     yield from _settle(rtld, new, namespace, opening)
 
 
-def _open_again(rtld: Rtld, new: LinkMap, mode: int) -> None:
+def _allocate_versions(rtld: Rtld, map_: LinkMap) -> Work:
+    """Take the memory for the table of an object's versions."""
+    if map_.versions and rtld.owed.active:
+        block = yield from rtld.owed.call(b"calloc", len(map_.versions), _VERSION_SIZE)
+        if not block:
+            map_.versions = []
+            raise LoaderError(map_.name, "cannot allocate version reference table", errno.ENOMEM)
+        map_.lent["versions"] = block
+
+
+def _consistent(rtld: Rtld, namespace: Namespace) -> Work:
+    """Tell that a namespace is consistent again, where that comes only after relocation."""
+    if rtld.rules.consistent_after_relocation and namespace.state != RT_CONSISTENT:
+        yield from activity(rtld, namespace, LA_ACT_CONSISTENT)
+        rtld.set_state(namespace, RT_CONSISTENT)
+
+
+def _open_again(rtld: Rtld, new: LinkMap, mode: int) -> Work:
     """Open what is open: only the count, NODELETE and the global scope can change."""
+    pinned = bool(mode & RTLD_NODELETE) and not new.nodelete_active
+    promoted = bool(mode & RTLD_GLOBAL) and not new.global_
     _announce(rtld, new, mode, already=True)
-    if mode & RTLD_NODELETE and not new.nodelete_active:
+    if rtld.bus.ldso and (pinned or promoted or not rtld.rules.idle_opens_untold):
+        rtld.bus.emit(Reopened(new.display_name, new.ns, new.direct_opencount))
+    if pinned:
         mark_nodelete(rtld, new, 0, "RTLD_NODELETE")
-    if mode & RTLD_GLOBAL and not new.global_:
+    if promoted:
+        yield from extend_global(rtld, new)
         _add_to_global(rtld, new)
 
 
@@ -203,6 +281,7 @@ def _settle(rtld: Rtld, new: LinkMap, namespace: Namespace, opening: _Opening) -
             rtld.mirror.nodelete(map_)
             if rtld.bus.dl:
                 rtld.bus.emit(NodeleteActivated(map_.display_name, map_.ns))
+    rtld.index.know(new.searchlist)
     for map_ in new.searchlist:
         first = 0
         if map_.init_called and map_.type == LT_LOADED:
@@ -212,7 +291,7 @@ def _settle(rtld: Rtld, new: LinkMap, namespace: Namespace, opening: _Opening) -
             map_.scopes.append(new.local_scope)
             rtld.mirror.scopes(map_)
         _show_scopes(rtld, map_, first)
-    _settle_tls(rtld, new)
+    yield from _settle_tls(rtld, new)
     libc = namespace.libc_map
     if not opening.had_libc and libc is not None:
         early = rtld.lookup(b"__libc_early_init", libc)
@@ -223,8 +302,11 @@ def _settle(rtld: Rtld, new: LinkMap, namespace: Namespace, opening: _Opening) -
     opening.settled = True
 
 
-def _settle_tls(rtld: Rtld, new: LinkMap) -> None:
-    """Make the new TLS modules known, and give static blocks their first values in every thread. Source: update_tls_slotinfo."""
+def _settle_tls(rtld: Rtld, new: LinkMap) -> Work:
+    """Make the new TLS modules known, and give static blocks their first values in every thread.
+
+    Source: update_tls_slotinfo.
+    """
     tls = rtld.tls
     added = [map_ for map_ in new.searchlist if not map_.init_called and map_.tls_blocksize]
     for map_ in added:
@@ -238,7 +320,7 @@ def _settle_tls(rtld: Rtld, new: LinkMap) -> None:
     rtld.mirror.tls()
     for map_ in added:
         if map_.need_tls_init:
-            tls.update_slotinfo(rtld.thread_pointer())
+            yield from tls.update_slotinfo(rtld.thread_pointer())
             tls.initialise_static(map_)
             rtld.mirror.flags(map_)
 
@@ -252,7 +334,10 @@ def _show_scopes(rtld: Rtld, map_: LinkMap, first: int) -> None:
 
 
 def _add_to_global(rtld: Rtld, new: LinkMap) -> None:
-    """Append an object and what it needs to the global scope, as far as they are not in it. Source: add_to_global_update."""
+    """Append an object and what it needs to the global scope, as far as they are not in it.
+
+    Source: add_to_global_update.
+    """
     main = rtld.namespaces[new.ns].main
     if main is None:
         raise UnsupportedError(

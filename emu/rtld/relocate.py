@@ -1,9 +1,13 @@
 """Relocation: S, A, P, G and the rest of psABI table 4.10, applied to one object.
 
-RELR and RELATIVE entries, most of all, need no symbol and are done in bulk. PLT slots stay lazy where they may. An
-IFUNC is resolved when its relocation is met, in table order but IRELATIVE last, by a call of the guest's resolver: hence this is a generator.
+RELR and RELATIVE entries, most of all, need no symbol and are done in bulk. PLT slots stay lazy where they
+may. An IFUNC is resolved when its relocation is met, in table order but IRELATIVE last (since 2.44 all of the
+object's own, `own_ifuncs`), by a call of the guest's resolver: hence this is a generator.
 
-Source: psABI 4.4; glibc elf/dl-reloc.c:_dl_relocate_object, elf/dynamic-link.h, elf/do-rel.h, sysdeps/x86_64/dl-machine.h:elf_machine_rela.
+One piece: the bulk entries and the others share one object's view, and its counts.
+
+Source: psABI 4.4; glibc elf/dl-reloc.c:_dl_relocate_object, elf/dynamic-link.h, elf/do-rel.h,
+sysdeps/x86_64/dl-machine.h:elf_machine_rela.
 """
 
 from __future__ import annotations
@@ -14,42 +18,71 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from emu.core.effects import CallGuest, Effect
-from emu.core.errors import ElfError, LoaderError, UnsupportedError
+from emu.core.errors import ElfError, Inconsistency, LoaderError
 from emu.core.events import Relocated, RelocationStarted, RelroProtected
 from emu.elf import constants as c
-from emu.elf.relocations import iter_rela, reloc_name, relr_addresses
+from emu.elf.relocations import all_relative, iter_rela, iter_relative, reloc_name, relr_addresses
+from emu.rtld import own_ifuncs
 from emu.rtld.audit_binding import audit_slots, symbind, wishes
 from emu.rtld.dependency import FOR_RELOCATE
-from emu.rtld.link_map import FORCED_DYNAMIC_TLS_OFFSET, NO_TLS_OFFSET, LinkMap
-from emu.rtld.lookup import CLASS_COPY, CLASS_PLT, Found
-from emu.rtld.runtime import emit_binding, resolve
+from emu.rtld.failure import NoStaticTls
+from emu.rtld.found import Found, symbol_of
+from emu.rtld.link_map import FORCED_DYNAMIC_TLS_OFFSET, LT_EXECUTABLE, NO_TLS_OFFSET, LinkMap
+from emu.rtld.lookup import CLASS_COPY, CLASS_EXTERN, CLASS_PLT
+from emu.rtld.runtime import bind, emit_binding
 
 if TYPE_CHECKING:
     from emu.rtld.rtld import Rtld
 
-_SYM = struct.Struct("<IBBHQQ").unpack_from
 _PUT64 = struct.Struct("<Q").pack_into
 _PUT32 = struct.Struct("<I").pack_into
 _GET64 = struct.Struct("<Q").unpack_from
 _M64 = (1 << 64) - 1
 _PAGE = 4096
-_PLT_CLASS = frozenset(
-    (c.R_X86_64_JUMP_SLOT, c.R_X86_64_DTPMOD64, c.R_X86_64_DTPOFF64, c.R_X86_64_TPOFF64, c.R_X86_64_TLSDESC)
+_TYPE_CLASS = {
+    c.R_X86_64_COPY: CLASS_COPY,
+    c.R_X86_64_JUMP_SLOT: CLASS_PLT,
+    c.R_X86_64_DTPMOD64: CLASS_PLT,
+    c.R_X86_64_DTPOFF64: CLASS_PLT,
+    c.R_X86_64_TPOFF64: CLASS_PLT,
+    c.R_X86_64_TLSDESC: CLASS_PLT,
+}
+_NO_SYMBOL = frozenset((c.R_X86_64_NONE, c.R_X86_64_RELATIVE, c.R_X86_64_RELATIVE64, c.R_X86_64_IRELATIVE))
+_LAZY = frozenset((c.R_X86_64_JUMP_SLOT, c.R_X86_64_IRELATIVE, c.R_X86_64_TLSDESC))
+"""What the PLT of an object that is bound lazily may have."""
+_KNOWN = frozenset(
+    (
+        c.R_X86_64_64, c.R_X86_64_GLOB_DAT, c.R_X86_64_JUMP_SLOT, c.R_X86_64_RELATIVE, c.R_X86_64_RELATIVE64, c.R_X86_64_IRELATIVE,
+        c.R_X86_64_DTPMOD64, c.R_X86_64_DTPOFF64, c.R_X86_64_TPOFF64, c.R_X86_64_TLSDESC, c.R_X86_64_SIZE64, c.R_X86_64_SIZE32, c.R_X86_64_32,
+        c.R_X86_64_PC32, c.R_X86_64_COPY,
+    )
+)  # fmt: skip
+"""The relocation types that ld.so knows; in the PLT of an object that is bound
+lazily only the three in _LAZY.
+"""
+_BY_ADDRESS = frozenset(
+    (c.R_X86_64_64, c.R_X86_64_PC32, c.R_X86_64_GLOB_DAT, c.R_X86_64_JUMP_SLOT, c.R_X86_64_32)
 )
+"""Those whose value has S, which for an IFUNC is what its resolver says."""
 Work = Generator[Effect, int, None]
 
 
 def type_class(kind: int) -> int:
-    """Return the look-up's type class for a relocation type: a reference of a PLT slot or TLS, of a COPY, or any other."""
-    return CLASS_PLT if kind in _PLT_CLASS else CLASS_COPY if kind == c.R_X86_64_COPY else 0
+    """Return the look-up's type class for a relocation type:
+    a reference of a PLT slot or TLS, of a COPY, or any other.
+    """
+    return _TYPE_CLASS.get(kind, 0)
 
 
 def relocate_object(
     rtld: Rtld, map_: LinkMap, lazy: bool, *, skip_ifunc: bool = False, audited: bool = True
 ) -> Work:
-    """Apply every relocation of `map_`, then protect its RELRO range. `lazy` leaves PLT slots to the resolver, `skip_ifunc` calls no resolver.
+    """Apply every relocation of `map_`, then protect its RELRO range.
 
-    Unless it is not `audited`, the calls and bindings of its PLT slots are for auditors to hear of; calls can be only while slots are lazy.
+    `lazy` leaves PLT slots to the resolver, `skip_ifunc` calls no resolver.
+
+    Unless it is not `audited`, the calls and bindings of its PLT slots are for auditors to hear of; calls can
+    be only while slots are lazy.
 
     Raises LoaderError for a symbol that is not found, UnsupportedError for an unknown relocation type.
     """
@@ -69,7 +102,9 @@ def relocate_object(
 
 
 def relocate_bootstrap(rtld: Rtld, map_: LinkMap) -> Work:
-    """Relocate ld.so by itself alone, as it does at its own start: nobody else's symbols are there yet. It will be relocated again.
+    """Relocate ld.so by itself alone, as it does at its own start: nobody else's symbols are there yet.
+
+    It will be relocated again.
 
     Source: glibc elf/rtld.c:_dl_start.
     """
@@ -80,16 +115,16 @@ def protect_relro(rtld: Rtld, map_: LinkMap) -> None:
     """Make the whole pages of the RELRO range read-only. Source: glibc elf/dl-reloc.c:_dl_protect_relro."""
     if map_.relro is None:
         return
-    start = map_.relro[0] & -_PAGE
-    end = (map_.relro[0] + map_.relro[1]) & -_PAGE
-    if start < end:
+    start = map_.relro[0] & -_PAGE & _M64
+    end = (map_.relro[0] + map_.relro[1]) & -_PAGE & _M64
+    if start != end:
         try:
-            if start < map_.map_start & -_PAGE or end > -(-map_.map_end // _PAGE) * _PAGE:
+            if start < map_.map_start & -_PAGE or not start < end <= -(-map_.map_end // _PAGE) * _PAGE:
                 raise OSError(errno.ENOMEM, "RELRO range outside the object")
             rtld.mappings.mprotect(start, end - start, 1)
         except OSError as error:
             raise LoaderError(
-                map_.display_name,
+                map_.name,
                 "cannot apply additional memory protection after relocation",
                 error.errno or 0,
             ) from None
@@ -97,10 +132,30 @@ def protect_relro(rtld: Rtld, map_: LinkMap) -> None:
             rtld.bus.emit(RelroProtected(map_.display_name, start, end))
 
 
-class _Relocator:
-    """The state of relocating one object: views of its memory and the results of look-ups by symbol and class.
+def bad_type(map_: LinkMap, kind: int, *, plt: bool = False) -> LoaderError:
+    """Return what ld.so says of a relocation type that it does not know, or not in
+    the PLT of an object that is bound lazily.
+    """
+    digits = f"{kind:08x}" if kind > 0xFF else f"{kind:02x}"
+    return LoaderError(map_.name, f"unexpected {'PLT ' * plt}reloc type 0x{digits}")
 
-    ld.so remembers only the last look-up. To remember all gives the same results; `last` is what ld.so would have, for the count of look-ups.
+
+def _writable(map_: LinkMap) -> tuple[int, int]:
+    """Return the link-time range of one segment that may be written,
+    which is where relocations lie in a sound object.
+    """
+    for phdr in map_.phdrs:
+        if phdr.type == c.PT_LOAD and phdr.flags & c.PF_W:
+            return phdr.vaddr, phdr.vaddr + phdr.memsz
+    return 0, 0
+
+
+class _Relocator:
+    """The state of relocating one object: views of its memory and the results of
+    look-ups by symbol and class.
+
+    ld.so remembers only the last look-up. To remember all gives the same results; `last` is what ld.so would
+    have, for the count of look-ups.
     """
 
     def __init__(
@@ -115,33 +170,42 @@ class _Relocator:
     ) -> None:
         self.rtld, self.map, self.lazy = rtld, map_, lazy
         self.skip_ifunc, self.bootstrap, self.calls = skip_ifunc, bootstrap, calls
-        self.audited = bool(rtld.auditors)
+        self.audited = bool(rtld.auditors) and rtld.rules.second_audit_interface
         self.last: tuple[int, int] | None = None
         self.base = map_.addr
         self.first = map_.map_start - map_.addr
-        self.view = rtld.memory.span(map_.map_start, map_.map_end - map_.map_start)
+        self.low, self.high = _writable(map_)
+        self.view = rtld.memory.span(map_.map_start, -(-map_.map_end // _PAGE) * _PAGE - map_.map_start)
         self.cache: dict[tuple[int, int], Found | None] = {}
+        self.own = b""
         self.symbolic = self.ifuncs = self.lazy_slots = self.relative = 0
 
     def run(self) -> Work:
         """Do RELR, RELA and JMPREL in this order."""
         map_, memory = self.map, self.rtld.memory
         if map_ is not self.rtld.ld_so or self.bootstrap:
-            self._relr(map_.table(memory, c.DT_RELR))
-        rela = map_.table(memory, c.DT_RELA)
-        plt = map_.table(memory, c.DT_JMPREL)
-        if plt and rela and rela.endswith(plt) and self._plt_inside_rela():
+            if self.rtld.rules.relative_words_read:
+                self._relr(map_.table(memory, c.DT_RELR))
+        rela, rela_cut = map_.leading_table(memory, c.DT_RELA)
+        plt, plt_cut = map_.leading_table(memory, c.DT_JMPREL)
+        if (rela or plt) and map_.dynamic.get(c.DT_SYMTAB) is None:
+            raise ElfError(map_.display_name, "dynamic section has no DT_SYMTAB")
+        if plt and rela and self._plt_inside_rela():
             rela = rela[: -len(plt)]
         try:
             skip = self._relative(rela)
             rela = rela[skip * 24 :]
             if plt and not self.lazy and self._plt_follows_rela():
                 rela, plt = rela + plt, b""  # one range: all IRELATIVE come at its end
-            yield from self._entries(rela, lazy=False)
+            yield from self._entries(self._without_own(rela, lazy=False), lazy=False)
             if plt:
                 if self.lazy:
                     self._prepare_plt()
-                yield from self._entries(plt, lazy=self.lazy)
+                yield from self._entries(self._without_own(plt, lazy=self.lazy), lazy=self.lazy)
+            for at in range(0, len(self.own), c.RELA_SIZE):
+                yield from self._entries(self.own[at : at + c.RELA_SIZE], lazy=False)
+            if rela_cut or plt_cut:
+                raise ElfError(map_.display_name, "a table of relocations passes the end of its segment")
         except (struct.error, IndexError):
             raise ElfError(map_.display_name, "a relocation's offset lies outside the object") from None
         if self.rtld.bus.reloc:
@@ -149,7 +213,19 @@ class _Relocator:
                 Relocated(map_.display_name, self.relative, self.symbolic, self.lazy_slots, self.ifuncs)
             )
 
+    def _without_own(self, table: bytes, *, lazy: bool) -> bytes:
+        """Return a table without those entries that wait for the object's own
+        resolvers, if its release makes them wait.
+        """
+        if self.rtld.rules.own_ifuncs_last:
+            table, own = own_ifuncs.split(table, self.map.symtab, lazy=lazy)
+            self.own += own
+        return table
+
     def _plt_inside_rela(self) -> bool:
+        """Whether the PLT's relocations are the end of the others:
+        they are said to be in both tables then.
+        """
         rela, rela_size = self.map.dynamic.table(c.DT_RELA)
         plt, plt_size = self.map.dynamic.table(c.DT_JMPREL)
         return rela <= plt and plt + plt_size == rela + rela_size
@@ -166,28 +242,51 @@ class _Relocator:
             self.relative += 1
 
     def _at(self, vaddr: int) -> int:
-        at = vaddr - self.first
-        if at < 0:
-            raise ElfError(self.map.display_name, f"relocation offset {vaddr:#x} lies outside the object")
-        return at
+        """Return where an address is in `view`. Raises ElfError for one at which ld.so would fault."""
+        if self.low <= vaddr < self.high:
+            return vaddr - self.first
+        for phdr in self.map.phdrs:
+            # The rest of the last page is there, too.
+            if (
+                phdr.type == c.PT_LOAD
+                and phdr.vaddr & -_PAGE <= vaddr < -(-(phdr.vaddr + phdr.memsz) // _PAGE) * _PAGE
+            ):
+                if phdr.flags & c.PF_W or self.map.dynamic.flags & c.DF_TEXTREL:
+                    return vaddr - self.first
+                raise ElfError(
+                    self.map.display_name, f"relocation offset {vaddr:#x} lies in a read-only segment"
+                )
+        raise ElfError(self.map.display_name, f"relocation offset {vaddr:#x} lies outside the object")
 
     def _relative(self, table: bytes) -> int:
         """Apply the leading RELATIVE entries (DT_RELACOUNT of them); return their number."""
         count = self.map.dynamic.get(c.DT_RELACOUNT) or 0
-        if count * 24 > len(table):
+        if self.map is self.rtld.ld_so and not self.bootstrap:
+            return count  # done when it relocated itself; what has been written there since must stay
+        leading = table[: count * 24]
+        if not all_relative(leading):
+            where = ("../sysdeps/x86_64/dl-machine.h", 487, "elf_machine_rela_relative")
+            raise Inconsistency(*where, "ELFW(R_TYPE) (reloc->r_info) == R_X86_64_RELATIVE")
+        base, first, view, low, high = self.base, self.first, self.view, self.low, self.high
+        if any(byte & 7 for byte in set(leading[::24])):
+            for offset, addend in iter_relative(leading, self.map.display_name):
+                _PUT64(view, self._at(offset), (base + addend) & _M64)
+        else:  # whole words, as always; there may be hundreds of thousands
+            words = view.cast("Q")
+            for offset, addend in iter_relative(leading, self.map.display_name):
+                if not low <= offset < high:
+                    self._at(offset)
+                words[offset - first >> 3] = (base + addend) & _M64
+        if count * 24 > len(table):  # ld.so goes on with what lies behind the table
             raise ElfError(self.map.display_name, f"DT_RELACOUNT {count} exceeds the table")
-        base, first, view, put = self.base, self.first, self.view, _PUT64
-        for offset, info, addend in iter_rela(table[: count * 24], self.map.display_name):
-            if info & 0xFFFFFFFF != c.R_X86_64_RELATIVE:
-                raise ElfError(self.map.display_name, "DT_RELACOUNT counts an entry that is not RELATIVE")
-            if offset < first:
-                self._at(offset)
-            put(view, offset - first, (base + addend) & _M64)
         self.relative += count
         return count
 
     def _prepare_plt(self) -> None:
-        """Give PLT0 its two words: the link map and the resolver. Source: dl-machine.h:elf_machine_runtime_setup."""
+        """Give PLT0 its two words: the link map and the resolver.
+
+        Source: dl-machine.h:elf_machine_runtime_setup.
+        """
         got = self.map.dynamic.get(c.DT_PLTGOT)
         if got is None:
             raise ElfError(self.map.display_name, "DT_JMPREL without DT_PLTGOT")
@@ -198,81 +297,88 @@ class _Relocator:
         )
 
     def _entries(self, table: bytes, *, lazy: bool) -> Work:
-        view, first, base = self.view, self.first, self.base
-        name = self.map.display_name
+        """Apply entries in the letters of psABI table 4.10:
+        S is the symbol's address, A the addend, P the place, B the base, Z the size.
+        """
+        view, first, name, B = self.view, self.first, self.map.display_name, self.base
+        without_symbol = _NO_SYMBOL | {c.R_X86_64_JUMP_SLOT} if lazy else _NO_SYMBOL
+        low, high = self.low, self.high
         irelative: list[tuple[int, int]] = []
-        for offset, info, addend in iter_rela(table, name):
-            kind = info & 0xFFFFFFFF
+        for offset, info, A in iter_rela(table, name):
+            kind, symbol = info & 0xFFFFFFFF, info >> 32
             at = offset - first
-            if at < 0:
+            if lazy and kind not in _LAZY:
+                raise bad_type(self.map, kind, plt=True)
+            if not low <= offset < high and kind != c.R_X86_64_NONE:
+                if kind not in _KNOWN:
+                    raise bad_type(self.map, kind)
                 self._at(offset)
-            if (
-                kind == c.R_X86_64_64
-                or kind == c.R_X86_64_GLOB_DAT
-                or (kind == c.R_X86_64_JUMP_SLOT and not lazy)
-            ):
+            found, S = None, 0
+            if kind not in without_symbol:
                 self.symbolic += 1
-                found = self.resolve(info >> 32, kind, offset)
-                value = self.value(found) if found is not None else 0
-                if found is not None and self.is_ifunc(found):
-                    value = yield from self.call_resolver(found, value)
-                _PUT64(view, at, (value + (addend if kind == c.R_X86_64_64 else 0)) & _M64)
-                if self.audited and kind == c.R_X86_64_JUMP_SLOT:
-                    if not self._binds_locally(info >> 32):
-                        self.rtld.cached_lookups += 1
+                found = self.resolve(symbol, kind, offset)
+                if self.rtld.owed.pending:
+                    yield from self.rtld.owed.settle()
+                if found is not None and kind in _BY_ADDRESS:
+                    S = found.address
+                    if found.info & 15 == c.STT_GNU_IFUNC and found.is_ifunc:
+                        S = yield from self.call_resolver(found, S, kind)
+            match kind:
+                case c.R_X86_64_NONE:
+                    pass
+                case c.R_X86_64_64:
+                    _PUT64(view, at, (S + A) & _M64)
+                case c.R_X86_64_PC32:
+                    self._put32(at, S + A - (B + offset), symbol, kind)
+                case c.R_X86_64_COPY:
+                    self._copy(found, symbol, at)
+                case c.R_X86_64_GLOB_DAT:
+                    _PUT64(view, at, S)
+                case c.R_X86_64_JUMP_SLOT if lazy:
+                    self.lazy_slots += 1
+                    _PUT64(view, at, (_GET64(view, at)[0] + B) & _M64)
+                case c.R_X86_64_JUMP_SLOT:
+                    _PUT64(view, at, S)
+                    if self.audited:
+                        yield from self._tell_auditors(found, symbol, at, S)
+                case c.R_X86_64_RELATIVE | c.R_X86_64_RELATIVE64:
+                    self.relative += 1
+                    _PUT64(view, at, (B + A) & _M64)
+                case c.R_X86_64_32:
+                    self._put32(at, S + A, symbol, kind)
+                case c.R_X86_64_DTPMOD64:
+                    _PUT64(view, at, found.map.tls_modid if found is not None else 0)
+                case c.R_X86_64_DTPOFF64:
                     if found is not None:
-                        _PUT64(view, at, (yield from symbind(self.rtld, self.map, found, value, None)))
-            elif kind == c.R_X86_64_JUMP_SLOT:
-                self.lazy_slots += 1
-                slot = _GET64(view, at)[0]
-                _PUT64(view, at, (slot + base) & _M64)
-            elif kind == c.R_X86_64_RELATIVE or kind == c.R_X86_64_RELATIVE64:
-                self.relative += 1
-                _PUT64(view, at, (base + addend) & _M64)
-            elif kind == c.R_X86_64_IRELATIVE:
-                irelative.append((at, (base + addend) & _M64))
-            elif kind != c.R_X86_64_NONE:
-                self.symbolic += 1
-                yield from self._other(kind, info >> 32, offset, at, addend)
+                        _PUT64(view, at, (found.value + A) & _M64)
+                case c.R_X86_64_TPOFF64:
+                    if found is not None:
+                        below = yield from self._static_tls(found.map, symbol, kind)
+                        _PUT64(view, at, (found.value + A - below) & _M64)
+                case c.R_X86_64_SIZE32:
+                    self._put32(at, (found.size if found is not None else 0) + A, symbol, kind)
+                case c.R_X86_64_SIZE64:
+                    _PUT64(view, at, ((found.size if found is not None else 0) + A) & _M64)
+                case c.R_X86_64_TLSDESC:
+                    yield from self._tls_descriptor(found, at, A)
+                case c.R_X86_64_IRELATIVE:
+                    irelative.append((at, (B + A) & _M64))
+                case _:
+                    raise bad_type(self.map, kind)
         for at, resolver in irelative:
             self.ifuncs += 1
-            _PUT64(view, at, resolver if self.skip_ifunc else (yield CallGuest(resolver)))
+            if not self.skip_ifunc:
+                resolver = yield from self._run_resolver(c.R_X86_64_IRELATIVE, resolver)
+            _PUT64(view, at, resolver)
 
-    def _other(self, kind: int, symbol: int, offset: int, at: int, addend: int) -> Work:
-        view = self.view
-        found = self.resolve(symbol, kind, offset) if symbol or kind == c.R_X86_64_COPY else (self.map, 0)
-        if kind == c.R_X86_64_DTPMOD64:
-            _PUT64(view, at, found[0].tls_modid if found is not None else 0)
-        elif kind == c.R_X86_64_DTPOFF64:
-            if found is not None:
-                _PUT64(view, at, (self.st_value(found) + addend) & _M64)
-        elif kind == c.R_X86_64_TPOFF64:
-            if found is not None:
-                offset_ = self._static_tls(found[0])
-                _PUT64(view, at, (self.st_value(found) + addend - offset_) & _M64)
-        elif kind == c.R_X86_64_TLSDESC:
-            self._tls_descriptor(found, at, addend)
-        elif kind in (c.R_X86_64_SIZE64, c.R_X86_64_SIZE32):
-            size = _SYM(found[0].symtab.data, found[1] * 24)[5] if found is not None else 0
-            self._store(kind == c.R_X86_64_SIZE64, at, size + addend, symbol, kind)
-        elif kind in (c.R_X86_64_32, c.R_X86_64_PC32):
-            value = self.value(found) if found is not None else 0
-            if found is not None and self.is_ifunc(found):
-                value = yield from self.call_resolver(found, value)
-            pc = self.base + offset if kind == c.R_X86_64_PC32 else 0
-            self._store(False, at, value + addend - pc, symbol, kind)
-        elif kind == c.R_X86_64_COPY:
-            self._copy(found, symbol, at)
-        else:
-            where = f"{self.map.display_name} at offset {offset:#x}"
-            if self.rtld.started:
-                raise LoaderError(self.map.name, f"unexpected reloc type 0x{kind:02x}")
-            raise UnsupportedError(f"relocation {reloc_name(kind)} (type {kind})", where)
+    def _tell_auditors(self, found: Found | None, symbol: int, at: int, value: int) -> Work:
+        """Let auditors hear of a slot that is bound for good, and change where it leads."""
+        if not self._binds_locally(symbol):
+            self.rtld.cached_lookups += 1
+        if found is not None:
+            _PUT64(self.view, at, (yield from symbind(self.rtld, self.map, found, value, None)))
 
-    def _store(self, wide: bool, at: int, value: int, symbol: int, kind: int) -> None:
-        if wide:
-            _PUT64(self.view, at, value & _M64)
-            return
+    def _put32(self, at: int, value: int, symbol: int, kind: int) -> None:
         fits = -(1 << 31) <= value < 1 << 31 if kind == c.R_X86_64_PC32 else 0 <= value & _M64 < 1 << 32
         if not fits:
             name = self.map.symtab.symbol_name(symbol).decode(errors="replace")
@@ -283,38 +389,45 @@ class _Relocator:
     def _copy(self, found: Found | None, symbol: int, at: int) -> None:
         if found is None:
             return
-        mine = self.map.symtab.fields(symbol)
-        theirs = found[0].symtab.fields(found[1])
-        if theirs[5] > mine[5] or (theirs[5] < mine[5] and self.rtld.verbose):
+        mine = symbol_of(self.map, symbol)
+        if found.size > mine.size or (found.size < mine.size and self.rtld.verbose):
             name = self.map.symtab.symbol_name(symbol).decode(errors="replace")
             self.rtld.warn(f"Symbol `{name}' has different size in shared object, consider re-linking")
-        size = min(mine[5], theirs[5])
-        data = self.rtld.memory.read(self.value(found), size)
+        size = min(mine.size, found.size)
+        data = self.rtld.memory.read(found.address, size)
         if at + size > len(self.view):
             raise ElfError(self.map.display_name, "a COPY relocation passes the end of the object")
         self.view[at : at + size] = data
 
-    def _static_tls(self, target: LinkMap) -> int:
+    def _static_tls(self, target: LinkMap, symbol: int, kind: int) -> Generator[Effect, int, int]:
         """Return the static TLS offset of `target`, which gets one from the surplus if it has none."""
         if target.tls_modid == 0:
             raise LoaderError(
                 target.display_name, "symbol is thread-local, but the object has no TLS segment"
             )
         if target.tls_offset in (NO_TLS_OFFSET, FORCED_DYNAMIC_TLS_OFFSET):
-            self.rtld.tls.allocate_static(target)
+            try:
+                yield from self.rtld.tls.allocate_static(target)
+            except LoaderError as error:
+                error.fact = NoStaticTls(target, self.map, symbol, kind)
+                raise
             self.rtld.mirror.tls_offset(target)
         return target.tls_offset
 
-    def _tls_descriptor(self, found: Found | None, at: int, addend: int) -> None:
-        """Fill the two words of a TLS descriptor: entry and argument. Source: psABI 4.4, TLSDESC; dl-machine.h."""
+    def _tls_descriptor(self, found: Found | None, at: int, addend: int) -> Work:
+        """Fill the two words of a TLS descriptor: entry and argument.
+
+        Source: psABI 4.4, TLSDESC; dl-machine.h.
+        """
         entries, view = self.rtld.entries, self.view
         if found is None:
             _PUT64(view, at, entries.tlsdesc_undefweak)
             _PUT64(view, at + 8, addend & _M64)
             return
-        target = found[0]
-        value = self.st_value(found) + addend
-        if target.tls_offset == NO_TLS_OFFSET and self.rtld.tls.try_allocate_static(target, optional=True):
+        target = found.map
+        value = found.value + addend
+        if target.tls_offset == NO_TLS_OFFSET:
+            yield from self.rtld.tls.try_allocate_static(target, optional=True)
             self.rtld.mirror.tls_offset(target)
         if target.tls_offset in (NO_TLS_OFFSET, FORCED_DYNAMIC_TLS_OFFSET):
             _PUT64(view, at, entries.tlsdesc_dynamic)
@@ -323,64 +436,67 @@ class _Relocator:
         _PUT64(view, at, entries.tlsdesc_return)
         _PUT64(view, at + 8, (value - target.tls_offset) & _M64)
 
-    # -- symbols ----------------------------------------------------------------------------------------------------
+    # -- symbols ---------------------------------------------------------------------------------------------
 
     def resolve(self, symbol: int, kind: int, offset: int) -> Found | None:
-        """Return what symbol `symbol` of the object binds to; None for an undefined weak one. Raises LoaderError."""
-        class_ = type_class(kind)
-        key = (symbol, class_)
-        if self.bootstrap:
-            return self.map, symbol
+        """Return what symbol `symbol` of the object binds to; None for an undefined weak one.
+
+        Raises LoaderError.
+        """
+        class_ = _TYPE_CLASS.get(kind, 0)
+        if kind == c.R_X86_64_GLOB_DAT and self.rtld.rules.protected_data_copied:
+            class_ = CLASS_EXTERN
+        key = symbol, class_
         cache, rtld = self.cache, self.rtld
+        if self.bootstrap:
+            return symbol_of(self.map, symbol)
         known = key in cache
         if known and key == self.last:
             rtld.cached_lookups += 1
             return cache[key]
         if not known and self._binds_locally(symbol):
-            return self.map, symbol
+            return symbol_of(self.map, symbol)
         self.last = key
         if known and not (rtld.bus.symbols or rtld.bus.lookups or rtld.receive):
             rtld.lookups += 1
             return cache[key]
-        found = cache[key] = resolve(rtld, self.map, symbol, class_, FOR_RELOCATE)
+        try:
+            found = cache[key] = bind(rtld, self.map, symbol, class_, FOR_RELOCATE)
+        except LoaderError:
+            if rtld.bus.bindings:
+                self.announce(symbol, None, kind, offset, lazy=False)
+            raise
         if rtld.bus.bindings and not known:
             self.announce(symbol, found, kind, offset, lazy=False)
         return found
 
     def _binds_locally(self, symbol: int) -> bool:
         """Whether the reference is to the object's own symbol by its kind, without a look-up."""
-        _, info, other, _, _, _ = self.map.symtab.fields(symbol)
-        return symbol == 0 or info >> 4 == c.STB_LOCAL or other & 3 in (c.STV_HIDDEN, c.STV_INTERNAL)
+        if not self.map.symtab.count:
+            return True
+        _, info, other, _, _, _ = self.map.symtab.entry(symbol)
+        return info >> 4 == c.STB_LOCAL or other & 3 in (c.STV_HIDDEN, c.STV_INTERNAL)
 
     def announce(self, symbol: int, found: Found | None, kind: int, offset: int, *, lazy: bool) -> None:
         """Emit the Binding event."""
         emit_binding(self.rtld, self.map, symbol, found, kind, offset, lazy)
 
-    def value(self, found: Found) -> int:
-        """Return the run-time address of a definition (S)."""
-        map_, index = found
-        _, _, _, shndx, value, _ = _SYM(map_.symtab.data, index * 24)
-        return int(value) if shndx == c.SHN_ABS else int(value + map_.addr) & _M64
+    def _run_resolver(self, kind: int, resolver: int) -> Generator[CallGuest, int, int]:
+        """Call a resolver for a relocation of type `kind`, and let it be known meanwhile."""
+        self.rtld.resolving = self.map, kind, resolver
+        value = yield CallGuest(resolver)
+        self.rtld.resolving = None
+        return value
 
-    def st_value(self, found: Found) -> int:
-        """Return st_value as it stands: an offset in the TLS block."""
-        return 0 if found[1] == 0 else int(_SYM(found[0].symtab.data, found[1] * 24)[4])
-
-    def is_ifunc(self, found: Found) -> bool:
-        """Whether the definition is an IFUNC whose value is a resolver."""
-        at = found[1] * 24
-        data = found[0].symtab.data
-        return data[at + 4] & 15 == c.STT_GNU_IFUNC and data[at + 6 : at + 8] != b"\0\0"
-
-    def call_resolver(self, found: Found, resolver: int) -> Generator[CallGuest, int, int]:
+    def call_resolver(self, found: Found, resolver: int, kind: int) -> Generator[CallGuest, int, int]:
         """Call an IFUNC resolver; return the address that it picked."""
         if self.skip_ifunc:
             return resolver
         self.ifuncs += 1
-        target = found[0]
+        target = found.map
         if target is not self.map and not target.relocated:
-            name = target.symtab.symbol_name(found[1]).decode(errors="replace")
-            if target.type == 0:
+            name = found.name.decode(errors="replace")
+            if target.type == LT_EXECUTABLE:
                 text = (
                     f"IFUNC symbol '{name}' referenced in '{self.map.display_name}' is defined in the executable "
                     "and creates an unsatisfiable circular dependency."
@@ -389,4 +505,4 @@ class _Relocator:
             self.rtld.warn(
                 f"Relink `{self.map.display_name}' with `{target.display_name}' for IFUNC symbol `{name}'"
             )
-        return (yield CallGuest(resolver))
+        return (yield from self._run_resolver(kind, resolver))

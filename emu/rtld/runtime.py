@@ -1,4 +1,5 @@
-"""Binding: from a reference of an object to the definition that serves it, at relocation or on the first call of a PLT slot.
+"""Binding: from a reference of an object to the definition that serves it, at
+relocation or on the first call of a PLT slot.
 
 Source: glibc elf/dl-runtime.c:_dl_fixup, elf/dl-reloc.c:resolve_map.
 """
@@ -8,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
+from emu.core.dl_events import FirstCallFailed
 from emu.core.effects import CallGuest, Effect
-from emu.core.errors import LoaderError
+from emu.core.errors import ElfError, LoaderError
 from emu.core.events import Binding
 from emu.core.ldso_events import ErrorSignalled
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela, reloc_name
 from emu.rtld.audit_binding import RelocResult, pltenter, symbind
 from emu.rtld.dependency import ADD_DEPENDENCY
-from emu.rtld.lookup import CLASS_PLT, Found, lookup_symbol
+from emu.rtld.failure import Undefined
+from emu.rtld.found import Found, symbol_of
+from emu.rtld.lookup import CLASS_PLT, Query, lookup_symbol
+from emu.rtld.match import ZEROED
 
 if TYPE_CHECKING:
     from emu.rtld.link_map import LinkMap
@@ -28,45 +33,43 @@ _OCCASION = "symbol lookup error"
 _ENDBR64, _PUSH = b"\xf3\x0f\x1e\xfa", b"\x68"
 
 
-def undefined(rtld: Rtld, map_: LinkMap, name: bytes, version: Version | None) -> LoaderError:
-    """Return the error for a reference that nothing satisfies, and tell of it."""
-    text = f"undefined symbol: {name.decode(errors='replace')}"
+def undefined(rtld: Rtld, map_: LinkMap, name: bytes, version: Version | None, index: int = 0) -> LoaderError:
+    """Return the error for a reference (symbol `index` of `map_`, if any) that nothing
+    satisfies, and tell of it.
+    """
+    text = f"undefined symbol: {name.decode(errors='surrogateescape')}"
     if version is not None:
-        text += f", version {version.name.decode(errors='replace')}"
+        text += f", version {version.name.decode(errors='surrogateescape')}"
     if rtld.bus.ldso:
         continued = rtld.receive is not None
         rtld.bus.emit(ErrorSignalled(map_.display_name, _OCCASION, text, continued))
-    return LoaderError(map_.name or rtld.program, text, occasion=_OCCASION)
-
-
-def resolve(rtld: Rtld, map_: LinkMap, symbol: int, type_class: int, flags: int = 0) -> Found | None:
-    """Return what symbol number `symbol` of `map_` binds to; None for a weak one that nobody defines.
-
-    What is bound to is kept as long as `map_` is there (`flags` tell whether it is being relocated). Raises LoaderError "undefined symbol".
-    """
-    _, info, other, _, _, _ = map_.symtab.fields(symbol)
-    if symbol == 0:
-        return map_, 0
-    if info >> 4 == c.STB_LOCAL or other & 3 in (c.STV_HIDDEN, c.STV_INTERNAL):
-        return map_, symbol
-    return _bind(rtld, map_, symbol, type_class, flags)
+    error = LoaderError(map_.name or rtld.program, text, occasion=_OCCASION)
+    error.fact = Undefined(map_, index, name, version)
+    return error
 
 
 def scopes_of(rtld: Rtld, map_: LinkMap) -> list[Scope]:
-    """Return the scopes that the references of `map_` are looked up in: ld.so has none of its own, the program's serve."""
+    """Return the scopes that the references of `map_` are looked up in:
+    ld.so has none of its own, the program's serve.
+    """
     main = rtld.namespaces[0].main
     return map_.scopes if map_ is not rtld.ld_so or main is None else main.scopes
 
 
-def _bind(rtld: Rtld, map_: LinkMap, symbol: int, type_class: int, flags: int) -> Found | None:
-    """Look a symbol of `map_` up in its scopes."""
-    st_name, info, _, _, _, _ = map_.symtab.fields(symbol)
+def bind(rtld: Rtld, map_: LinkMap, symbol: int, type_class: int, flags: int = 0) -> Found | None:
+    """Look symbol number `symbol` of `map_` up in its scopes;
+    return what it binds to, None for a weak one that nobody defines.
+
+    What is bound to is kept as long as `map_` is there (`flags` tell whether it is being relocated). Raises
+    LoaderError "undefined symbol".
+    """
+    st_name, info, _, _, _, _ = map_.symtab.entry(symbol)
     name = map_.symtab.strings.at(st_name)
     version = reference_version(map_, symbol)
-    flags |= ADD_DEPENDENCY
-    found = lookup_symbol(rtld, name, map_, symbol, scopes_of(rtld, map_), version, type_class, flags=flags)
+    query = Query(name, map_, symbol, version, type_class, flags | ADD_DEPENDENCY)
+    found = lookup_symbol(rtld, query, scopes_of(rtld, map_))
     if found is None and info >> 4 != c.STB_WEAK and not rtld.accept_undefined:
-        error = undefined(rtld, map_, name, version)
+        error = undefined(rtld, map_, name, version, symbol)
         if rtld.receive is None:
             raise error
         rtld.receive(error)
@@ -84,7 +87,8 @@ def fixup(rtld: Rtld, map_: LinkMap, index: int) -> Generator[Effect, int, int]:
 def profile_fixup(
     rtld: Rtld, map_: LinkMap, index: int, regs: int, framesize_at: int
 ) -> Generator[Effect, int, int]:
-    """As `fixup`, where auditors want to hear of calls: the slot stays as it is, so that the next call gets here, too. See `pltenter`.
+    """As `fixup`, where auditors want to hear of calls: the slot stays as it is,
+    so that the next call gets here, too. See `pltenter`.
 
     Source: glibc elf/dl-runtime.c:_dl_profile_fixup.
     """
@@ -102,20 +106,29 @@ def profile_fixup(
 def _bind_slot(
     rtld: Rtld, map_: LinkMap, index: int
 ) -> Generator[Effect, int, tuple[int, int, RelocResult | None]]:
-    """Look up what a PLT slot leads to, and ask auditors unless they have said; return the slot's offset, the address, and what they said."""
+    """Look up what a PLT slot leads to, and ask auditors unless they have said;
+    return the slot's offset, the address, and what they said.
+    """
     table, _ = map_.dynamic.table(c.DT_JMPREL)
     entry = rtld.memory.read(map_.addr + table + 24 * index, 24)
     offset, info = int.from_bytes(entry[:8], "little"), int.from_bytes(entry[8:16], "little")
     symbol, kind = info >> 32, info & 0xFFFFFFFF
     # Only here every visibility but the default one keeps a reference at home.
-    at_home = map_.symtab.fields(symbol)[2] & 3
-    found = (map_, symbol) if at_home else _bind(rtld, map_, symbol, CLASS_PLT, 0)
+    at_home = map_.symtab.entry(symbol).other & 3
+    try:
+        found = symbol_of(map_, symbol) if at_home else bind(rtld, map_, symbol, CLASS_PLT)
+    except LoaderError as error:
+        rtld.unbound = error
+        if rtld.bus.bindings:
+            emit_binding(rtld, map_, symbol, None, kind, offset, True)
+        name = map_.symtab.symbol_name(symbol).decode(errors="replace")
+        rtld.bus.emit(FirstCallFailed(map_.display_name, map_.ns, name, error.text))
+        raise
+    yield from rtld.owed.settle()
     value = 0
     if found is not None:
-        _, st_info, _, shndx, value, _ = found[0].symtab.fields(found[1])
-        if shndx != c.SHN_ABS:
-            value += found[0].addr
-        if st_info & 15 == c.STT_GNU_IFUNC:
+        value = found.address
+        if found.type == c.STT_GNU_IFUNC:
             value = yield CallGuest(value)
     if rtld.bus.bindings:
         emit_binding(rtld, map_, symbol, found, kind, offset, True)
@@ -140,9 +153,11 @@ def plt_slot(rtld: Rtld, map_: LinkMap, name: bytes) -> tuple[int, int] | None:
 
 
 def plt_target(rtld: Rtld, map_: LinkMap, index: int, slot: int) -> Generator[Effect, int, int]:
-    """Return what a call through a PLT slot reaches; the first call binds it, under auditing in the guest's own way: by the PLT.
+    """Return what a call through a PLT slot reaches;
+    the first call binds it, under auditing in the guest's own way: by the PLT.
 
-    A slot that is not bound leads to its own entry in the PLT, which pushes its index. Source: psABI 5.2.3, figure 5.3.
+    A slot that is not bound leads to its own entry in the PLT, which pushes its index. Source: psABI 5.2.3,
+    figure 5.3.
     """
     address = rtld.memory.read_u64(slot)
     if map_.map_start <= address < map_.map_end:
@@ -160,9 +175,7 @@ def emit_binding(
     version = reference_version(map_, symbol)
     target, address = "", 0
     if found is not None:
-        target = found[0].display_name
-        _, _, _, shndx, value, _ = found[0].symtab.fields(found[1])
-        address = value if shndx == c.SHN_ABS or found[1] == 0 else value + found[0].addr
+        target, address = found.map.display_name, found.address
     text = version.name.decode(errors="replace") if version is not None else ""
     rtld.bus.emit(
         Binding(map_.display_name, name, text, target, address, map_.addr + offset, reloc_name(kind), lazy)
@@ -171,8 +184,12 @@ def emit_binding(
 
 def reference_version(map_: LinkMap, symbol: int) -> Version | None:
     """Return the version that a reference of `map_` asks for, or None."""
-    versym = map_.symtab.versym
-    if versym is None:
+    if map_.symtab.versym is None:
         return None
-    index = versym[symbol] & 0x7FFF
-    return map_.versions[index] if index < len(map_.versions) else None
+    index = map_.symtab.version_index(symbol) & 0x7FFF
+    if index and not map_.versions:
+        raise ElfError(map_.display_name, f"symbol {symbol} has version {index}, but there are no versions")
+    if index > len(map_.versions) + ZEROED:
+        raise ElfError(map_.display_name, f"symbol {symbol} has version {index} of {len(map_.versions)}")
+    version = map_.versions[index] if index < len(map_.versions) else None
+    return version if version is None or version.hash else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from emu.core.ldso_events import ScopeListed
 
 if TYPE_CHECKING:
+    from emu.rtld.found import Found
     from emu.rtld.link_map import LinkMap
     from emu.rtld.rtld import Rtld
 
@@ -35,8 +36,9 @@ class Scope:
 class Namespace:
     """A list of loaded objects that see each other: the base namespace (0), or one made by dlmopen.
 
-    `unique` holds the STB_GNU_UNIQUE definitions by name: the first one found in the namespace wins for everybody. `main` is the
-    program (base namespace only); `state` is `_r_debug`'s: RT_CONSISTENT 0, RT_ADD 1, RT_DELETE 2.
+    `unique` holds the STB_GNU_UNIQUE definitions by name: the first one found in the namespace wins for
+    everybody. `main` is the program (base namespace only); `state` is `_r_debug`'s: RT_CONSISTENT 0, RT_ADD
+    1, RT_DELETE 2.
     """
 
     __slots__ = ("index", "libc_map", "main", "maps", "state", "unique")
@@ -46,15 +48,16 @@ class Namespace:
         self.maps: list[LinkMap] = []
         self.main: LinkMap | None = None
         self.libc_map: LinkMap | None = None
-        self.unique: dict[bytes, tuple[LinkMap, int]] = {}
+        self.unique: dict[bytes, Found] = {}
         self.state = 0
 
 
 def set_up_scopes(namespace: Namespace, map_: LinkMap, *, deepbind: bool = False) -> None:
     """Give a new object, not yet in the namespace's list, its scopes.
 
-    These are itself if symbolic, the search list of the namespace's first object (the global scope), that of the object that started
-    its loading. RTLD_DEEPBIND puts the last before the global scope, and overrules DT_SYMBOLIC.
+    These are itself if symbolic, the search list of the namespace's first object (the global scope), that of
+    the object that started its loading. RTLD_DEEPBIND puts the last before the global scope, and overrules
+    DT_SYMBOLIC.
     Source: glibc elf/dl-object.c:_dl_new_object, elf/dl-load.c:_dl_map_object_from_fd.
     """
     scopes = [namespace.maps[0].local_scope] if namespace.maps else []

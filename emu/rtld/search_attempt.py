@@ -6,10 +6,11 @@ Source: glibc elf/dl-load.c:open_verify.
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.effects import Effect
-from emu.core.errors import ElfError, LoaderError
+from emu.core.errors import ElfError, EmuError, LoaderError
 from emu.elf.constants import EHDR_SIZE, PHDR_SIZE
 from emu.elf.header import ForeignObjectError, parse_ehdr
 
@@ -24,19 +25,23 @@ LA_SER_ORIG, LA_SER_LIBPATH, LA_SER_RUNPATH, LA_SER_CONFIG, LA_SER_DEFAULT = 1, 
 """What auditors are told of where a name comes from (link.h)."""
 
 
-class Found(NamedTuple):
+class FoundFile(NamedTuple):
     """A file found: the path that it was opened by, the open file, and the rule that led to it.
 
+    `block` is memory of the program's malloc for the path (see `Owed`).
     `rule` is "path", "RPATH of X", "LD_LIBRARY_PATH", "RUNPATH of X", "ld.so.cache" or "default directory".
     """
 
     path: str
     backing: Backing
     rule: str
+    block: int = 0
 
 
 def check_header(backing: Backing, path: str) -> None:
-    """Refuse a file by its ELF header, or for want of program headers: ForeignObjectError lets a search go on, any other ElfError ends it."""
+    """Refuse a file by its ELF header, or for want of program headers:
+    ForeignObjectError lets a search go on, any other ElfError ends it.
+    """
     ehdr = parse_ehdr(backing.pread(EHDR_SIZE, 0), path)
     if ehdr.phoff + ehdr.phnum * PHDR_SIZE > backing.size():
         raise ElfError(path, "cannot read file data")
@@ -54,10 +59,60 @@ class Attempt:
         self.errno = last_errno
         self.wrong_class = False
 
+    def open_copy(
+        self, path: str, rule: str, asker: MapView | None, code: int, size: int
+    ) -> Generator[Effect, int, FoundFile | None]:
+        """As `open`, for a path of which ld.so makes a copy (of `size` bytes) before it opens the file.
+
+        Without memory a file of the cache is none.
+        """
+        owed = self._search.owed
+        if owed is None or not owed.active:
+            return (yield from self.open(path, rule, asker, code))
+        block = yield from owed.call(b"malloc", size)
+        if not block and rule == "path":
+            raise LoaderError(self.name, "cannot open shared object file", self.errno)
+        if not block:
+            return None
+        try:
+            found = yield from self._open(path, rule, asker, code)
+        except EmuError:
+            owed.free(block)
+            owed.free_nothing(2)
+            yield from owed.settle()
+            raise
+        if found is None:
+            yield from owed.call(b"free", block)
+            return None
+        return found._replace(block=block)
+
     def open(
         self, path: str, rule: str, asker: MapView | None, code: int
-    ) -> Generator[Effect, int, Found | None]:
-        """Open a candidate; None where the search goes on. Auditors are asked in the name of `asker`: what they choose is opened under the old name."""
+    ) -> Generator[Effect, int, FoundFile | None]:
+        """Open a candidate; None where the search goes on.
+
+        Auditors are asked in the name of `asker`: what they choose is opened under the old name.
+        """
+        owed = self._search.owed
+        if owed is None or not owed.active:
+            return (yield from self._open(path, rule, asker, code))
+        try:
+            found = yield from self._open(path, rule, asker, code)
+        except EmuError:
+            owed.free_nothing(2)
+            yield from owed.settle()
+            raise
+        if found is None:
+            return None
+        block = yield from owed.call(b"malloc", len(os.fsencode(path)) + 1)
+        if not block:
+            self.errno = 0
+            return None
+        return found._replace(block=block)
+
+    def _open(
+        self, path: str, rule: str, asker: MapView | None, code: int
+    ) -> Generator[Effect, int, FoundFile | None]:
         search = self._search
         chosen: str | None = path
         if search.objsearch is not None and asker is not None and code:

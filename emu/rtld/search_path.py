@@ -5,6 +5,8 @@ needs it, of that object's loaders and of the program (only if the object itself
 LD_LIBRARY_PATH; DT_RUNPATH of the object; then in ld.so.cache; then in the system's directories. In each
 directory, subdirectories for better CPUs come first.
 
+One piece: the order of the directories is one rule.
+
 Source: glibc elf/dl-load.c:_dl_map_object, open_path, fillin_rpath, _dl_init_paths; elf/dl-hwcaps.c; gABI
 chapter 5 "Shared Object Dependencies".
 """
@@ -17,11 +19,13 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.core.effects import Effect, without_guest
-from emu.core.errors import EmuError, LoaderError
+from emu.core.errors import ElfError, EmuError, LoaderError
 from emu.core.events import LibrarySearch
 from emu.core.ldso_events import CacheSearched, SearchEnded, SearchPathUsed, SearchStarted
 from emu.elf.constants import DF_1_NODEFLIB
-from emu.rtld.cache import CACHE_PATH, LdSoCache
+from emu.elf.header import ForeignObjectError
+from emu.elf.machines import HEAD, foreign
+from emu.rtld.cache import LdSoCache
 from emu.rtld.dst import substitute, substitute_securely
 from emu.rtld.search_attempt import (
     LA_SER_CONFIG,
@@ -29,38 +33,31 @@ from emu.rtld.search_attempt import (
     LA_SER_LIBPATH,
     LA_SER_RUNPATH,
     Attempt,
-    Found,
+    FoundFile,
     check_header,
 )
+from emu.rtld.search_memory import NEVER, copy_size, owe_list
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from emu.core.events import EventBus
     from emu.core.files import Backing, FileSystem
+    from emu.rtld.owed import Owed
     from emu.rtld.search_view import MapView
+    from emu.rtld.system_dirs import SystemDirs
 
-SYSTEM_DIRS = ("/lib/x86_64-linux-gnu/", "/usr/lib/x86_64-linux-gnu/", "/lib/", "/usr/lib/")
-"""The default directories of Debian's ld.so (`ld.so --help` lists them)."""
-HWCAPS = ("x86-64-v2",)
-"""The glibc-hwcaps subdirectories for the CPU that is emulated."""
-
-_LEGACY_SUBDIRS = (
-    "tls/x86_64/x86_64/", "tls/x86_64/", "tls/x86_64/", "tls/", "x86_64/x86_64/", "x86_64/", "x86_64/", "",
-)  # fmt: skip
-"""All choices from tls, the platform and the hwcap.
-
-The last two have one name, so ld.so too tries the same file twice.
-"""
 _UNKNOWN, _EXISTING, _NONEXISTING = range(3)
+_MOST_CACHE = 256 << 20
 
 
 class Who(NamedTuple):
     """For whom a search is made.
 
-    `loader` needs the object (None: nobody in particular), `main` is the program, `head` the first object of the namespace
-    that it is for. `auditor` tells that an auditor itself is looked for: the program's DT_RUNPATH counts then. With `quiet`,
-    auditors load what they need: no memory is kept of directories that do not exist.
+    `loader` needs the object (None: nobody in particular), `main` is the program, `head` the first object of
+    the namespace that it is for. `auditor` tells that an auditor itself is looked for: the program's
+    DT_RUNPATH counts then. With `quiet`, auditors load what they need: no memory is kept of directories that
+    do not exist.
     """
 
     loader: MapView | None
@@ -73,8 +70,8 @@ class Who(NamedTuple):
 class _Directory:
     """A directory of some search list.
 
-    Its name with a trailing slash, and what is known of each of its subdirectories. `kind` is that of the list that it came with first,
-    `origin` the name of the object that this list belongs to (None: nobody's).
+    Its name with a trailing slash, and what is known of each of its subdirectories. `kind` is that of the
+    list that it came with first, `origin` the name of the object that this list belongs to (None: nobody's).
     """
 
     __slots__ = ("kind", "name", "origin", "status")
@@ -88,42 +85,50 @@ class _Directory:
 class SearchPath:
     """The search for needed objects of one process, with its memory of directories that do not exist.
 
-    `env` is the guest's environment at start-up; `secure` is AT_SECURE; `hwcaps` are the names of the usable
-    glibc-hwcaps subdirectories, the preferred first.
+    `env` is the guest's environment at start-up; `secure` is AT_SECURE. Before the first search `use` must
+    say what ld.so's build has compiled in.
     """
 
     __slots__ = (
-        "_bus", "_cache", "_directories", "_env_path", "_env_dirs", "_files", "_hwcaps", "_lists", "_secure", "_subdirs", "_system",
-        "last_errno", "objsearch",
+        "_bus", "_cache", "_directories", "_env_path", "_env_dirs", "_files", "_lists", "_secure", "_subdirs", "_system",
+        "last_errno", "objsearch", "owed", "system_dirs",
     )  # fmt: skip
 
     last_errno: int
     """Why the last `find` returned None: the errno that ld.so would report."""
+    system_dirs: SystemDirs
+    """What ld.so's build has compiled in."""
     objsearch: Callable[[str, MapView, int], Generator[Effect, int, str | None]] | None
-    """Asks the auditors, if there are any: the path to be opened in place of the one given, None to pass it over."""
+    """Asks the auditors, if there are any: the path to be opened in place of the one
+    given, None to pass it over.
+    """
+
+    owed: Owed | None
+    """Makes the calls of the program's malloc, where there is a program."""
 
     def __init__(
-        self,
-        files: FileSystem,
-        bus: EventBus,
-        env: Mapping[str, str],
-        secure: bool = False,
-        hwcaps: Sequence[str] = HWCAPS,
+        self, files: FileSystem, bus: EventBus, env: Mapping[str, str], secure: bool = False
     ) -> None:
         self._files, self._bus, self._secure = files, bus, secure
-        self._hwcaps = tuple(hwcaps)
-        self._subdirs = (*(f"glibc-hwcaps/{name}/" for name in hwcaps), *_LEGACY_SUBDIRS)
+        self._subdirs: tuple[str, ...] = ()
         self._directories: dict[str, _Directory] = {}
         self._lists: dict[tuple[MapView, str], list[_Directory]] = {}
         self._env_path = "" if secure else env.get("LD_LIBRARY_PATH", "")
         self._env_dirs: list[_Directory] | None = None if self._env_path else []
-        self._system = self._intern(SYSTEM_DIRS, "system search path", None)
+        self._system: list[_Directory] = []
         self._cache: LdSoCache | None = None
         self.last_errno = 0
         self.objsearch = None
+        self.owed = None
+
+    def use(self, system_dirs: SystemDirs) -> None:
+        """Search as the build of ld.so does that has `system_dirs` compiled in."""
+        self.system_dirs, self._subdirs = system_dirs, system_dirs.subdirs
+        self._system = self._intern(system_dirs.directories, "system search path", None)
 
     def initialise(self, main: MapView | None) -> None:
-        """Take the program's own list apart, then LD_LIBRARY_PATH: a directory belongs to the list that names it first.
+        """Take the program's own list apart, then LD_LIBRARY_PATH: a directory belongs
+        to the list that names it first.
 
         Source: glibc elf/dl-load.c:_dl_init_paths.
         """
@@ -142,8 +147,11 @@ class SearchPath:
         check: Callable[[Backing, str], object] = check_header,
         namespace: int = 0,
         any_class: bool = False,
-    ) -> Found | None:
-        """Look for the object that `loader` (None: nobody in particular) needs by `name`, and open it. See `finding`."""
+    ) -> FoundFile | None:
+        """Look for the object that `loader` (None: nobody in particular) needs by `name`, and open it.
+
+        See `finding`.
+        """
         return without_guest(self.finding(name, Who(loader, main), check, namespace, any_class))
 
     def finding(
@@ -153,11 +161,11 @@ class SearchPath:
         check: Callable[[Backing, str], object] = check_header,
         namespace: int = 0,
         any_class: bool = False,
-    ) -> Generator[Effect, int, Found | None]:
+    ) -> Generator[Effect, int, FoundFile | None]:
         """Look for an object by `name`, and open it; auditors may have a say.
 
-        `check` judges an opened file: it raises ForeignObjectError where the search should go on, any other error where the search should
-        end with it.
+        `check` judges an opened file: it raises ForeignObjectError where the search should go on, any other
+        error where the search should end with it.
 
         Returns None with `last_errno` set if there is no such file. Raises LoaderError "wrong ELF class:
         ELFCLASS32" if only files of that class were found, and "cannot read file data" for a directory in
@@ -168,7 +176,9 @@ class SearchPath:
         self.last_errno = errno.ENOENT
         if "/" in name:
             path = name if who.loader is None else self.expand(name, who.loader, who.main)
-            found = yield from attempt.open(path, "path", None, 0)
+            origin = who.loader.origin if who.loader is not None else None
+            size = copy_size(name, origin, self.system_dirs.lib)
+            found = yield from attempt.open_copy(path, "path", None, 0, size)
         else:
             if self._bus.ldso:
                 self._bus.emit(SearchStarted(name, namespace))
@@ -183,9 +193,11 @@ class SearchPath:
             self.last_errno = 0
         return found
 
-    def _search(self, attempt: Attempt, who: Who) -> Generator[Effect, int, Found | None]:
+    def _search(self, attempt: Attempt, who: Who) -> Generator[Effect, int, FoundFile | None]:
         loader, main = who.loader, who.main
         for directories, rule, asker, code in self._before_cache(who):
+            if self.owed is not None:
+                yield from self.owed.settle()
             if found := (
                 yield from self._try_directories(attempt, directories, rule, asker, code, who.quiet)
             ):
@@ -194,12 +206,12 @@ class SearchPath:
         no_default_dirs = user is not None and bool(user.dynamic.flags_1 & DF_1_NODEFLIB)
         cached = self._cached(attempt.name)
         if self._bus.ldso:
-            self._bus.emit(CacheSearched(CACHE_PATH, cached or ""))
+            self._bus.emit(CacheSearched(self.system_dirs.cache, cached or ""))
         asker = loader or who.head
         if (
             cached is not None
-            and not (no_default_dirs and cached.startswith(SYSTEM_DIRS))
-            and (found := (yield from attempt.open(cached, "ld.so.cache", asker, LA_SER_CONFIG)))
+            and not (no_default_dirs and cached.startswith(self.system_dirs.directories))
+            and (found := (yield from self._open_cached(attempt, cached, asker)))
         ):
             return found
         if no_default_dirs:
@@ -210,8 +222,16 @@ class SearchPath:
             )
         )
 
+    def _open_cached(
+        self, attempt: Attempt, path: str, asker: MapView | None
+    ) -> Generator[Effect, int, FoundFile | None]:
+        size = len(os.fsencode(path)) + 1
+        return attempt.open_copy(path, "ld.so.cache", asker, LA_SER_CONFIG, size)
+
     def _before_cache(self, who: Who) -> Iterable[tuple[list[_Directory], str, MapView | None, int]]:
-        """Yield the search lists that come before ld.so.cache, each with its rule, and whom auditors are told to ask, with which code."""
+        """Yield the search lists that come before ld.so.cache, each with its rule, and whom auditors are told
+        to ask, with which code.
+        """
         loader, main = who.loader, who.main
         if loader is None or loader.runpath is None:
             map_, main_is_done = loader, main is None
@@ -241,12 +261,26 @@ class SearchPath:
         else:
             text = map_.rpath if map_.runpath is None else None
         if not text:
+            if self.owed is not None and self.owed.active:
+                self.owed.lists[map_, tag] = NEVER
             return []
         known = self._lists.get((map_, tag))
         if known is None:
+            if self.owed is not None and self.owed.active:
+                self._owe_list(self.owed, map_, tag, text, main)
             known = self._intern(self._expand_elements(text.split(":"), map_, main), tag, map_.name)
             self._lists[map_, tag] = known
         return known
+
+    def _owe_list(self, owed: Owed, map_: MapView, tag: str, text: str, main: MapView | None) -> None:
+        seen = set(self._directories)
+        found: list[tuple[str, str | None]] = []
+        for element in text.split(":"):
+            names = list(self._expand_elements([element], map_, main))
+            fresh = [name for name in names if name not in seen]
+            seen.update(names)
+            found.append((element, fresh[0] if fresh else None))
+        owe_list(owed, map_, tag, text, found, self.system_dirs.lib, len(self._subdirs))
 
     def _expand_elements(
         self, elements: Iterable[str], map_: MapView | None, main: MapView | None = None
@@ -272,11 +306,14 @@ class SearchPath:
         return list(for_list.values())
 
     def expand(self, text: str, map_: MapView | None, main: MapView | None) -> str:
-        """Replace the dynamic string tokens in a path of `map_`; "" if that is impossible, or in a secure process not allowed."""
+        """Replace the dynamic string tokens in a path of `map_`;
+        "" if that is impossible, or in a secure process not allowed.
+        """
         origin = map_.origin if map_ is not None else None
         if not self._secure:
-            return substitute(text, origin)
-        return substitute_securely(text, origin, SYSTEM_DIRS if map_ is main else None)
+            return substitute(text, origin, self.system_dirs.lib)
+        trusted = self.system_dirs.directories if map_ is main else None
+        return substitute_securely(text, origin, self.system_dirs.lib, trusted)
 
     def _try_directories(
         self,
@@ -286,8 +323,10 @@ class SearchPath:
         asker: MapView | None,
         code: int,
         quiet: bool,
-    ) -> Generator[Effect, int, Found | None]:
-        """Try every directory of a list that may exist; a list without any is emptied, but for the system's and the user's. Source: open_path."""
+    ) -> Generator[Effect, int, FoundFile | None]:
+        """Try every directory of a list that may exist;
+        a list without any is emptied, but for the system's and the user's. Source: open_path.
+        """
         kind = ""
         any_at_all = False
         for at, directory in enumerate(directories):
@@ -330,24 +369,29 @@ class SearchPath:
     def _cached(self, name: str) -> str | None:
         if self._cache is None:
             try:
-                backing = self._files.open_for_loading(CACHE_PATH)
+                backing = self._files.open_for_loading(self.system_dirs.cache)
+                if backing.size() > _MOST_CACHE:
+                    raise ElfError(self.system_dirs.cache, f"a cache of {backing.size():#x} bytes")
                 data = backing.pread(backing.size(), 0)
             except OSError:
                 data = b""  # without the file ld.so goes on to the default directories
-            self._cache = LdSoCache(data, self._hwcaps)
+            self._cache = LdSoCache(data, self.system_dirs.hwcaps, self.system_dirs.legacy)
         return self._cache.lookup(os.fsencode(name))
 
     def unload_cache(self) -> None:
-        """Forget ld.so.cache, as ld.so does after start-up and after each dlopen: the next search reads it anew.
+        """Forget ld.so.cache, as ld.so does after start-up and after each dlopen:
+        the next search reads it anew.
 
         Source: glibc elf/dl-cache.c:_dl_unload_cache.
         """
         self._cache = None
 
     def listing(self, map_: MapView, main: MapView | None, in_base: bool) -> list[str]:
-        """Return the directories that a search for what `map_` needs goes through, ld.so.cache left out, as dlinfo tells them.
+        """Return the directories that a search for what `map_` needs goes through, ld.so.cache left out,
+        as dlinfo tells them.
 
-        For an object of the base namespace (`in_base`) the program's DT_RPATH comes even where it has come as a loader's.
+        For an object of the base namespace (`in_base`) the program's DT_RPATH comes even where it has come as
+        a loader's.
         Source: glibc elf/dl-load.c:_dl_rtld_di_serinfo.
         """
         lists: list[list[_Directory]] = []
@@ -371,8 +415,10 @@ class SearchPath:
 
     def try_open(
         self, name: str, path: str, rule: str, check: Callable[[Backing, str], object], chosen: str | None
-    ) -> Found:
-        """Open and judge one candidate; what is opened is `chosen`. Raises OSError, ForeignObjectError, or what `check` raises.
+    ) -> FoundFile:
+        """Open and judge one candidate; what is opened is `chosen`.
+
+        Raises OSError, ForeignObjectError, or what `check` raises.
 
         Source: open_verify.
         """
@@ -381,10 +427,11 @@ class SearchPath:
                 raise OSError(self.last_errno, "an auditor passed it over")
             backing = self._files.open_for_loading(chosen)
             check(backing, chosen)
-        except (OSError, EmuError):
+        except (OSError, EmuError) as error:
             if self._bus.libs:
-                self._bus.emit(LibrarySearch(name, path, rule, False))
+                other = foreign(backing.pread(HEAD, 0)) if isinstance(error, ForeignObjectError) else ""
+                self._bus.emit(LibrarySearch(name, path, rule, False, other))
             raise
         if self._bus.libs:
             self._bus.emit(LibrarySearch(name, path, rule, True))
-        return Found(path, backing, rule)
+        return FoundFile(path, backing, rule)

@@ -2,7 +2,7 @@
 
 Callers run constructors over the result from back to front, destructors from front to back.
 
-Source: glibc 2.36 elf/dl-sort-maps.c.
+Source: glibc elf/dl-sort-maps.c.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class SortableMap(Protocol):
     """What the sort looks at in a link map.
 
     `initfini` are the dependencies, the map itself first (None: not known yet); `reldeps` those that
-    relocation added (None: it never added one); `faked` marks an entry that stands for a missing file, `main_map` the program of an
-    `ld.so PROGRAM` command, to which no dependency leads.
+    relocation added (None: it never added one); `faked` marks an entry that stands for a missing file,
+    `main_map` the program of an `ld.so PROGRAM` command, to which no dependency leads.
     """
 
     @property
@@ -51,31 +51,35 @@ def sort_maps(
     for_fini: bool,
     algorithm: int = SORT_DFS,
     stays: Container[M] = (),
+    first_always: bool = False,
 ) -> list[M]:
     """Return `maps` sorted so that, as far as cycles permit, each object precedes its dependencies.
 
     `force_first` keeps `maps[0]` in front; `for_fini` takes relocation dependencies into account. `algorithm`
-    is the value of glibc.rtld.dynamic_sort: 1 is the original sort, any other value the depth-first one. `stays` are the maps that a
-    dlclose will not finalise: the original sort does not move those.
+    is the value of glibc.rtld.dynamic_sort: 1 is the original sort, any other value the depth-first one.
+    `stays` are the maps that a dlclose will not finalise: the original sort does not move those.
+    `first_always` keeps `maps[0]` in front also where relocation dependencies had a say, which the
+    depth-first sort otherwise leaves out.
 
     Source: glibc elf/dl-sort-maps.c:_dl_sort_maps.
     Differs: dependencies outside `maps` are passed over, where ld.so relies on there being none.
     """
     if algorithm == SORT_ORIGINAL:
         return _sort_original(maps, force_first, for_fini, stays)
-    return _sort_dfs(maps, force_first, for_fini)
+    return _sort_dfs(maps, force_first, for_fini, first_always)
 
 
-def _sort_dfs(maps: list[M], force_first: bool, for_fini: bool) -> list[M]:
+def _sort_dfs(maps: list[M], force_first: bool, for_fini: bool, first_always: bool) -> list[M]:
     """Depth-first: reverse post-order, started from each map from the last to the first.
 
     With relocation dependencies in play, which may contradict the static ones, the result is sorted once more
     by the static dependencies alone: these prevail in a cycle. That path ends without regard to
-    `force_first`, as in 2.36.
+    `force_first` unless `first_always`.
     """
     result = _reverse_postorder(maps, for_fini)
     if for_fini and any(m.reldeps is not None for m in result):
-        return _reverse_postorder(result, False)
+        result = _reverse_postorder(result, False)
+        force_first &= first_always
     if force_first and result and result[0] is not maps[0] and not maps[0].faked:
         result.remove(maps[0])
         result.insert(0, maps[0])
@@ -114,7 +118,8 @@ def _dependencies(map_: SortableMap, use_reldeps: bool) -> Iterator[SortableMap]
 
 
 def _sort_original(maps: list[M], force_first: bool, for_fini: bool, stays: Container[M]) -> list[M]:
-    """The sort of 2.34 and before: move each object behind the last object that depends on it, until nothing moves.
+    """The sort of 2.34 and before: move each object behind the last object that
+    depends on it, until nothing moves.
 
     Cycles are cut by counting how often an object stood at the front of the unsorted part: once the next one
     to stand there has done so more often than the part is long, the front is taken as settled.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.elf.hash import sysv_hash
-from emu.rtld.lookup import lookup_symbol
+from emu.rtld.lookup import Query, lookup_symbol
 from emu.rtld.version import Version, check_map_versions
 
 if TYPE_CHECKING:
@@ -22,14 +22,19 @@ _FUNCTIONS = (
     b"__vdso_getcpu",
     b"__vdso_clock_getres",
 )
+_GETRANDOM = b"__vdso_getrandom"
 _VERSION = b"LINUX_2.6"
 
 
 def bind_vdso(rtld: Rtld, vdso: LinkMap) -> None:
-    """Look the functions up, in ld.so's order, and put their addresses into `rtld.vdso_functions`; one that is not there is left out."""
+    """Look the functions up, in ld.so's order, and put their addresses into `rtld.vdso_functions`;
+    one that is not there is left out.
+
+    The emulated kernel has no vDSO function for random bytes; since 2.41 ld.so looks for it all the same.
+    """
     check_map_versions(vdso, rtld.memory, lambda name: None)
     version = Version(_VERSION, sysv_hash(_VERSION), True, b"")
-    for name in _FUNCTIONS:
-        found = lookup_symbol(rtld, name, vdso, 0, [vdso.local_scope], version, 0)
+    for name in (*_FUNCTIONS, *([_GETRANDOM] if rtld.mirror.vdso_getrandom else [])):
+        found = lookup_symbol(rtld, Query(name, vdso, version=version), [vdso.local_scope])
         if found is not None:
-            rtld.vdso_functions[name] = vdso.addr + vdso.symtab.fields(found[1])[4]
+            rtld.vdso_functions[name] = found.address

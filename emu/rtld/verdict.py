@@ -1,6 +1,7 @@
 """What a look-up says of each object and definition that it looks at, for whoever wants to watch it.
 
-A look-up that is watched is a question: it decides as any other does, but records nothing (no unique symbol, no dependency).
+A look-up that is watched is a question: it decides as any other does, but records nothing (no unique symbol,
+no dependency).
 
 Source: glibc elf/dl-lookup.c:do_lookup_x, check_match, for the reasons.
 """
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
 
 
 class Verdict(Enum):
-    """One reason; those of a definition first, then those of a whole object, then those of the look-up as a whole."""
+    """One reason; those of a definition first, then those of a whole object, then
+    those of the look-up as a whole.
+    """
 
     UNDEFINED = "undefined"
     """The symbol has no value: the object only refers to it."""
     CANONICAL_PLT = "canonical-plt"
-    """Undefined with a value, the executable's PLT entry: an address for pointers, but nothing that a call could end in."""
+    """Undefined with a value, the executable's PLT entry:
+    an address for pointers, but nothing that a call could end in.
+    """
     WRONG_TYPE = "wrong-type"
     """A section or a file, not something to bind to."""
     OTHER_VERSION = "other-version"
@@ -29,7 +34,9 @@ class Verdict(Enum):
     HIDDEN_VERSION = "hidden-version"
     """It is not the default version: only a reference that asks for it by name gets it."""
     LOST_VERSION = "lost-version"
-    """The reference asks for a version of this very library, which has no versions at all: ld.so ends the process."""
+    """The reference asks for a version of this very library, which has no versions at all:
+    ld.so ends the process.
+    """
     NOT_THE_ONLY_DEFAULT = "several-defaults"
     """The reference asks for no version, and the object has several default ones."""
     HIDDEN = "hidden"
@@ -43,7 +50,9 @@ class Verdict(Enum):
     NO_VERSIONS = "no-versions"
     """Accepted: its object has no versions at all."""
     UNVERSIONED = "unversioned"
-    """Accepted: this one definition has no version, which will do where the version asked for must not exist as such."""
+    """Accepted: this one definition has no version,
+    which will do where the version asked for must not exist as such.
+    """
     BASE_VERSION = "base-version"
     """Accepted: no version is asked for, and it is the base definition or of the object's first version."""
     ONLY_DEFAULT = "only-default"
@@ -52,7 +61,9 @@ class Verdict(Enum):
     BLOOM = "bloom-filter"
     """The object's Bloom filter excludes the name: its hash table is not even looked into."""
     NO_NAME = "no-such-name"
-    """The object's hash table leads to no symbol of that name, or to none that will do (then each was told before)."""
+    """The object's hash table leads to no symbol of that name, or to none that will
+    do (then each was told before).
+    """
     NO_HASH_TABLE = "no-hash-table"
     """The object has no hash table: nothing can be found in it."""
     SKIPPED = "skipped"
@@ -72,3 +83,6 @@ class Verdict(Enum):
 
 Watch = Callable[["LinkMap", int, Verdict], None]
 """Is told of (object, index of the symbol in its table or -1, verdict), in the order of the search."""
+
+Telling = tuple[int, Verdict]
+"""The index of a symbol (-1: none) and what was said of it."""
