@@ -1,4 +1,6 @@
-"""What would let a reference bind elsewhere: each change is tried, by a look-up over scopes as they would then be."""
+"""What would let a reference bind elsewhere:
+each change is tried, by a look-up over scopes as they would then be.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from emu.analysis.retell import Question, Retelling, ask, is_deepbind, is_first_
 from emu.analysis.rules import has_copy
 from emu.elf import constants as c
 from emu.elf.hash import sysv_hash
+from emu.rtld.found import symbol_of
 from emu.rtld.link_map import LT_EXECUTABLE, LT_LOADED, LinkMap
 from emu.rtld.lookup import CLASS_PLT, DYNAMIC_WEAK
 from emu.rtld.scope import Scope
@@ -18,6 +21,7 @@ from emu.rtld.version import Version
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from emu.analysis.answer import Definition
     from emu.analysis.facts import Facts
 
 
@@ -26,9 +30,9 @@ class Changes:
 
     def __init__(self, facts: Facts, question: Question, retelling: Retelling) -> None:
         self.facts, self.question, self.found = facts, question, retelling.found
-        self.map = question.map
+        self.map, self.place = question.map, retelling.place
         self.offered = [
-            (map_, index)
+            symbol_of(map_, index)
             for map_ in facts.objects()
             if map_.ns == self.map.ns and (index := own_definition(facts, question, map_)[0]) >= 0
         ]
@@ -37,6 +41,8 @@ class Changes:
         """Yield them, those that need no new build first."""
         yield from self._preload()
         yield from self._modes()
+        yield from self._exports()
+        yield from self._needed()
         yield from self._dynamic_weak()
         yield from self._versions()
         yield from self._own()
@@ -47,17 +53,24 @@ class Changes:
     def _try(self, code: str, object_: LinkMap | None, text: str, question: Question) -> Iterator[Change]:
         found = ask(self.facts, question)
         if found != self.found:
-            winner = self.facts.definition(found) if found is not None and found[1] else None
+            winner = self.facts.definition(found) if found is not None and found.number else None
             yield Change(code, object_.display_name if object_ is not None else "", text, winner)
 
     def _preload(self) -> Iterator[Change]:
         main = self.facts.rtld.namespaces[0].main
         if self.map.ns or main is None:
             return
-        for map_, _ in self.offered:
-            if map_ is main:
+        for map_ in (found.map for found in self.offered):
+            if map_ in (main, self.question.skip):
                 continue
             order = [main, map_, *(m for m in main.searchlist if m not in (main, map_))]
+            skip = self.question.skip
+            if skip is not None and skip in main.searchlist and skip is not main:
+                rest = [m for m in main.searchlist if m is not map_]
+                rest.insert(rest.index(skip) + 1, map_)
+                text = f"{map_.display_name} preloaded behind it (LD_PRELOAD={skip.display_name}:{map_.display_name})"
+                yield from self._try("preload", map_, text, self._with_global(rest))
+                continue
             yield from self._try(
                 "preload",
                 map_,
@@ -98,7 +111,7 @@ class Changes:
                     )
         if main is None:
             return
-        for map_, _ in self.offered:
+        for map_ in (found.map for found in self.offered):
             if map_.type != LT_LOADED:
                 continue
             if map_.global_:
@@ -106,8 +119,44 @@ class Changes:
                 text = f"{map_.display_name} opened without RTLD_GLOBAL"
                 yield from self._try("no-global", map_, text, self._with_global(order))
             else:
-                text = f"{map_.display_name} opened with RTLD_GLOBAL, before this was bound"
-                yield from self._try("global", map_, text, self._with_global([*main.searchlist, map_]))
+                bringer = _opener(self.facts, map_)
+                brings = f", which brings {map_.display_name}," if bringer is not map_ else ""
+                text = f"{bringer.display_name}{brings} opened with RTLD_GLOBAL, before this was bound"
+                added = [m for m in (bringer.searchlist or [map_]) if m not in main.searchlist]
+                yield from self._try("global", map_, text, self._with_global([*main.searchlist, *added]))
+
+    def _exports(self) -> Iterator[Change]:
+        """Definitions that an object keeps to itself, exported:
+        by a place in the scopes before what is found now.
+        """
+        place = self.place if self.found is not None else (len(self.question.scopes), 0)
+        if place is None:
+            return
+        seen: set[LinkMap] = set()
+        for number, scope in enumerate(self.question.scopes):
+            for at, listed in enumerate(scope.maps):
+                map_ = listed.real
+                if map_ in seen or (number, at) >= place:
+                    continue
+                seen.add(map_)
+                if any(map_.symtab.entry(i).defined for i in self.facts.indexes(map_)):
+                    continue
+                definition = self.facts.unexported(map_)
+                if definition is None:
+                    continue
+                text = _exported(self.facts, map_, definition)
+                yield Change("export", map_.display_name, text, definition)
+
+    def _needed(self) -> Iterator[Change]:
+        """A reference that nothing satisfies, in an object that does not need one that would."""
+        if self.found is not None:
+            return
+        inside = {map_.real for scope in self.question.scopes for map_ in scope.maps}
+        for map_ in (found.map for found in self.offered):
+            if map_ not in inside:
+                scopes = [*self.question.scopes, Scope([map_], map_)]
+                text = f"{self.map.display_name} linked with {map_.soname or map_.display_name} (DT_NEEDED)"
+                yield from self._try("needed", map_, text, self.question._replace(scopes=scopes))
 
     def _dynamic_weak(self) -> Iterator[Change]:
         question = self.question._replace(flags=self.question.flags ^ DYNAMIC_WEAK)
@@ -122,8 +171,8 @@ class Changes:
             if map_.ns != self.map.ns:
                 continue
             for index in self.facts.indexes(map_):
-                fields = map_.symtab.fields(index)
-                if fields[3] != c.SHN_UNDEF and (own := self.facts.version(map_, index)[0]):
+                fields = map_.symtab.entry(index)
+                if fields.defined and (own := self.facts.version(map_, index)[0]):
                     names[own.encode()] = None
         for name in names:
             if asked is None or name != asked.name:
@@ -136,7 +185,7 @@ class Changes:
 
     def _own(self) -> Iterator[Change]:
         """The referring object's own definition, preferred or not."""
-        own = next((found for found in self.offered if found[0] is self.map), None)
+        own = next((found for found in self.offered if found.map is self.map), None)
         if own is None or not self.question.reference:
             return
         name = self.map.display_name
@@ -150,7 +199,7 @@ class Changes:
             if scopes and scopes[0].symbolic:
                 question = self.question._replace(scopes=scopes[1:])
                 yield from self._try("no-symbolic", self.map, f"{name} linked without -Bsymbolic", question)
-            if own[0].symtab.fields(own[1])[2] & 3 == c.STV_PROTECTED:
+            if own.visibility == c.STV_PROTECTED:
                 question = self.question._replace(reference=0)
                 text = f"{name}'s definition with default visibility"
                 yield from self._try("default-visibility", self.map, text, question)
@@ -162,10 +211,12 @@ class Changes:
 
     @contextmanager
     def _forgotten(self, owner: LinkMap | None) -> Iterator[None]:
-        """Let the namespace not know who has the unique symbol (if it is `owner`'s, or anybody's), for a look-up or two."""
+        """Let the namespace not know who has the unique symbol (if it is
+        `owner`'s, or anybody's), for a look-up or two.
+        """
         unique, name = self.facts.rtld.namespaces[self.map.ns].unique, self.facts.name
         known = unique.get(name)
-        if known is None or owner not in (None, known[0]):
+        if known is None or owner not in (None, known.map):
             yield
             return
         del unique[name]
@@ -176,10 +227,10 @@ class Changes:
 
     def _executable(self) -> Iterator[Change]:
         """What stands in the executable for a definition elsewhere."""
-        if self.found is None or self.found[0].type != LT_EXECUTABLE:
+        if self.found is None or self.found.map.type != LT_EXECUTABLE:
             return
-        main, index = self.found
-        if main.symtab.fields(index)[3] == c.SHN_UNDEF:
+        main, index = self.found.map, self.found.number
+        if self.found.shndx == c.SHN_UNDEF:
             text = f"{main.display_name} compiled as position-independent code (-fPIE)"
             yield from self._try("pic", main, text, self.question._replace(type_class=CLASS_PLT))
         elif has_copy(self.facts, main, index):
@@ -189,20 +240,50 @@ class Changes:
     def _without_winner(self) -> Iterator[Change]:
         if self.found is None:
             return
-        winner = self.found[0]
+        winner = self.found.map
         with self._forgotten(winner):
             how = "not defining it" if winner is self.map else "not there, or not exporting it"
             text = f"{winner.display_name} {how}"
             yield from self._try("without-winner", winner, text, self._without(winner))
 
     def _without(self, gone: LinkMap) -> Question:
-        """Return the question with an object taken out of every scope, and with its own reference if it is that object's."""
+        """Return the question with an object taken out of every scope, and with its
+        own reference if it is that object's.
+        """
         scopes: Sequence[Scope] = [
             Scope([m for m in scope.maps if m.real is not gone], scope.owner, symbolic=scope.symbolic)
             for scope in self.question.scopes
         ]
         reference = 0 if gone is self.map else self.question.reference
         return self.question._replace(scopes=scopes, reference=reference)
+
+
+def _opener(facts: Facts, map_: LinkMap) -> LinkMap:
+    """Return the object whose dlopen brought another one:
+    itself where it was opened, or where nobody is known.
+    """
+    if map_.direct_opencount:
+        return map_
+    found = (
+        m for m in facts.objects() if m.direct_opencount and m.type == LT_LOADED and map_ in m.searchlist
+    )
+    return next(found, map_)
+
+
+def _exported(facts: Facts, map_: LinkMap, definition: Definition) -> str:
+    """Return what to do so that an object exports what it keeps to itself."""
+    symbol, object_ = facts.name.decode(errors="replace"), map_.display_name
+    if definition.visibility != "DEFAULT":
+        return f"{object_} with default visibility for it (-fvisibility, or its attribute)"
+    external = facts.external(map_) if definition.binding == "LOCAL" else None
+    if external:
+        return f"{object_} linked so that it exports it: global in its version script, and no --exclude-libs"
+    if definition.binding == "LOCAL":
+        how = "not static" + ("" if external is False else ", and global in its version script if it has one")
+        return f"{object_} exporting it: {how}"
+    if map_.type == LT_EXECUTABLE:
+        return f"{object_} linked with -rdynamic (or a --dynamic-list, or --export-dynamic-symbol={symbol})"
+    return f"{object_} linked so that it exports it (no --exclude-libs, no local: in its version script)"
 
 
 def changes(facts: Facts, question: Question, retelling: Retelling) -> tuple[Change, ...]:

@@ -1,28 +1,31 @@
-"""Rules about destructors of thread_local objects: those that never run, keep an object loaded, or have lost their code."""
+"""Rules about destructors of thread_local objects:
+those that never run, keep an object loaded, or have lost their code.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.analysis.check_notes import Dangling, Notes, Place, base
+from emu.analysis.check_notes import Dangling, Notes, Occasion, base
 from emu.core.dl_events import Unloaded
-from emu.core.events import DtorDone, DtorRegistered, DtorRun, ThreadExited
+from emu.core.events import DtorDone, DtorRegistered, DtorRun
+from emu.core.task_events import ProcessCreated, ProgramExecuted, ThreadExited
 from emu.machine import regs
 
 if TYPE_CHECKING:
     from emu.core.events import Record
-    from emu.machine.watch import MemoryWatch
+    from emu.machine.engine import MemoryWatch
     from emu.rtld.address_index import Departed
 
 _SHOWN = 3
 _RUNTIME = ("libc.so.6", "ld-linux-x86-64.so.2")
 
 
-class _Pending(NamedTuple):
+class _PendingDtor(NamedTuple):
     """An object in a thread's list. `late`: the list had been run to its end before."""
 
     event: DtorRegistered
-    place: Place
+    place: Occasion
     late: bool
 
 
@@ -31,11 +34,12 @@ class Dtors:
 
     def __init__(self, notes: Notes, memory: MemoryWatch | None) -> None:
         self._notes, self._memory = notes, memory
-        self._pending: dict[int, list[_Pending]] = {}
-        self._done: dict[str, list[tuple[str, Place]]] = {}
+        self._pending: dict[int, list[_PendingDtor]] = {}
+        self._done: dict[str, list[tuple[str, Occasion]]] = {}
         self._ran: set[int] = set()
-        self._left: list[tuple[int, str, _Pending]] = []
-        self._pinned: dict[str, list[_Pending]] = {}
+        self._left: list[tuple[int, str, _PendingDtor]] = []
+        self._pinned: dict[str, list[_PendingDtor]] = {}
+        self._lost: dict[int, tuple[int, Occasion, list[tuple[int, _PendingDtor]]]] = {}
 
     def list_run(self, task: int) -> None:
         """A thread begins to run its list, in `__call_tls_dtors`."""
@@ -44,7 +48,7 @@ class Dtors:
     def registered_event(self, record: Record, event: DtorRegistered) -> None:
         """An object enters its thread's list. While the list is being run, it is run next and not late."""
         place = self._notes.here()
-        self._pending.setdefault(record.task, []).append(_Pending(event, place, record.task in self._ran))
+        self._pending.setdefault(record.task, []).append(_PendingDtor(event, place, record.task in self._ran))
         known = self._done.setdefault(event.owner, [])
         if len(known) < _SHOWN:
             known.append(("registered by", place))
@@ -115,10 +119,47 @@ class Dtors:
                     address, Dangling("tls-dtor-unloaded", what, key, related, (event.name, item.event.owner)), here
                 )  # fmt: skip
 
-    # -- the end ----------------------------------------------------------------------------------------------------------
+    # -- children --------------------------------------------------------------------------------------------
+
+    def forked(self, record: Record, event: ProcessCreated) -> None:
+        """The child has the forking thread alone, and its list."""
+        others = [(tid, item) for tid, items in self._pending.items() if tid != record.task for item in items]
+        if others:
+            self._lost[event.process] = record.task, self._notes.here(), others
+
+    def inherit(self, forker: int, thread: int) -> None:
+        """These are a child's lists from here on, in which `forker` is called `thread`: what the others'
+        hold stays, and is never run.
+        """
+        self._lost.clear()
+        self._left += [
+            (tid, "", item) for tid, items in self._pending.items() if tid != forker for item in items
+        ]
+        self._pending = {thread: self._pending.get(forker, [])}
+        self._ran = {thread} if forker in self._ran else set()
+
+    def executed(self, event: ProgramExecuted) -> None:
+        """A child is another program's: nothing is lost on it."""
+        self._lost.pop(event.process, None)
+
+    def _tell_lost(self) -> None:
+        for child, (forker, here, others) in self._lost.items():
+            threads = ", ".join(str(tid) for tid in dict.fromkeys(tid for tid, _ in others))
+            noun = "object" if len(others) == 1 else "objects"
+            self._notes.report(
+                "fork-loses-dtors",
+                f"thread {forker} forks process {child}, which never destroys {len(others)} thread_local {noun} of thread {threads}",
+                here,
+                [("registered by", item.place) for _, item in others[:_SHOWN]],
+                list(dict.fromkeys(item.event.owner for _, item in others)),
+                key=(child,),
+            )
+
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def finish(self, task: int) -> None:
         """The process has ended; `task` was the last to run."""
+        self._tell_lost()
         for pending in self._pending.get(task, ()):
             if pending.late:
                 self._never(task, pending, f"thread {task}")
@@ -142,7 +183,7 @@ class Dtors:
         """Whether an object is kept to the end by objects whose destructors have not run."""
         return owner in self._pinned
 
-    def registered(self, owner: str) -> list[tuple[str, Place]]:
+    def registered(self, owner: str) -> list[tuple[str, Occasion]]:
         """Return places where objects of a DSO were registered, the first few."""
         return self._done.get(owner, [])
 
@@ -152,7 +193,7 @@ class Dtors:
             for map_ in self._notes.maps()
         )
 
-    def _never(self, thread: int, pending: _Pending, who: str) -> None:
+    def _never(self, thread: int, pending: _PendingDtor, who: str) -> None:
         event, notes = pending.event, self._notes
         rule = "tls-dtor-too-late" if pending.late else "tls-dtor-never-run"
         when = "after the destructors of the thread had run" if pending.late else "and they are not run"

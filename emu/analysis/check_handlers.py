@@ -1,7 +1,10 @@
-"""Rules about pointers into a DSO that libc and the kernel keep: exit handlers, pthread keys, signal handlers.
+"""Rules about pointers into a DSO that libc and the kernel keep:
+exit handlers, pthread keys, signal handlers.
 
-They are looked through when an object has been finalised and is about to be unmapped: what it has not taken back by then never will be.
-Source: glibc stdlib/exit.h (struct exit_function_list), stdlib/cxa_atexit.c, nptl/pthread_keys.c (struct pthread_key_struct), sysdeps/x86_64 PTR_DEMANGLE.
+They are looked through when an object has been finalised and is about to be unmapped: what it has not taken
+back by then never will be.
+Source: glibc stdlib/exit.h (struct exit_function_list), stdlib/cxa_atexit.c, nptl/pthread_keys.c (struct
+pthread_key_struct), sysdeps/x86_64 PTR_DEMANGLE.
 """
 
 from __future__ import annotations
@@ -11,11 +14,12 @@ import struct
 from functools import partial
 from typing import TYPE_CHECKING
 
-from emu.analysis.check_notes import NOWHERE, Dangling, Notes, Place
+from emu.analysis.check_notes import NOWHERE, Dangling, Notes, Occasion
 from emu.core.errors import MemoryFault
 from emu.glibc.cxa_thread_atexit_impl import demangle
 from emu.kernel.abi import SIG_DFL, SIG_IGN, signal_name
 from emu.machine import regs
+from emu.rtld.link_map import LT_LOADED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,16 +40,20 @@ REGISTRARS = {
     b"__cxa_atexit": ("exit", regs.RDI), b"on_exit": ("exit", regs.RDI), b"__cxa_at_quick_exit": ("quick", regs.RDI),
     b"pthread_key_create": ("key", regs.RSI), b"signal": ("signal", regs.RSI), b"sigaction": ("signal", 0),
 }  # fmt: skip
-"""Functions that take such a pointer: its kind and the register that holds it; sigaction's lies in a structure (first member)."""
+"""Functions that take such a pointer: its kind and the register that holds it;
+sigaction's lies in a structure (first member).
+"""
 
 
 class Handlers:
     """Knows where libc keeps its lists, and who registered what."""
 
-    def __init__(self, notes: Notes, on_exit_handler: Callable[[int], None]) -> None:
-        """`on_exit_handler` is told of the `dso_handle` of each handler that is registered."""
+    def __init__(self, notes: Notes, on_exit_handler: Callable[[int, int, int, Occasion], None]) -> None:
+        """`on_exit_handler` is told of each registration by `__cxa_atexit`:
+        function, argument, `dso_handle`, where.
+        """
         self._notes, self._on_exit_handler = notes, on_exit_handler
-        self._places: dict[tuple[str, int], Place] = {}
+        self._places: dict[tuple[str, int], Occasion] = {}
         self._lists: list[tuple[str, int]] = []
         self._keys = (0, 0)
 
@@ -59,7 +67,8 @@ class Handlers:
             return
         for name, (kind, register) in REGISTRARS.items():
             if (address := rtld.lookup(name, libc)) is not None:
-                process.cpu.watch(address, partial(self._registers, kind, register))
+                cxa = name == b"__cxa_atexit"
+                process.cpu.watch(address, partial(self._registers, kind, register, cxa=cxa))
         for kind, name in (("exit", b"exit"), ("quick", b"quick_exit")):
             address = rtld.lookup(name, libc)
             load = _LEA_RSI.search(process.arena.read(address, _CODE)) if address is not None else None
@@ -69,7 +78,7 @@ class Handlers:
         if keys is not None:
             self._keys = (keys, 1024)
 
-    def _registers(self, kind: str, register: int) -> None:
+    def _registers(self, kind: str, register: int, *, cxa: bool) -> None:
         process = self._notes.process
         try:
             if register:
@@ -80,13 +89,22 @@ class Handlers:
         except MemoryFault:
             return  # the call will say so itself
         if function:
-            self._places[kind, function] = self._notes.here()
-        if kind == "exit":
-            self._on_exit_handler(process.cpu.get(regs.RDX))
+            stays = cxa and self._stays(function) and self._stays(process.cpu.get(regs.RDX))
+            place = self._places[kind, function] = self._notes.call() if stays else self._notes.here()
+            if cxa:
+                self._on_exit_handler(function, process.cpu.get(regs.RSI), process.cpu.get(regs.RDX), place)
 
-    # -- at an unloading --------------------------------------------------------------------------------------------------
+    def _stays(self, address: int) -> bool:
+        """Whether an address lies in an object of start-up:
+        its handlers are many, and none is left behind.
+        """
+        rtld = self._notes.process.rtld
+        map_ = rtld.find_map(address) if rtld is not None else None
+        return map_ is not None and map_.type != LT_LOADED
 
-    def unloaded(self, gone: Departed, place: Place) -> None:
+    # -- at an unloading -------------------------------------------------------------------------------------
+
+    def unloaded(self, gone: Departed, place: Occasion) -> None:
         """Report what still points into the object that goes."""
         for rule, kind, what, function in (
             *self._exit_handlers(),

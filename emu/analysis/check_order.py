@@ -1,19 +1,23 @@
-"""Rules about the order of constructors and destructors of whole objects: cycles, and use of what is finalised.
+"""Rules about the order of constructors and destructors of whole objects:
+cycles, and use of what is finalised.
 
-An object counts where it has something to construct or destroy: more than what every object has from the compiler.
-Source: gABI, "Initialization and Termination Functions": objects that depend on each other are initialised in an undefined order.
+An object counts where it has something to construct or destroy: more than what every object has from the
+compiler.
+Source: gABI, "Initialization and Termination Functions": objects that depend on each other are initialised in
+an undefined order.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emu.analysis.check_notes import Notes, Place, base
+from emu.analysis.check_notes import Notes, Occasion, base
 from emu.core.events import FiniStarted, InitStarted
 from emu.elf import constants as c
 from emu.elf.constants import PF_W, PT_LOAD, STB_WEAK
+from emu.glibc.release import since
 from emu.machine import regs
-from emu.machine.watch import MemoryWatch, watch_code
+from emu.machine.engine import MemoryWatch
 
 if TYPE_CHECKING:
     from emu.core.events import Record
@@ -26,7 +30,10 @@ _COMPILERS_OWN = 8
 _ALLOCATORS = frozenset((
     "malloc", "free", "calloc", "realloc", "reallocarray", "memalign", "aligned_alloc", "posix_memalign", "valloc", "pvalloc", "malloc_usable_size",
 ))  # fmt: skip
-"""Functions that a program may define in libc's place. Source: glibc manual, "Replacing malloc"; C++ [replacement.functions]."""
+"""Functions that a program may define in libc's place.
+
+Source: glibc manual, "Replacing malloc"; C++ [replacement.functions].
+"""
 
 
 def has_constructors(map_: LinkMap) -> bool:
@@ -35,11 +42,13 @@ def has_constructors(map_: LinkMap) -> bool:
 
 
 def has_destructors(map_: LinkMap) -> bool:
-    """Whether an object has destructor functions of its own, those of static objects (exit handlers) left aside."""
+    """Whether an object has destructor functions of its own, those of static
+    objects (exit handlers) left aside.
+    """
     return map_.dynamic.table(c.DT_FINI_ARRAY)[1] > _COMPILERS_OWN
 
 
-class Order:
+class OrderChecks:
     """Looks for cycles when constructors begin, and watches the code of what has been finalised."""
 
     def __init__(self, notes: Notes, memory: MemoryWatch | None) -> None:
@@ -49,9 +58,9 @@ class Order:
         self._finalising: LinkMap | None = None
         self._with_handlers: set[int] = set()
         self._told: set[int] = set()
-        self._finalised_at: dict[int, Place] = {}
+        self._finalised_at: dict[int, Occasion] = {}
 
-    # -- cycles -------------------------------------------------------------------------------------------------------------
+    # -- cycles ----------------------------------------------------------------------------------------------
 
     def init_started(self, _record: Record, _event: InitStarted) -> None:
         """Constructors begin: look at the objects that are new."""
@@ -67,11 +76,12 @@ class Order:
                 what = " and ".join(sorted(base(map_.display_name) for map_ in members))
                 self._notes.report(
                     "init-order-cycle",
-                    f"{ring[0].display_name} {needs}: no dependency defines the order of the constructors and destructors of {what}",
+                    f"{ring[0].display_name} {needs}: no dependency defines the order of the constructors and destructors of {what} "
+                    f"({since('sort_by_depth')} it is another than before)",
                     objects=[map_.display_name for map_ in members],
                 )  # fmt: skip
 
-    # -- finalised objects ----------------------------------------------------------------------------------------------------
+    # -- finalised objects -----------------------------------------------------------------------------------
 
     def handler_registered(self, dso: int) -> None:
         """A static object's destructor was registered for the object that contains `dso`."""
@@ -89,7 +99,9 @@ class Order:
             self._watch(done)
 
     def _watch(self, done: LinkMap) -> None:
-        """Notice the first function that is entered in an object that is done; and, with --watch, the first access to its data from elsewhere."""
+        """Notice the first function that is entered in an object that is done;
+        and, with --watch, the first access to its data from elsewhere.
+        """
         rtld = self._notes.process.rtld
         assert rtld is not None
         libcs = [namespace.libc_map for namespace in rtld.namespaces]
@@ -99,8 +111,8 @@ class Order:
             or rtld.find_map(done.map_start) is not done
         ):
             return  # libc itself goes on after its own destructors
-        watch_code(
-            self._notes.process.cpu, done.map_start, done.text_end, lambda address: self._runs(done, address)
+        self._notes.process.cpu.watch_code(
+            done.map_start, done.text_end, lambda address: self._runs(done, address)
         )
         if self._memory is not None:
             for phdr in done.phdrs:
@@ -120,9 +132,11 @@ class Order:
         caller = rtld.find_map(process.arena.read_u64(process.cpu.get(regs.RSP)))
         if "+0x" in function or caller is None or caller is done:
             return  # not the entry of a function, or not from outside
-        if _is_weak(done, address - done.addr):
-            return  # an inline function that many objects have: which copy runs says nothing of whose objects are used
-        if function.startswith(("operator new", "operator delete")) or function in _ALLOCATORS:
+        if is_weak(done, address - done.addr):
+            # an inline function that many objects have: which copy runs says nothing of whose objects are
+            # used
+            return
+        if is_allocator(function):
             return  # whoever replaces these does so for the whole program, to its end
         self._tell(
             done,
@@ -150,7 +164,9 @@ class Order:
         )
 
     def _is_idle(self, done: LinkMap) -> bool:
-        """Whether a hook for an object has nothing to tell: that was done, or a snapshot has been restored in which it is not finalised."""
+        """Whether a hook for an object has nothing to tell:
+        that was done, or a snapshot has been restored in which it is not finalised.
+        """
         return done.serial in self._told or done.serial not in self._finalised_at
 
     def _tell(self, done: LinkMap, user: LinkMap, message: str) -> None:
@@ -161,7 +177,12 @@ class Order:
         )  # fmt: skip
 
 
-def _is_weak(map_: LinkMap, vaddr: int) -> bool:
+def is_allocator(function: str) -> bool:
+    """Whether a function, by its demangled name, is one that a program may replace for all its objects."""
+    return function.startswith(("operator new", "operator delete")) or function in _ALLOCATORS
+
+
+def is_weak(map_: LinkMap, vaddr: int) -> bool:
     """Whether a function that an object exports is weak (C++'s vague linkage)."""
     return any(s.value == vaddr and s.defined and s.bind == STB_WEAK for s in map_.symtab.symbols())
 

@@ -1,10 +1,12 @@
-"""Rules about dlopen and dlclose: what an unloading leaves behind, what stays for all that, handles that do not balance."""
+"""Rules about dlopen and dlclose: what an unloading leaves behind, what stays for
+all that, handles that do not balance.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.analysis.check_notes import NOWHERE, Notes, Place
+from emu.analysis.check_notes import NOWHERE, Notes, Occasion
 from emu.core.dl_events import (
     CloseRequested,
     Kept,
@@ -15,11 +17,12 @@ from emu.core.dl_events import (
     Unloaded,
     Unloading,
 )
-from emu.core.events import Fault
+from emu.core.task_events import Fault
 from emu.elf.demangle import demangle
 
 if TYPE_CHECKING:
     from emu.analysis.check_dtors import Dtors
+    from emu.analysis.check_threads import ThreadChecks
     from emu.core.events import Record
     from emu.rtld.address_index import Departed
 
@@ -29,26 +32,28 @@ Name = tuple[str, int]
 class _Closed(NamedTuple):
     """A close that should have been the last: where, and why the object is still there as far as was told."""
 
-    place: Place
+    place: Occasion
     reasons: tuple[Kept, ...]
 
 
-class Closing:
+class UnloadChecks:
     """Follows opens and closes. Objects are known by name and namespace."""
 
-    def __init__(self, notes: Notes, dtors: Dtors) -> None:
-        self._notes, self._dtors = notes, dtors
-        self._opening: dict[int, list[Place]] = {}
-        self._handles: dict[Name, list[Place]] = {}
+    def __init__(self, notes: Notes, dtors: Dtors, threads: ThreadChecks) -> None:
+        self._notes, self._dtors, self._threads = notes, dtors, threads
+        self._opening: dict[int, list[Occasion]] = {}
+        self._handles: dict[Name, list[Occasion]] = {}
         self._addresses: dict[Name, int] = {}
         self._closed: dict[Name, _Closed] = {}
-        self._going: dict[Name, Place] = {}
-        self._nodelete: dict[Name, tuple[NodeleteSet, Place]] = {}
+        self._going: dict[Name, Occasion] = {}
+        self._nodelete: dict[Name, tuple[NodeleteSet, Occasion]] = {}
 
-    # -- opens ------------------------------------------------------------------------------------------------------------
+    # -- opens -----------------------------------------------------------------------------------------------
 
     def open_requested(self, record: Record, _event: OpenRequested) -> None:
-        """Keep the place of a dlopen until it is known what came of it; constructors may open more meanwhile."""
+        """Keep the place of a dlopen until it is known what came of it;
+        constructors may open more meanwhile.
+        """
         self._opening.setdefault(record.task, []).append(self._notes.here())
 
     def open_failed(self, record: Record, _event: OpenFailed) -> None:
@@ -67,7 +72,7 @@ class Closing:
         """Keep the place where an object became undeletable."""
         self._nodelete.setdefault((event.name, event.namespace), (event, self._notes.here()))
 
-    # -- closes -----------------------------------------------------------------------------------------------------------
+    # -- closes ----------------------------------------------------------------------------------------------
 
     def close_requested(self, _record: Record, event: CloseRequested) -> None:
         """A close: of nothing that is open, or perhaps the last."""
@@ -81,6 +86,8 @@ class Closing:
                 "handle-closed-twice", f"dlclose of {event.name}, which is not open", here, related, [event.name]
             )  # fmt: skip
             return
+        if event.outcome == "failed open":
+            return
         if handles := self._handles.get(name):
             handles.pop()
         self._notes.last_close[name] = here
@@ -90,7 +97,7 @@ class Closing:
             reason = Kept(event.name, event.namespace, "nodelete", 1, (event.name,), ())
             self._closed[name] = _Closed(here, (reason,))
 
-    def _stale_handle(self, address: int, here: Place) -> None:
+    def _stale_handle(self, address: int, here: Occasion) -> None:
         name = next((name for name, at in self._addresses.items() if at == address), None)
         if name is None:
             self._notes.report("handle-closed-twice", "dlclose of what is no handle", here)
@@ -107,7 +114,9 @@ class Closing:
             self._closed[name] = closed._replace(reasons=(event,))
 
     def unloading(self, _record: Record, event: Unloading) -> None:
-        """An object is going to be unloaded: the last moment at which its own code has names in a backtrace."""
+        """An object is going to be unloaded: the last moment at which its
+        own code has names in a backtrace.
+        """
         self._going[event.name, event.namespace] = self._notes.here()
 
     def unloaded(self, _record: Record, event: Unloaded, gone: Departed) -> None:
@@ -119,7 +128,7 @@ class Closing:
         going = self._going.pop(name) if name in self._going else self._notes.here()
         self._notes.unloaded[gone.start, gone.end] = going
 
-    # -- use --------------------------------------------------------------------------------------------------------------
+    # -- use -------------------------------------------------------------------------------------------------
 
     def fault(self, _record: Record, event: Fault) -> None:
         """A fault: at an address that an object had?"""
@@ -139,15 +148,23 @@ class Closing:
                 dangling, f"{dangling.what} is called, but {gone.name} is unloaded: {event.signal}", here
             )
             return
+        if event.access == "execute" and self._threads.returned(gone, event.signal):
+            return
         verb = {"read": "read of", "write": "write to", "execute": "jump to"}[event.access]
-        function = f" ({notes.function_in(gone, event.address)})" if event.access == "execute" else ""
+        code = event.access == "execute"
+        name = (
+            notes.function_in(gone, event.address)
+            if code
+            else process.symbols.departed_variable(event.address)
+        )
+        function = f" ({name})" if name else ""
         notes.report(
             "unloaded-use", f"{verb} {gone.name}+{event.address - gone.addr:#x}{function}, which is unloaded", here,
             [("unloaded by", notes.unloaded.get((gone.start, gone.end), NOWHERE))], [gone.name],
             key=(gone.name, event.pc if event.access != "execute" else event.address),
         )  # fmt: skip
 
-    # -- the end ----------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
         """Report what is still there though it was closed, and handles that were not."""
@@ -168,15 +185,15 @@ class Closing:
                         key=(name, place),
                     )
 
-    def _by_program(self, place: Place) -> bool:
+    def _by_program(self, place: Occasion) -> bool:
         """Whether the program asked, not libc for itself."""
         return any(f.function in ("dlopen", "dlmopen") for f in self._notes.process.resolve(place.frames))
 
-    def _stayed(self, name: Name, place: Place, reason: Kept) -> None:
+    def _stayed(self, name: Name, place: Occasion, reason: Kept) -> None:
         notes, root = self._notes, reason.chain[0]
         through = f", which {_chain(reason)}" if len(reason.chain) > 1 else ""
         who = root if through else "it"
-        related: list[tuple[str, Place]] = []
+        related: list[tuple[str, Occasion]] = []
         rule = "dlclose-no-effect"
         if reason.root == "nodelete":
             event, where = self._nodelete.get((root, name[1]), (None, NOWHERE))

@@ -5,10 +5,11 @@ Source: JSON Schema 2020-12.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, NewType, Union, get_args, get_origin, get_type_hints
+
+from emu.core.schema import Schema, address, document, object_of, reference
 
 Address = NewType("Address", int)
 """A guest address, link-time address or offset: hexadecimal text in JSON."""
@@ -16,7 +17,9 @@ Address = NewType("Address", int)
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Something that could be changed: `code` names the kind for programs, `text` says it to people, `object` is the object concerned."""
+    """Something that could be changed: `code` names the kind for programs, `text` says it to people, `object`
+    is the object concerned.
+    """
 
     code: str
     object: str
@@ -24,7 +27,11 @@ class Proposal:
 
 
 def as_json(answer: Any) -> dict[str, Any]:
-    """Return a dataclass as what `json.dumps` takes, its fields in order; an `Address` becomes text such as 0x1130."""
+    """Return a dataclass as what `json.dumps` takes, its fields in order;
+    an `Address` becomes text such as 0x1130.
+
+    A field whose metadata has `"json": False` is for the program alone.
+    """
     return {name: _value(getattr(answer, name), hint) for name, hint in _fields(type(answer))}
 
 
@@ -32,7 +39,7 @@ def _fields(kind: type[Any]) -> list[tuple[str, Any]]:
     """Return the names of a dataclass's fields with their types: asked for once, since that is slow."""
     if kind not in _known:
         hints = get_type_hints(kind)
-        _known[kind] = [(f.name, hints[f.name]) for f in fields(kind)]
+        _known[kind] = [(f.name, hints[f.name]) for f in fields(kind) if f.metadata.get("json", True)]
     return _known[kind]
 
 
@@ -51,37 +58,27 @@ def _value(value: Any, hint: Any) -> Any:
     return as_json(value) if is_dataclass(value) else value
 
 
-def schema(answer_type: type[Any], title: str) -> dict[str, Any]:
-    """Return the JSON Schema of what `as_json` makes of a dataclass. Raises TypeError for a field of a kind that it does not know."""
-    definitions: dict[str, Any] = {
-        "address": {
-            "type": "string",
-            "pattern": "^-?0x[0-9a-f]+$",
-            "description": "A guest address or offset.",
-        }
-    }
+def schema(answer_type: type[Any], title: str) -> Schema:
+    """Return the JSON Schema of what `as_json` makes of a dataclass.
+
+    Raises TypeError for a field of a kind that it does not know.
+    """
+    definitions: Schema = {"address": address("A guest address or offset.", signed=True)}
     root = _object(answer_type, definitions)
-    dialect = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": dialect, "title": title, **root, "$defs": definitions}
+    return document(title, root, definitions)
 
 
-def _object(kind: type[Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    properties = {name: _schema_of(hint, definitions) for name, hint in get_type_hints(kind).items()}
-    return {
-        "description": inspect.getdoc(kind) or "",
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+def _object(kind: type[Any], definitions: Schema) -> Schema:
+    hints = _fields(kind)  # without those that are for the program alone
+    return object_of(kind, {name: _schema_of(hint, definitions) for name, hint in hints})
 
 
-def _schema_of(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+def _schema_of(hint: Any, definitions: Schema) -> Schema:
     simple = {str: "string", bool: "boolean", int: "integer", NoneType: "null"}
     if hint in simple:
         return {"type": simple[hint]}
     if hint is Address:
-        return {"$ref": "#/$defs/address"}
+        return reference("address")
     if get_origin(hint) in (Union, UnionType):
         return {"anyOf": [_schema_of(kind, definitions) for kind in get_args(hint)]}
     if get_origin(hint) is tuple:
@@ -92,4 +89,4 @@ def _schema_of(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if hint.__name__ not in definitions:
         definitions[hint.__name__] = {}
         definitions[hint.__name__] = _object(hint, definitions)
-    return {"$ref": f"#/$defs/{hint.__name__}"}
+    return reference(hint.__name__)

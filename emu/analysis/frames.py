@@ -8,19 +8,35 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emu.analysis.data import Address
+from emu.process.folding import is_library_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from emu.process.backtrace import FrameInfo
 
-_RUNTIME = ("libc.so", "libc-", "libpthread", "libdl", "ld-linux", "libstdc++", "libgcc_s", "linux-vdso")
-_LIBRARY_SOURCE = re.compile(
-    r"^/rustc/[0-9a-f]+/|/rustlib/src/rust/library/|^/usr/src/rustc-[^/]+/library/|/include/([^/]+/)?c\+\+/v?[0-9]"
+_RUNTIME = (
+    "libc.so",
+    "libc-",
+    "libpthread",
+    "libdl",
+    "ld-linux",
+    "libstdc++",
+    "libc++",
+    "libgcc_s",
+    "linux-vdso",
 )
-"""Where the sources of Rust's own crates (as rustc maps their paths, or installed), of libstdc++ and of libc++ lie."""
+PLUMBING = frozenset(
+    ("_dl_catch_exception", "_dl_catch_error", "_dlerror_run", "dlerror_run", "dlopen_doit", "dlopen_implementation", "dlmopen_doit",
+     "dlmopen_implementation")
+)  # fmt: skip
+"""What lies between libc's dlopen and the linker's own work: glibc's way to catch errors."""
 
 
+_STANDARD = re.compile(
+    r"(?:(?:(?:construction )?vtable|VTT|typeinfo(?: name)?|guard variable|reference temporary #\d+) for )?"
+    r"(?:std|__gnu_cxx|__cxxabiv1|core|alloc)::"
+)
 _STRING = "std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >"
 
 
@@ -28,8 +44,8 @@ _STRING = "std::__cxx11::basic_string<char, std::char_traits<char>, std::allocat
 class CallFrame:
     """One frame of a backtrace, the innermost first. Names are empty and `line` is 0 where they are unknown.
 
-    `offset` is the link-time address in `object`, or the address itself where no object is; `note` what else there is to know, such as when the
-    object was unloaded (`emu.process.backtrace.FrameInfo`).
+    `offset` is the link-time address in `object`, or the address itself where no object is; `note` what else
+    there is to know, such as when the object was unloaded (`emu.process.backtrace.FrameInfo`).
     """
 
     function: str
@@ -58,17 +74,23 @@ def is_runtime(name: str) -> bool:
 
 
 def is_user(name: str, function: str) -> bool:
-    """Whether a frame of `function` in object `name` is the program's own, not the run-time libraries' or the start-up code's."""
+    """Whether a frame of `function` in object `name` is the program's own, not the
+    run-time libraries' or the start-up code's.
+    """
     return bool(name) and not is_runtime(name) and function != "_start"
 
 
-def is_library_source(file: str) -> bool:
-    """Whether a source file belongs to a language's own library: its code is in the program's objects by inlining, or as a template or generic."""
-    return _LIBRARY_SOURCE.search(file) is not None
+def is_standard(symbol: str) -> bool:
+    """Whether a demangled name is one of the language's own library, which is nobody's to change:
+    C++'s or Rust's.
+    """
+    return _STANDARD.match(symbol) is not None
 
 
 def user_frame(frames: Iterable[FrameInfo]) -> FrameInfo | None:
-    """Return the innermost frame of the program's own: one of its own source if there is any, or else of its objects."""
+    """Return the innermost frame of the program's own:
+    one of its own source if there is any, or else of its objects.
+    """
     mine = [frame for frame in frames if is_user(frame.object, frame.function)]
     return next((frame for frame in mine if not is_library_source(frame.file)), mine[0] if mine else None)
 

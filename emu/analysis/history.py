@@ -1,4 +1,5 @@
-"""What happened to the objects of a run, kept as long as they are there: who opened them, who bound to them, which destructors are pending.
+"""What happened to the objects of a run, kept as long as they are there: who opened them, who bound to them,
+which destructors are pending.
 
 An observer on the bus: it decides nothing and asks the guest for nothing but backtraces.
 """
@@ -8,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.analysis.frames import call_frames, is_user, user_frame, where
-from emu.analysis.why_data import Stamp
+from emu.analysis.stamp import Stamp
 from emu.core import dl_events as dl
 from emu.core import events as ev
+from emu.core import task_events
 from emu.rtld.link_map import LT_LOADED
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 
 class Seen:
-    """An event that was seen: its number, and its `stamp`, whose functions and lines are read when it is asked for.
+    """An event that was seen: its number, and its `stamp`, whose functions and
+    lines are read when it is asked for.
 
     Most are never asked for, and the first time that something of an object is read costs most.
     """
@@ -74,7 +77,7 @@ class Registration:
         self.owner, self.seen, self.running = owner, seen, False
 
 
-class Bound(NamedTuple):
+class BoundThen(NamedTuple):
     """A binding of one object to another; `slot` is -1 until the relocation itself was seen."""
 
     symbol: str
@@ -95,7 +98,10 @@ CATEGORIES = frozenset(("libs", "dl", "bindings", "dtors", "threads"))
 
 
 class History:
-    """Watches one process from before its `load` on. `watched` are the categories that it knows of: what only others tell stays unknown."""
+    """Watches one process from before its `load` on.
+
+    `watched` are the categories that it knows of: what only others tell stays unknown.
+    """
 
     def __init__(self, process: Process, watched: frozenset[str] = CATEGORIES) -> None:
         self.process, self.watched = process, watched & CATEGORIES
@@ -104,7 +110,7 @@ class History:
         self.marked: dict[LinkMap, list[tuple[dl.NodeleteSet, Seen]]] = {}
         self.void: dict[LinkMap, tuple[int, frozenset[bytes]]] = {}
         self.pending: dict[int, list[Registration]] = {}
-        self.bindings: dict[tuple[LinkMap, LinkMap], list[Bound]] = {}
+        self.bindings: dict[tuple[LinkMap, LinkMap], list[BoundThen]] = {}
         self.releases: dict[LinkMap, Release] = {}
         self.threads: dict[int, str] = {process.task.tid: process.task.name}
         self._last_owner: dict[int, LinkMap] = {}
@@ -114,22 +120,32 @@ class History:
             ev.DtorRegistered: self._registered,
             ev.DtorRun: self._run,
             ev.DtorDone: self._done,
-            ev.ThreadCreated: self._thread,
-            ev.ThreadNamed: self._thread,
+            task_events.ThreadCreated: self._thread,
+            task_events.ThreadNamed: self._thread,
             dl.Opened: self._opened,
             dl.CloseRequested: self._close,
             dl.NodeleteSet: self._nodelete,
             dl.NodeleteCleared: self._cleared,
             dl.RelocationDependency: self._dependency,
         }
-        process.bus.subscribe(self._take, sorted(self.watched))
+        process.bus.subscribe(self._take, sorted(self.watched), process.number)
+
+    def inherit(self, parent: Process, child: Process) -> None:
+        """This is a child's history from here on: it has one thread, which is called otherwise."""
+        assert parent.runner is not None
+        old, new = parent.runner.task.tid, child.kernel.pid
+        self.threads[new] = self.threads.get(old, "")
+        if old in self.pending:
+            self.pending[new] = self.pending.pop(old)
+        if old in self._last_owner:
+            self._last_owner[new] = self._last_owner.pop(old)
 
     def _take(self, record: Record) -> None:
         handler = self._handlers.get(type(record.event))
         if handler is not None:
             handler(record)
 
-    # -- for those who ask ----------------------------------------------------------------------------------------------
+    # -- for those who ask -----------------------------------------------------------------------------------
 
     def seen(self, record: Record) -> Seen:
         """Note when, who and where of a record that is being told of."""
@@ -172,7 +188,7 @@ class History:
         rtld = self.process.rtld
         return rtld is not None and rtld.started
 
-    # -- events ---------------------------------------------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------------------
 
     def _load(self, record: Record) -> None:
         event: ev.LibraryLoad = record.event
@@ -189,7 +205,9 @@ class History:
             self.opens.setdefault(map_, []).append(Open(event.flags, self.seen(record)))
 
     def _close(self, record: Record) -> None:
-        """Pair a dlclose with its dlopen: one by the same function if there is one, or by the same object, the latest first."""
+        """Pair a dlclose with its dlopen: one by the same function if there is one,
+        or by the same object, the latest first.
+        """
         event: dl.CloseRequested = record.event
         map_ = self.find(event.name, event.namespace)
         if map_ is None:
@@ -218,7 +236,7 @@ class History:
         self.marked.pop(map_, None)
         unique = rtld.namespaces[map_.ns].unique
         self.void[map_] = (
-            record.sequence, frozenset(name for name, (owner, _) in unique.items() if owner is map_)
+            record.sequence, frozenset(name for name, first in unique.items() if first.map is map_)
         )  # fmt: skip
         self.releases[map_] = Release(self.seen(record), "its last thread_local destructor had run")
 
@@ -228,9 +246,11 @@ class History:
             self._depends(record, event.by, event.by_namespace, map_, event.symbol)
 
     def _depends(self, record: Record, by: str, namespace: int, map_: LinkMap, symbol: str) -> None:
-        """Note a binding of which the linker has taken note itself; the relocation that it is for is told of next."""
+        """Note a binding of which the linker has taken note itself;
+        the relocation that it is for is told of next.
+        """
         if by and (origin := self.find(by, namespace)) is not None and origin is not map_:
-            bound = Bound(symbol, "", -1, self.seen(record))
+            bound = BoundThen(symbol, "", -1, self.seen(record))
             self.bindings.setdefault((origin, map_), []).append(bound)
 
     def _binding(self, record: Record) -> None:
@@ -261,7 +281,7 @@ class History:
             bound[-1] = bound[-1]._replace(relocation=event.relocation, slot=event.slot)
             return
         seen = Seen(self, record, self.process.capture() if event.lazy else [])
-        bound.append(Bound(event.symbol, event.relocation, event.slot, seen))
+        bound.append(BoundThen(event.symbol, event.relocation, event.slot, seen))
 
     def _registered(self, record: Record) -> None:
         event: ev.DtorRegistered = record.event

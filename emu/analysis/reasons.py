@@ -20,8 +20,8 @@ from emu.rtld.link_map import LT_LOADED
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from emu.analysis.history import Bound, History, Open
-    from emu.analysis.why_data import Stamp
+    from emu.analysis.history import BoundThen, History, Open
+    from emu.analysis.stamp import Stamp
     from emu.process import Process
     from emu.rtld.link_map import LinkMap
     from emu.rtld.rtld import Rtld
@@ -31,15 +31,20 @@ _RUST = re.compile(r"(?:drop_in_place|destroy)<(.*)>$")
 _FLAG_RULE = "nodelete-flag"
 
 
-class Reasons:
-    """The reasons of one process at one moment. What `history` has not watched leaves out who, where and when."""
+class ReasonFinder:
+    """The reasons of one process at one moment.
+
+    What `history` has not watched leaves out who, where and when.
+    """
 
     def __init__(self, process: Process, rtld: Rtld, history: History) -> None:
         self.process, self.rtld, self.history = process, rtld, history
         self._threads: dict[int, ThreadState] = {}
 
     def of(self, map_: LinkMap) -> tuple[Reason, ...]:
-        """Return every reason of an object: its own, and those of each root that keeps it, the nearest first."""
+        """Return every reason of an object: its own, and those of each root
+        that keeps it, the nearest first.
+        """
         if map_.type != LT_LOADED:
             return tuple(self._own(map_, ()))
         reasons: list[Reason] = []
@@ -58,7 +63,7 @@ class Reasons:
                     below = above[below]
                 yield root, chain
 
-    # -- chains -----------------------------------------------------------------------------------------------------------
+    # -- chains ----------------------------------------------------------------------------------------------
 
     def _links(self, chain: list[LinkMap]) -> Iterator[Link]:
         for holder, held in zip(chain, chain[1:], strict=False):
@@ -71,11 +76,13 @@ class Reasons:
                 yield Link(holder.display_name, held.display_name, "bound", bindings)
 
     def bound(self, holder: LinkMap, held: LinkMap) -> Iterator[BoundSymbol]:
-        """Yield the bindings of one object to another that it does not need; the first one made the dependency."""
+        """Yield the bindings of one object to another that it does not need;
+        the first one made the dependency.
+        """
         for one in self.history.bindings.get((holder, held), ()):
             yield _bound_symbol(holder, one)
 
-    # -- the roots' own reasons -------------------------------------------------------------------------------------------
+    # -- the roots' own reasons ------------------------------------------------------------------------------
 
     def _own(self, root: LinkMap, chain: tuple[Link, ...]) -> Iterator[Reason]:
         for kind, count in root_kinds(self.rtld, root):
@@ -126,7 +133,9 @@ class Reasons:
         )
 
     def _nodelete(self, root: LinkMap, chain: tuple[Link, ...]) -> Iterator[Reason]:
-        """Yield each cause of the NODELETE mark: the linker notes one and needs no other, but each would do."""
+        """Yield each cause of the NODELETE mark: the linker notes one and needs
+        no other, but each would do.
+        """
         found = False
         for reason in self._causes(root, chain):
             found = True
@@ -153,8 +162,8 @@ class Reasons:
         unique = self.rtld.namespaces[root.ns].unique
         names = [
             name.decode(errors="replace")
-            for name, (owner, _) in unique.items()
-            if owner is root and name not in void_unique
+            for name, first in unique.items()
+            if first.map is root and name not in void_unique
         ]
         if names:
             seen = {event.symbol: (event, at) for event, at in marked if event.why == "unique symbol"}
@@ -203,10 +212,12 @@ class Reasons:
             text += f": {what}"
         return self._reason("never-collected", map_, text, (), count=0, since=since)
 
-    # -- destructors and threads ------------------------------------------------------------------------------------------
+    # -- destructors and threads -----------------------------------------------------------------------------
 
     def pending(self, map_: LinkMap) -> Iterator[PendingDestructor]:
-        """Yield the pending destructors of an object, thread by thread, in the order of their registration."""
+        """Yield the pending destructors of an object, thread by
+        thread, in the order of their registration.
+        """
         if "dtors" not in self.history.watched:
             yield from self._listed(map_)
             return
@@ -262,7 +273,9 @@ class Reasons:
 
 
 def holders(rtld: Rtld, map_: LinkMap) -> dict[LinkMap, LinkMap | None]:
-    """Return all objects that keep `map_` as long as they stay, itself included, each with the next on the shortest way to it."""
+    """Return all objects that keep `map_` as long as they stay, itself included,
+    each with the next on the shortest way to it.
+    """
     above: dict[LinkMap, list[LinkMap]] = {}
     for holder in rtld.namespaces[map_.ns].maps:
         for held, _ in held_by(holder):
@@ -284,7 +297,9 @@ def is_kept(rtld: Rtld, map_: LinkMap) -> bool:
 
 
 def type_of(destructor: str) -> str:
-    """Return the type whose destructor a demangled function is: C++, or Rust's drop glue; empty if it is neither."""
+    """Return the type whose destructor a demangled function is: C++, or Rust's drop glue;
+    empty if it is neither.
+    """
     found = _DESTRUCTOR.match(destructor) or _RUST.search(destructor)
     return found[1] if found is not None else ""
 
@@ -306,7 +321,7 @@ def _by_needed(holder: LinkMap, held: LinkMap) -> list[LinkMap]:
     return steps[::-1]
 
 
-def _bound_symbol(origin: LinkMap, one: Bound) -> BoundSymbol:
+def _bound_symbol(origin: LinkMap, one: BoundThen) -> BoundSymbol:
     slot = Address(one.slot) if one.slot > 0 else None
     return BoundSymbol(
         one.symbol, demangle(one.symbol), origin.display_name, one.relocation, slot, one.seen.stamp

@@ -1,8 +1,9 @@
 """What would let an object go: the shortest list of changes, found by trying.
 
-Each root's reasons give changes that, made together, make it no root any more; each relocation dependency on the way can be taken away as
-well. A list is enough if nothing then leads from a root to the object. Where several lists are as short, the one that changes the
-calls comes before the one that changes how things are built.
+Each root's reasons give changes that, made together, make it no root any more; each relocation dependency on
+the way can be taken away as well. A list is enough if nothing then leads from a root to the object. Where
+several lists are as short, the one that changes the calls comes before the one that changes how things are
+built.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ import os
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from emu.analysis.frames import is_library_source, is_user
+from emu.analysis.frames import is_standard, is_user
 from emu.analysis.reasons import holders
 from emu.analysis.why_data import Remedy
 from emu.elf.demangle import demangle
+from emu.process.folding import is_library_source
 from emu.rtld.close import held_by, root_kinds
 from emu.rtld.link_map import LT_LOADED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from emu.analysis.reasons import Reasons
-    from emu.analysis.why_data import PendingDestructor, Reason, Stamp
+    from emu.analysis.reasons import ReasonFinder
+    from emu.analysis.stamp import Stamp
+    from emu.analysis.why_data import PendingDestructor, Reason
     from emu.rtld.link_map import LinkMap
 
 _TRIED = 12
@@ -34,8 +37,11 @@ _ORDER = (
 _DESTRUCTOR_REASONS = ("tls-destructors", "nodelete-destructors")
 
 
-def remedies(reasons: Reasons, map_: LinkMap, found: tuple[Reason, ...]) -> tuple[Remedy, ...]:
-    """Return the shortest list of changes that lets `map_` go; `found` are its reasons. `reasons` answers about others."""
+def remedies(reasons: ReasonFinder, map_: LinkMap, found: tuple[Reason, ...]) -> tuple[Remedy, ...]:
+    """Return the shortest list of changes that lets `map_` go; `found` are its reasons.
+
+    `reasons` answers about others.
+    """
     main = reasons.process.task.tid
     if found and found[0].code == "never-collected":
         since = found[0].since
@@ -133,8 +139,10 @@ def _of_reason(reason: Reason, main: int) -> Iterator[Remedy]:
             yield Remedy("no-nodelete-flag", name, text, 0, ())
         case "nodelete-unique":
             symbols = tuple(one.symbol for one in reason.bindings)
-            readable = ", ".join(one.demangled for one in reason.bindings)
-            text = f"compile {short} with -fno-gnu-unique, or give {readable} internal linkage or hidden visibility"
+            own = [one.demangled for one in reason.bindings if not is_standard(one.demangled)]
+            text = f"compile {short} with -fno-gnu-unique"
+            if own:
+                text += f", or give {', '.join(own)} internal linkage or hidden visibility"
             yield Remedy("no-unique", name, text, 0, symbols)
         case "nodelete-reference":
             symbols = tuple(dict.fromkeys(one.symbol for one in reason.bindings))
@@ -155,7 +163,9 @@ def _of_reason(reason: Reason, main: int) -> Iterator[Remedy]:
 
 
 def _closed_in_vain(reason: Reason) -> Iterator[Remedy]:
-    """Yield the closes that are missing since those that were made came while the object was NODELETE, which it is no more."""
+    """Yield the closes that are missing since those that were made came while the object was NODELETE,
+    which it is no more.
+    """
     short = os.path.basename(reason.object)
     calls = [_call(one.closed) for one in reason.opens if one.closed is not None]
     for call in dict.fromkeys(calls):

@@ -1,7 +1,8 @@
 """The events of a report, as many as fit, and what is left out.
 
-The first `limit` events are listed whatever they are. Of the later ones a tenth as many are listed, of the categories that tell of objects,
-threads and destructors: the end of a long run is often what is looked for. Long texts take the room of several events.
+The first `limit` events are listed whatever they are. Of the later ones a tenth as many are listed, of the
+categories that tell of objects, threads and destructors: the end of a long run is often what is looked for.
+Long texts take the room of several events.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from emu.core import events as ev
-from emu.trace.text import RENDERERS, printable
+from emu.core.text import printable
+from emu.trace.text import RENDERERS
 
 if TYPE_CHECKING:
     from emu.core.events import Record
@@ -21,6 +23,8 @@ MAX_EVENTS = 100_000
 CHATTY = ("bindings", "reloc", "syscalls", "sched")
 """Categories of which there may be any number of events, each of little weight."""
 
+_SHARE = 10
+"""The part of a list's room that is kept for its end, and that a child's list has."""
 _SIZE = 160
 """Bytes of the page that an event may take on average."""
 _FREE = 500_000
@@ -39,7 +43,11 @@ class EventList:
         self._left_out: dict[str, int] = {}
         self._first_left_out = 0
         self._room, self._bytes = limit, limit * _SIZE + _FREE
-        self._late = limit // 10
+        self._late = limit // _SHARE
+
+    def fresh(self) -> EventList:
+        """Return an empty list for a child, which has a part of the room."""
+        return EventList(max(self._late, 1))
 
     def take(self, record: Record) -> None:
         """List a record if there is room for it, count it in any case."""
@@ -71,7 +79,9 @@ class EventList:
         return True
 
     def data(self) -> dict[str, Any]:
-        """Return the list: rows of five cells (number, time, task, category, text) end to end, the texts, and the number left out by category."""
+        """Return the list: rows of five cells (number, time, task, category, text) end to end, the texts, and
+        the number left out by category.
+        """
         return {
             "last": self.last, "seen": self.seen, "categories": list(ev.CATEGORIES), "strings": list(self._strings), "events": self._cells,
             "left_out": self._left_out, "first_left_out": self._first_left_out,

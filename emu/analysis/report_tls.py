@@ -1,6 +1,8 @@
-"""Thread-local storage of every thread for a report: as it is at the end of the run, or was when the thread ended.
+"""Thread-local storage of every thread for a report:
+as it is at the end of the run, or was when the thread ended.
 
-Source: psABI 3.4.6 and "ELF Handling for Thread-Local Storage" (variant II); glibc sysdeps/x86_64/nptl/tls.h (tcbhead_t, dtv_t).
+Source: psABI 3.4.6 and "ELF Handling for Thread-Local Storage" (variant II); glibc sysdeps/x86_64/nptl/tls.h
+(tcbhead_t, dtv_t).
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from emu.rtld.tls import UNALLOCATED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from emu.core.events import Record, ThreadExited, TlsBlockAllocated
-    from emu.kernel.task import Task
+    from emu.core.events import Record, TlsBlockAllocated
+    from emu.core.task_events import ThreadExited
+    from emu.kernel.run.task import Task
     from emu.process import Process
     from emu.rtld.link_map import LinkMap
     from emu.rtld.tls import Tls
@@ -33,6 +36,12 @@ class ThreadStorage:
         self._left_out = self._shown = 0
         self._allocated: dict[int, dict[int, int]] = {}
 
+    def inherit(self, forker: int, thread: int) -> None:
+        """These are a child's threads from here on: one, called otherwise."""
+        self._threads.clear()
+        self._left_out = self._shown = 0
+        self._allocated = {thread: self._allocated.get(forker, {})}
+
     def allocated(self, record: Record) -> None:
         """A block was allocated on first use: keep the number of the event."""
         event: TlsBlockAllocated = record.event
@@ -46,11 +55,13 @@ class ThreadStorage:
             self._look(event.thread, event.name, self._process.thread_pointer(), record.sequence)
 
     def data(self) -> dict[str, Any]:
-        """Return the static area's layout and the threads, the main one first; those that are there are looked at now."""
+        """Return the static area's layout and the threads, the main one first;
+        those that are there are looked at now.
+        """
         kernel = self._process.kernel
         for task in kernel.tasks.values():
             self._look(task.tid, task.name, self._pointer(task), None)
-        self._threads.sort(key=lambda thread: bool(thread["thread"] != kernel.leader.tid))
+        self._threads.sort(key=lambda thread: bool(thread["thread"] != kernel.tasks.leader.tid))
         rtld = self._process.rtld
         if rtld is None:
             return {"threads": [], "left_out": 0, "layout": {}}
@@ -67,7 +78,7 @@ class ThreadStorage:
         if task is process.kernel.scheduler.current or task.context is None:
             return process.thread_pointer()
         batch = process.cpu.batch((regs.FS_BASE,))
-        batch.read_saved(task.context.handle)
+        batch.read_saved(task.context)
         return batch.values[0]
 
     def _look(self, thread: int, name: str, pointer: int, ended: int | None) -> None:
@@ -90,8 +101,11 @@ class ThreadStorage:
         self._shown += len(said["blocks"])
 
     def _blocks(self, tls: Tls, thread: int, pointer: int, dtv: int, length: int) -> Iterator[list[Any]]:
-        """Yield module, object, size, alignment, static offset (0: dynamic), the block's address, what the DTV entry says, the event of a lazy allocation."""
+        """Yield module, object, size, alignment, static offset (0: dynamic), the block's address, what the
+        DTV entry says, the event of a lazy allocation.
+        """
         memory, lazily = self._process.arena, self._allocated.get(thread, {})
+        length = min(length, len(tls.slots))  # the guest's number
         for module in range(1, max(length, tls.max_dtv_idx) + 1):
             map_: LinkMap | None = tls.slots[module].map if module < len(tls.slots) else None
             value = memory.read_u64(dtv + 16 * module) if module <= length else UNALLOCATED

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.analysis.answer import Candidate, ScopeSearched, Step
+from emu.analysis.answer import Candidate, ScopeSearched, SearchStep
 from emu.core.errors import LinkError
+from emu.rtld.found import Found, symbol_of
 from emu.rtld.link_map import LinkMap
-from emu.rtld.lookup import DYNAMIC_WEAK, Found, lookup_symbol
+from emu.rtld.lookup import DYNAMIC_WEAK, Query, lookup_symbol
 from emu.rtld.scope import Scope
-from emu.rtld.verdict import Verdict
+from emu.rtld.verdict import Telling, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,12 +29,14 @@ _ACCEPTED = frozenset(
     )
 )  # fmt: skip
 _BY_NAME = frozenset((Verdict.BLOOM, Verdict.NO_NAME, Verdict.NO_HASH_TABLE))
-Telling = tuple[int, Verdict]
-"""The index of a symbol (-1: none) and what was said of it."""
 
 
 class Question(NamedTuple):
-    """A look-up: on whose behalf, by which symbol of its table (0: none), where, for which version, as which type class, with which flags."""
+    """A look-up: on whose behalf, by which symbol of its table (0: none), where, for which version,
+    as which type class, with which flags.
+
+    With `skip` (RTLD_NEXT) it begins behind that object in the first scope.
+    """
 
     map: LinkMap
     reference: int
@@ -41,20 +44,34 @@ class Question(NamedTuple):
     version: Version | None
     type_class: int
     flags: int
+    skip: LinkMap | None = None
+
+    def query(self, name: bytes) -> Query:
+        """Return what the linker is asked."""
+        return Query(name, self.map, self.reference, self.version, self.type_class, self.flags, self.skip)
 
 
 class _Listed(list[LinkMap]):
     """A search list that notes how far it has been searched."""
 
-    number = 0
+    number = first = 0
     position: tuple[int, int]
 
     def __iter__(self) -> Iterator[LinkMap]:
         for place in range(len(self)):
-            self.owner.position = (self.number, place)
+            self.owner.position = (self.number, self.first + place)
             yield self[place]
 
     owner: _Watcher
+
+    def __getitem__(self, part):  # type: ignore[no-untyped-def]
+        """Return an object, or (RTLD_NEXT takes the rest of the list) a list that knows where it begins."""
+        found = super().__getitem__(part)
+        if not isinstance(part, slice):
+            return found
+        rest = _Listed(found)
+        rest.owner, rest.number, rest.first = self.owner, self.number, self.first + (part.start or 0)
+        return rest
 
 
 class _Watcher:
@@ -75,7 +92,8 @@ class _Watcher:
 
 
 class Retelling(NamedTuple):
-    """The outcome: what was found, at which place of which scope (None: not by the search), what was said at each place that was searched.
+    """The outcome: what was found, at which place of which scope (None: not by the search), what was said at
+    each place that was searched.
 
     `fatal` is what ld.so would die of in the middle of it.
     """
@@ -91,22 +109,16 @@ def retell(facts: Facts, question: Question) -> Retelling:
     watcher = _Watcher()
     scopes = [watcher.listed(number, scope) for number, scope in enumerate(question.scopes)]
     try:
-        found = lookup_symbol(
-            facts.rtld,
-            facts.name,
-            question.map,
-            question.reference,
-            scopes,
-            question.version,
-            question.type_class,
-            flags=question.flags,
-            watch=watcher,
-        )
+        found = lookup_symbol(facts.rtld, question.query(facts.name), scopes, watcher)
     except LinkError as error:
         return Retelling(None, None, watcher.told, str(error))
     place = None
     for at, told in watcher.told.items():
-        if found is not None and _chosen(told) == found[1] and scopes[at[0]].maps[at[1]].real is found[0]:
+        if (
+            found is not None
+            and _chosen(told) == found.number
+            and scopes[at[0]].maps[at[1]].real is found.map
+        ):
             place = at
             break
     return Retelling(found, place, watcher.told, "")
@@ -119,7 +131,9 @@ def ask(facts: Facts, question: Question) -> Found | None:
 
 def own_definition(facts: Facts, question: Question, map_: LinkMap) -> tuple[int, list[Telling]]:
     """Return the symbol that the look-up would take from one object (-1: none) and what it says of it."""
-    told = retell(facts, question._replace(reference=0, scopes=[Scope([map_])])).told.get((0, 0), [])
+    told = retell(facts, question._replace(reference=0, scopes=[Scope([map_])], skip=None)).told.get(
+        (0, 0), []
+    )
     return _chosen(told), told
 
 
@@ -141,8 +155,12 @@ def scopes_searched(
         for place, listed in enumerate(scope.maps):
             map_ = listed.real
             told = retelling.told.get((number, place))
+            if number == 0 and question.skip in scope.maps[place + 1 :]:
+                seen.add(map_)
+                steps.append(SearchStep(listed.display_name, listed.ns, "passed-over", "skipped", (), ""))
+                continue
             if map_ in seen:
-                steps.append(Step(listed.display_name, listed.ns, "repeated", "repeated", (), ""))
+                steps.append(SearchStep(listed.display_name, listed.ns, "repeated", "repeated", (), ""))
                 continue
             seen.add(map_)
             asked = told is not None
@@ -150,11 +168,12 @@ def scopes_searched(
                 index, told = own_definition(facts, question, map_)
             else:
                 index = _chosen(told)
-            if index >= 0 and (map_, index) == winner:
+            own = symbol_of(map_, index) if index >= 0 else None
+            if own is not None and own == winner:
                 outcome = "won"
-            elif index >= 0:
+            elif own is not None:
                 outcome = "interposed"
-                late.append((map_, index))
+                late.append(own)
             else:
                 outcome = "passed-over" if asked else "not-asked"
             steps.append(_step(facts, listed, outcome, told))
@@ -163,17 +182,17 @@ def scopes_searched(
     return tuple(searched), late
 
 
-def _step(facts: Facts, listed: LinkMap, outcome: str, told: list[Telling]) -> Step:
+def _step(facts: Facts, listed: LinkMap, outcome: str, told: list[Telling]) -> SearchStep:
     map_ = listed.real
     last: dict[int, Verdict] = {index: verdict for index, verdict in told if index >= 0}
     candidates = tuple(
-        Candidate(verdict.value, facts.definition((map_, index))) for index, verdict in last.items()
+        Candidate(verdict.value, facts.definition(symbol_of(map_, index))) for index, verdict in last.items()
     )
     verdict = told[-1][1] if told else Verdict.NO_NAME
     if verdict is Verdict.NO_NAME and last:
         verdict = list(last.values())[-1]
     remark = facts.remark(map_) if not candidates and verdict in _BY_NAME else ""
-    return Step(listed.display_name, listed.ns, outcome, verdict.value, candidates, remark)
+    return SearchStep(listed.display_name, listed.ns, outcome, verdict.value, candidates, remark)
 
 
 def _describe(facts: Facts, question: Question, number: int) -> tuple[str, str, str]:
@@ -183,6 +202,9 @@ def _describe(facts: Facts, question: Question, number: int) -> tuple[str, str, 
     if scope.symbolic:
         return "symbolic", owner, f"{owner} itself first: it is linked with -Bsymbolic"
     main = facts.rtld.namespaces[0].main
+    if question.skip is not None and number == 0:
+        text = f"RTLD_NEXT: what comes behind {question.skip.display_name} in the search list of {owner}"
+        return "next", owner, text
     if main is not None and scope.owner is main:
         return (
             "global",

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from emu.analysis.answer import Slot
+from emu.analysis.answer import SlotAnswer
 from emu.analysis.data import Address
+from emu.core.errors import ElfError, MemoryFault
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela, reloc_name
-from emu.rtld.lookup import Found
+from emu.rtld.found import Found, symbol_of
 from emu.rtld.runtime import reference_version
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ _M64 = (1 << 64) - 1
 _TLS = frozenset((c.R_X86_64_DTPMOD64, c.R_X86_64_DTPOFF64, c.R_X86_64_TPOFF64, c.R_X86_64_TLSDESC))
 
 
-class Use(NamedTuple):
-    """A relocation by a symbol of the name: `symbol` is its index in the object's table, `offset` a link-time address."""
+class SlotUse(NamedTuple):
+    """A relocation by a symbol of the name: `symbol` is its index in the object's
+    table, `offset` a link-time address.
+    """
 
     offset: int
     kind: int
@@ -33,19 +36,19 @@ class Use(NamedTuple):
     addend: int
 
 
-def uses(facts: Facts, map_: LinkMap) -> list[Use]:
+def uses(facts: Facts, map_: LinkMap) -> list[SlotUse]:
     """Return an object's relocations by the symbol, in table order."""
     indexes = facts.indexes(map_)
-    found: dict[Use, None] = {}
+    found: dict[SlotUse, None] = {}
     if indexes:
         for tag in (c.DT_RELA, c.DT_JMPREL):
             for offset, info, addend in iter_rela(map_.table(facts.rtld.memory, tag), map_.display_name):
                 if info >> 32 in indexes:
-                    found[Use(offset, info & 0xFFFFFFFF, info >> 32, addend)] = None
+                    found[SlotUse(offset, info & 0xFFFFFFFF, info >> 32, addend)] = None
     return list(found)
 
 
-def describe(facts: Facts, map_: LinkMap, use: Use, found: Found | None) -> Slot:
+def describe(facts: Facts, map_: LinkMap, use: SlotUse, found: Found | None) -> SlotAnswer:
     """Return the slot of a relocation, whose look-up gives `found`, as data."""
     section = facts.symbols.section(map_, use.offset)
     if use.kind == c.R_X86_64_COPY:
@@ -66,23 +69,30 @@ def describe(facts: Facts, map_: LinkMap, use: Use, found: Found | None) -> Slot
         state, target = _content(facts, map_, use, value, found)
     version = reference_version(map_, use.symbol)
     asked = version.name.decode(errors="replace") if version is not None else ""
-    return Slot(
+    return SlotAnswer(
         map_.display_name, map_.ns, asked, reloc_name(use.kind), kind, section, Address(use.offset), Address(at), state, Address(value), target,
     )  # fmt: skip
 
 
-def _value(facts: Facts, map_: LinkMap, use: Use) -> int:
-    """Return the content of a slot; the address for a COPY, whose content is data; of a TLS descriptor the second word."""
+def _value(facts: Facts, map_: LinkMap, use: SlotUse) -> int:
+    """Return the content of a slot; the address for a COPY, whose content is data;
+    of a TLS descriptor the second word.
+    """
     at = map_.addr + use.offset
     if use.kind == c.R_X86_64_COPY:
         return at
     if use.kind == c.R_X86_64_TLSDESC:
         at += 8
     size = 4 if use.kind in (c.R_X86_64_32, c.R_X86_64_PC32, c.R_X86_64_SIZE32) else 8
-    return int.from_bytes(facts.rtld.memory.read(at, size), "little")
+    try:
+        return int.from_bytes(facts.rtld.memory.read(at, size), "little")
+    except MemoryFault:
+        raise ElfError(
+            map_.display_name, f"relocation offset {use.offset:#x} lies outside the object"
+        ) from None
 
 
-def _is_lazy(facts: Facts, map_: LinkMap, use: Use, value: int) -> bool:
+def _is_lazy(facts: Facts, map_: LinkMap, use: SlotUse, value: int) -> bool:
     """Whether a PLT slot still holds what the linker put there: the way to the resolver."""
     if use.kind != c.R_X86_64_JUMP_SLOT:
         return False
@@ -94,33 +104,33 @@ def _is_lazy(facts: Facts, map_: LinkMap, use: Use, value: int) -> bool:
     return False
 
 
-def _content(facts: Facts, map_: LinkMap, use: Use, value: int, found: Found | None) -> tuple[str, str]:
+def _content(facts: Facts, map_: LinkMap, use: SlotUse, value: int, found: Found | None) -> tuple[str, str]:
     """Return state and meaning of what a filled slot holds."""
     kind, rtld = use.kind, facts.rtld
-    symbol = found[0].symtab.fields(found[1]) if found is not None else (0, 0, 0, 0, 0, 0)
+    symbol = found if found is not None else symbol_of(map_, 0)
     if found is None and kind not in _TLS:
         return ("null", "nothing") if value in (0, use.addend & _M64) else ("changed", where(facts, value))
     match kind:
         case c.R_X86_64_COPY:
             assert found is not None
-            size = min(symbol[5], map_.symtab.fields(use.symbol)[5])
-            return "bound", f"a copy of {size} bytes of {found[0].display_name}+{symbol[4]:#x}"
+            size = min(symbol.size, symbol_of(map_, use.symbol).size)
+            return "bound", f"a copy of {size} bytes of {symbol.map.display_name}+{symbol.value:#x}"
         case c.R_X86_64_DTPMOD64:
             owner = next((m for m in facts.objects() if m.tls_modid == value and value), None)
-            expected = found[0].tls_modid if found is not None else 0
+            expected = found.map.tls_modid if found is not None else 0
             text = f"TLS module {value}" + (f" ({owner.display_name})" if owner is not None else "")
             return ("bound" if value == expected else "changed"), text
         case c.R_X86_64_DTPOFF64:
-            same = found is None or value == symbol[4] + use.addend & _M64
+            same = found is None or value == symbol.value + use.addend & _M64
             return ("bound" if same else "changed"), f"offset {value:#x} in the TLS block"
         case c.R_X86_64_TPOFF64:
             if found is None:
                 return "null", "nothing"
             below = (1 << 64) - value if value >> 63 else -value
-            same = value == symbol[4] + use.addend - found[0].tls_offset & _M64
+            same = value == symbol.value + use.addend - found.map.tls_offset & _M64
             return (
                 "bound" if same else "changed"
-            ), f"fs:{-below:#x}: offset {symbol[4]:#x} in the TLS block of {found[0].display_name}"
+            ), f"fs:{-below:#x}: offset {symbol.value:#x} in the TLS block of {symbol.map.display_name}"
         case c.R_X86_64_TLSDESC:
             entry = rtld.memory.read_u64(map_.addr + use.offset)
             ways = {
@@ -130,15 +140,15 @@ def _content(facts: Facts, map_: LinkMap, use: Use, value: int, found: Found | N
             }
             return ("bound", ways[entry]) if entry in ways else ("changed", where(facts, entry))
         case c.R_X86_64_SIZE64 | c.R_X86_64_SIZE32:
-            return ("bound" if value == symbol[5] + use.addend else "changed"), f"the size, {value} bytes"
+            return ("bound" if value == symbol.size + use.addend else "changed"), f"the size, {value} bytes"
     assert found is not None
     if kind == c.R_X86_64_PC32:
         value = map_.addr + use.offset + value - (value >> 31 << 32) & _M64
     text = where(facts, value - use.addend & _M64 if kind == c.R_X86_64_64 else value)
-    if symbol[1] & 15 == c.STT_GNU_IFUNC and symbol[3] != c.SHN_UNDEF:
+    if symbol.is_ifunc:
         return "bound", text
     addend = 0 if kind in (c.R_X86_64_GLOB_DAT, c.R_X86_64_JUMP_SLOT) else use.addend
-    return ("bound" if value == facts.address(found) + addend & _M64 else "changed"), text
+    return ("bound" if value == found.address + addend & _M64 else "changed"), text
 
 
 def where(facts: Facts, address: int) -> str:
@@ -156,7 +166,7 @@ def where(facts: Facts, address: int) -> str:
     return f"{map_.display_name}+{address - map_.addr:#x}"
 
 
-def implementation(facts: Facts, slots: list[Slot]) -> Iterator[str]:
+def implementation(facts: Facts, slots: list[SlotAnswer]) -> Iterator[str]:
     """Yield what an IFUNC's resolver picked, as the bound slots hold it, each once."""
     seen: set[int] = set()
     for slot in slots:

@@ -1,4 +1,6 @@
-"""An answer of `emu explain` as text for people: aligned, in the width of the terminal, with colour if asked for."""
+"""An answer of `emu explain` as text for people:
+aligned, in the width of the terminal, with colour if asked for.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,12 @@ import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from emu.core.text import printable, printable_in_colour, widths
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from emu.analysis.answer import Answer, Definition, Explanation, Step
+    from emu.analysis.answer import Answer, Definition, Explanation, SearchStep
 
 VERDICTS = {
     "undefined": "undefined there",
@@ -89,6 +93,7 @@ class Renderer:
         for group in _alike(answer.explanations):
             yield ""
             yield from self._explanation(group)
+        yield from self._kept()
         yield from self._slots()
         if answer.gone:
             yield ""
@@ -97,10 +102,31 @@ class Renderer:
                 text = f"{gone.name}, unloaded after {gone.time_ns / 1e9:.6f} s by {gone.by}: {', '.join(gone.bound)}"
                 yield from self._wrapped(text, "  ")
 
+    def _kept(self) -> Iterator[str]:
+        """Yield the definitions that objects keep to themselves, and what follows of there being several."""
+        kept = self.answer.kept
+        if not kept:
+            return
+        yield ""
+        yield self._painted(
+            "Not exported: found by no look-up, and used by the object that has it alone", _BOLD
+        )
+        rows = []
+        for one in kept:
+            how = one.visibility if one.visibility != "DEFAULT" else one.binding
+            name = self._name(one.object, one.namespace)
+            rows.append((name, how, f"{one.type}, {one.size} bytes at +{one.offset:#x}"))
+        yield from self._table(rows, "  ")
+        exported = {one.winner.object for one in self.answer.explanations if one.winner is not None}
+        for remark in kept_remarks(self.answer.symbol, self.answer.demangled, len(kept) + len(exported)):
+            yield from self._wrapped(f"! {remark}", "    ", hang="  ", colour=_YELLOW)
+
     def _explanation(self, group: list[Explanation]) -> Iterator[str]:
         first = group[0]
         for one in group:
             yield from self._wrapped(self._reference(one), "", bold=True)
+        if first.then:
+            yield from self._wrapped(first.then, "  ")
         for number, scope in enumerate(first.scopes, 1):
             label = f"scope {number}" if len(first.scopes) > 1 else "scope"
             yield from self._wrapped(f"{label}: {self._short_in(scope.text, scope.owner)}", "  ")
@@ -118,7 +144,9 @@ class Renderer:
         yield from self._changes(group)
 
     def _changes(self, group: list[Explanation]) -> Iterator[str]:
-        """Yield what would change it; of references that are told of together, a change may hold for some only."""
+        """Yield what would change it; of references that are told of together, a
+        change may hold for some only.
+        """
         holds: dict[tuple[str, str], list[str]] = {}
         for one in group:
             name = self._name(one.reference.object, one.reference.namespace)
@@ -136,6 +164,17 @@ class Renderer:
     def _reference(self, one: Explanation) -> str:
         reference = one.reference
         name = self._name(reference.object, reference.namespace)
+        if reference.handle:
+            called = "dlvsym" if reference.version else "dlsym"
+            handle = (
+                reference.handle
+                if reference.handle.startswith("RTLD_")
+                else f"handle of {self._name(reference.handle, reference.namespace)}"
+            )
+            version = f', "{reference.version}"' if reference.version else ""
+            place = f" at {reference.caller}" if reference.caller else ""
+            by = f" by {name}" if reference.handle.startswith("RTLD_") else ""
+            return f'{called}({handle}, "{reference.asked}"{version}){by}{place}'
         if reference.kind == "dlsym":
             if reference.version:
                 return f"no reference to {reference.version}: what dlvsym(RTLD_DEFAULT, ...) gives that {name} calls"
@@ -149,7 +188,9 @@ class Renderer:
         )
         return f"{name} {_KINDS[reference.kind]}{used}: {weak}{asks}"
 
-    def _step(self, step: tuple[tuple[str, ...], Step], version_asked: bool) -> Iterator[tuple[str, ...]]:
+    def _step(
+        self, step: tuple[tuple[str, ...], SearchStep], version_asked: bool
+    ) -> Iterator[tuple[str, ...]]:
         names, first = step
         shown = [self._name(name, first.namespace) for name in names[:_LISTED]]
         more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
@@ -193,7 +234,7 @@ class Renderer:
         version = f" {_version(one)}" if one.version else ""
         return self._name(one.object, one.namespace) + version
 
-    # -- names ------------------------------------------------------------------------------------------------------
+    # -- names -----------------------------------------------------------------------------------------------
 
     def _name(self, name: str, namespace: int) -> str:
         base = os.path.basename(name)
@@ -209,17 +250,17 @@ class Renderer:
             text = self._short_in(text, object_.name)
         return text
 
-    # -- layout -----------------------------------------------------------------------------------------------------
+    # -- layout ----------------------------------------------------------------------------------------------
 
     def _table(self, rows: Sequence[tuple[str, ...]], indent: str) -> Iterator[str]:
         """Yield aligned rows; where a row is too long, its last column goes on below itself."""
         if not rows:
             return
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-        aligned = not self.width or len(indent) + sum(widths) + 2 * len(widths) <= self.width * 2 // 3
+        columns = widths(rows)[:-1]
+        aligned = not self.width or len(indent) + sum(columns) + 2 * len(columns) <= self.width * 2 // 3
         for row in rows:
             padded = (
-                cell.ljust(width if aligned else 0) for cell, width in zip(row[:-1], widths, strict=True)
+                cell.ljust(width if aligned else 0) for cell, width in zip(row[:-1], columns, strict=True)
             )
             head = indent + "".join(f"{cell}  " for cell in padded)
             lines = (
@@ -250,7 +291,8 @@ class Renderer:
 
 def render(answer: Answer, *, width: int = 0, colour: bool = False) -> str:
     """Return the answer as text."""
-    return "\n".join(Renderer(answer, width=width, colour=colour).lines()) + "\n"
+    shown = printable_in_colour if colour else printable
+    return "".join(shown(line) + "\n" for line in Renderer(answer, width=width, colour=colour).lines())
 
 
 def _version(one: Definition) -> str:
@@ -265,10 +307,10 @@ def _what(one: Definition) -> str:
     return f"{one.binding}{visibility} {one.type}{size}{version}"
 
 
-def _gathered(steps: Sequence[Step]) -> Iterator[tuple[tuple[str, ...], Step]]:
+def _gathered(steps: Sequence[SearchStep]) -> Iterator[tuple[tuple[str, ...], SearchStep]]:
     """Put objects together that follow each other and were passed over for the same plain reason."""
     names: list[str] = []
-    known: Step | None = None
+    known: SearchStep | None = None
     for step in steps:
         alike = (
             known is not None
@@ -289,6 +331,23 @@ def _gathered(steps: Sequence[Step]) -> Iterator[tuple[tuple[str, ...], Step]]:
         yield tuple(names), known
 
 
+def kept_remarks(symbol: str, demangled: str, count: int) -> Iterator[str]:
+    """Yield what it means that a symbol is there `count` times and never becomes one.
+
+    Source: Itanium C++ ABI 2.9.1.
+    """
+    if count < 2:
+        return
+    if symbol.startswith("_ZTI"):
+        name = demangled.removeprefix("typeinfo for ")
+        yield (
+            f"{count} objects for one type: libc++ compares their addresses, so that dynamic_cast and catch fail across them; libstdc++ compares names"
+        )
+        yield f'what makes them one: __attribute__((visibility("default"))) on {name} in all objects, or a key function of it that one library exports'
+    elif symbol.startswith(("_ZN", "_ZZ")):
+        yield f"{count} of their own: what one object stores in its, the others do not see"
+
+
 def _alike(explanations: Sequence[Explanation]) -> list[list[Explanation]]:
     """Put references together whose stories are the same in all but the reference."""
     groups: list[list[Explanation]] = []
@@ -303,4 +362,4 @@ def _alike(explanations: Sequence[Explanation]) -> list[list[Explanation]]:
 
 
 def _story(one: Explanation) -> tuple[object, ...]:
-    return one.scopes, one.winner, one.rules, one.remarks, bool(one.reference.version)
+    return one.then, one.scopes, one.winner, one.rules, one.remarks, bool(one.reference.version)

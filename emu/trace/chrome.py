@@ -1,7 +1,9 @@
-"""Events as Chrome trace-event JSON, which Perfetto and chrome://tracing open: tracks of threads and of objects, counters, arrows.
+"""Events as Chrome trace-event JSON, which Perfetto and chrome://tracing open:
+tracks of threads and of objects, counters, arrows.
 
-Virtual time may stand still between events; each event is told at least one nanosecond after the one before, so that their order shows.
-The true time is in its arguments. A constructor or finalizer whose end no event tells (the last one at start-up, or before the end) is an instant.
+Virtual time may stand still between events; each event is told at least one nanosecond after the one before,
+so that their order shows. The true time is in its arguments. A constructor or finalizer whose end no event
+tells (the last one at start-up, or before the end) is an instant.
 
 Source: "Trace Event Format" (the document of the Catapult project); Perfetto's importer of JSON traces.
 """
@@ -14,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from emu.core import dl_events as dl
 from emu.core import events as ev
+from emu.core import task_events
 from emu.core.events import CATEGORY_OF
+from emu.core.text import printable
 from emu.trace.fields import event_name
-from emu.trace.text import RENDERERS, printable
+from emu.trace.text import RENDERERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +47,10 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class _Life:
-    """An object's track. `closed` is when its last count went, -1 while it is open; `kept` why a collection left it."""
+    """An object's track.
+
+    `closed` is when its last count went, -1 while it is open; `kept` why a collection left it.
+    """
 
     __slots__ = ("closed", "depth", "kept", "name", "tid")
 
@@ -53,7 +60,10 @@ class _Life:
 
 
 class _Call:
-    """What a thread is in: a dlopen, dlclose, constructor, finalizer or thread_local destructor. `going` are the objects that a dlclose has yet to unmap."""
+    """What a thread is in: a dlopen, dlclose, constructor, finalizer or thread_local destructor.
+
+    `going` are the objects that a dlclose has yet to unmap.
+    """
 
     __slots__ = ("event", "going", "kind", "marking")
 
@@ -63,7 +73,10 @@ class _Call:
 
 
 class ChromeTrace:
-    """A sink of records that writes to `writer`; instants are told only for `categories`. `close` ends the file and may be called from another thread."""
+    """A sink of records that writes to `writer`; instants are told only for `categories`.
+
+    `close` ends the file and may be called from another thread.
+    """
 
     def __init__(self, writer: TraceWriter, categories: tuple[str, ...]) -> None:
         self._writer, self._shown = writer, frozenset(categories)
@@ -82,7 +95,7 @@ class ChromeTrace:
             dl.OpenFailed: self._failed, dl.CloseRequested: self._close, dl.Kept: self._kept, dl.Unloading: self._unloading,
             ev.InitStarted: self._init, ev.FiniStarted: self._fini, ev.Initializer: self._constructor, ev.Finalizer: self._finalizer,
             ev.DtorRegistered: self._registered, ev.DtorRun: self._run, ev.DtorDone: self._ran,
-            ev.ThreadCreated: self._created, ev.ThreadNamed: self._named, ev.ThreadExited: self._exited,
+            task_events.ThreadCreated: self._created, task_events.ThreadNamed: self._named, task_events.ThreadExited: self._exited,
         }  # fmt: skip
         writer.line(BEGINNING)
         for pid, name in ((THREADS, "threads"), (OBJECTS, "shared objects")):
@@ -118,7 +131,7 @@ class ChromeTrace:
         self._writer.line("]}")
         self._writer.flush()
 
-    # -- the file -------------------------------------------------------------------------------------------------------
+    # -- the file --------------------------------------------------------------------------------------------
 
     def _add(self, phase: str, pid: int, tid: int, at: int = -1, **members: Any) -> dict[str, Any]:
         event = {"ph": phase, "pid": pid, "tid": tid, "ts": (self._now if at < 0 else at) / 1000, **members}
@@ -146,7 +159,7 @@ class ChromeTrace:
     def _instant(self, record: Record) -> None:
         self._add("i", THREADS, record.task, s="t", **_said(record))
 
-    # -- slices of threads ------------------------------------------------------------------------------------------------
+    # -- slices of threads -----------------------------------------------------------------------------------
 
     def _begin(self, kind: str, record: Record, name: str) -> None:
         event = self._add("", THREADS, record.task, **_said(record, name))
@@ -168,7 +181,9 @@ class ChromeTrace:
         calls.clear()
 
     def _leave(self, record: Record, *kinds: str) -> bool:
-        """End the thread's innermost call of one of `kinds`; what it was left from without a word has no known end."""
+        """End the thread's innermost call of one of `kinds`;
+        what it was left from without a word has no known end.
+        """
         calls = self._calls.get(record.task, [])
         for number in range(len(calls) - 1, -1, -1):
             if calls[number].kind in kinds:
@@ -225,7 +240,7 @@ class ChromeTrace:
         event: ev.Finalizer = record.event
         self._begin("finalizer", record, f"finalizer {event.function or event.kind} of {_short(event.name)}")
 
-    # -- thread_local destructors -----------------------------------------------------------------------------------------
+    # -- thread_local destructors ----------------------------------------------------------------------------
 
     def _registered(self, record: Record) -> None:
         event: ev.DtorRegistered = record.event
@@ -248,7 +263,7 @@ class ChromeTrace:
         self._leave(record, "destructor")
         self._count("thread_local", event.owner, "live", event.count_after)
 
-    # -- objects ----------------------------------------------------------------------------------------------------------
+    # -- objects ---------------------------------------------------------------------------------------------
 
     def _count(self, what: str, name: str, unit: str, value: int) -> None:
         self._add("C", OBJECTS, 0, name=printable(f"{what} of {_short(name)}"), args={unit: value})
@@ -288,8 +303,9 @@ class ChromeTrace:
 
     def _close(self, record: Record) -> None:
         event: dl.CloseRequested = record.event
-        if event.outcome == "collect":
-            self._begin("dlclose", record, f"dlclose {_short(event.name)}")
+        if event.outcome in ("collect", "failed open"):
+            what = "dlclose" if event.outcome == "collect" else "undo dlopen"
+            self._begin("dlclose", record, f"{what} {_short(event.name)}")
         else:
             self._instant(record)
         if event.opencount_after != event.opencount_before:
@@ -337,26 +353,26 @@ class ChromeTrace:
             if top.going <= 0:
                 self._leave(record, "dlclose")
 
-    # -- threads ----------------------------------------------------------------------------------------------------------
+    # -- threads ---------------------------------------------------------------------------------------------
 
     def _thread(self, thread: int, name: str) -> None:
         self._threads.add(thread)
         self._metadata("thread_name", THREADS, thread, name)
 
     def _created(self, record: Record) -> None:
-        event: ev.ThreadCreated = record.event
+        event: task_events.ThreadCreated = record.event
         self._instant(record)
         self._thread(event.thread, f"{event.name} {event.thread}")
         self._alive[event.thread] = event.name
         self._add("B", THREADS, event.thread, **_said(record, f"thread {event.thread}"))
 
     def _named(self, record: Record) -> None:
-        event: ev.ThreadNamed = record.event
+        event: task_events.ThreadNamed = record.event
         self._thread(event.thread, f"{event.name} {event.thread}")
         self._instant(record)
 
     def _exited(self, record: Record) -> None:
-        event: ev.ThreadExited = record.event
+        event: task_events.ThreadExited = record.event
         self._unknown(self._calls.get(event.thread, []))
         self._instant(record)
         if self._alive.pop(event.thread, None) is not None:

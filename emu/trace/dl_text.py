@@ -46,6 +46,10 @@ def _failed(e: ev.OpenFailed) -> str:
     return f"failed to open {e.file}{_in(e.namespace)}: {e.text}"
 
 
+def _first_call(e: ev.FirstCallFailed) -> str:
+    return f"failed to bind the first call of {e.symbol} by {e.name}{_in(e.namespace)}: {e.text}"
+
+
 def _needed(e: ev.ObjectNeeded) -> str:
     return f"look for {e.name}{_in(e.namespace)}: {'called for' if e.dynamic else 'needed'} by {e.by}"
 
@@ -61,6 +65,8 @@ def _joined(e: ev.AuditorJoined) -> str:
 
 def _close(e: ev.CloseRequested) -> str:
     count = f"count {e.opencount_before} -> {e.opencount_after}"
+    if e.outcome == "failed open":
+        return f"undo the open of {e.name}{_in(e.namespace)}: {count}, collect"
     return f"close {e.name}{_in(e.namespace)}{_by(e.caller)}: {count}, {_OUTCOMES.get(e.outcome, e.outcome)}"
 
 
@@ -118,6 +124,7 @@ DL_RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.OpenRequested: _requested,
     ev.Opened: _opened,
     ev.OpenFailed: _failed,
+    ev.FirstCallFailed: _first_call,
     ev.ObjectNeeded: _needed,
     ev.NamespaceCreated: _created,
     ev.AuditorJoined: _joined,

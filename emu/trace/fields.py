@@ -19,6 +19,8 @@ ADDRESSES = frozenset(
         "dynamic",
         "entry",
         "phdr",
+        "block",
+        "tcb",
         "chosen",
     )
 )
@@ -31,7 +33,8 @@ def event_name(event_type: type[Any]) -> str:
 
 
 def field_kinds(event_type: type[Any]) -> dict[str, str]:
-    """Return each field of an event type in order with its kind: "string", "strings", "boolean", "integer" or "address".
+    """Return each field of an event type in order with its kind:
+    "string", "strings", "boolean", "integer" or "address".
 
     Raises TypeError for a field of another type.
     """

@@ -44,6 +44,8 @@ def render(record: Record) -> str:
         "category": CATEGORY_OF[kind],
         "event": _NAMES[kind],
     }
+    if record.process:
+        line["pid"] = record.process
     addresses = _addresses(kind)
     for name, value in zip(kind._fields, event, strict=True):
         line[name] = hex(value) if name in addresses else value

@@ -1,4 +1,6 @@
-"""Events of the categories that only LD_DEBUG asks for, as text of our own, a verb first. (ld.so's own words: `emu.glibc.ld_debug`.)"""
+"""Events of the categories that only LD_DEBUG asks for,
+as text of our own, a verb first. (ld.so's own words: `emu.glibc.ld_debug`.)
+"""
 
 from __future__ import annotations
 
@@ -49,6 +51,11 @@ def _startup(e: ev.StartupStatistics) -> str:
     )
 
 
+def _tls_step(e: ev.TlsStep) -> str:
+    of = f" {e.name}{_in(e.namespace)}" if e.name else ""
+    return f"step of TLS: {e.step}{of}, module {e.module}, thread {e.tcb:#x}, block {e.block:#x}, value {e.value}"
+
+
 def _bound(e: ev.SymbolBound) -> str:
     symbol = f"{e.symbol}@{e.version}" if e.version else e.symbol
     return f"find {'protected ' if e.protected else ''}{symbol} for {e.by} in {e.file}{_in(e.namespace)}"
@@ -71,6 +78,8 @@ LDSO_RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.ErrorSignalled: _error,
     ev.StartupStatistics: _startup,
     ev.FinalStatistics: lambda e: f"count {e.lookups} look-ups, {e.cached_lookups} more from the last result",
+    ev.Reopened: lambda e: f"open {e.name}{_in(e.namespace)} again, number {e.opencount}",
+    ev.TlsStep: _tls_step,
     ev.ObjectSearched: lambda e: f"search {e.symbol} in {e.file}{_in(e.namespace)}",
     ev.SymbolBound: _bound,
 }

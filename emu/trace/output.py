@@ -1,7 +1,8 @@
-"""Where a trace or an answer goes: standard error or a file, without ever destroying a file that is something else.
+"""Where a trace or an answer goes: standard error or a file, without ever destroying a
+file that is something else.
 
-A trace is streamed, and an earlier one in its place is emptied when the first line goes out, not before; an answer takes the place of an
-earlier one when it is complete.
+A trace is streamed, and an earlier one in its place is emptied when the first line goes out, not before; an
+answer takes the place of an earlier one when it is complete.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from emu.core.events import Record
 
 EXIT_SIGPIPE = 128 + 13
+STANDARD_OUTPUT = "-"
+STREAMS = {None: (2, "standard error"), STANDARD_OUTPUT: (1, "standard output")}
+"""The descriptors of outputs that are no files, and their names."""
 _BLOCK = 1 << 16
 
 
@@ -44,8 +48,9 @@ class TraceClosed(EmuError):
 class TraceWriter:
     """A sink of records: renders each and writes it to `fd`.
 
-    Unbuffered, so that the lines stand among the guest's own, unless `buffered`. `fresh`: what the file has is dropped when the first line is
-    written. `flush` may be called from another thread. Raises TraceError or TraceClosed.
+    Unbuffered, so that the lines stand among the guest's own, unless `buffered`. `fresh`: what the file has
+    is dropped when the first line is written. `flush` may be called from another thread. Raises TraceError or
+    TraceClosed.
     """
 
     __slots__ = ("_buffered", "_fd", "_fresh", "_lines", "_lock", "_render", "_size", "_what", "_where")
@@ -99,10 +104,11 @@ class TraceWriter:
 
 
 def open_output(path: str, beginnings: tuple[str, ...], *, force: bool = False, what: str = "trace") -> int:
-    """Open `path` for a trace, or `what` else, and return the descriptor; what the file has stays until a `fresh` TraceWriter writes.
+    """Open `path` for a trace, or `what` else, and return the descriptor;
+    what the file has stays until a `fresh` TraceWriter writes.
 
-    A file that exists may be written to only if it is empty or begins like a trace (with one of `beginnings`), or with
-    `force`; so may a FIFO or character device. Raises TraceError.
+    A file that exists may be written to only if it is empty or begins like a trace (with one of
+    `beginnings`), or with `force`; so may a FIFO or character device. Raises TraceError.
     """
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
@@ -118,7 +124,9 @@ def open_output(path: str, beginnings: tuple[str, ...], *, force: bool = False, 
 
 @contextmanager
 def ended_by(flush: Callable[[], None], begun: Callable[[], bool]) -> Iterator[None]:
-    """Call `flush` at the end, but not after an error that came before anything `begun`: an earlier file then stays as it is."""
+    """Call `flush` at the end, but not after an error that came before anything `begun`:
+    an earlier file then stays as it is.
+    """
     try:
         yield
     except BaseException:  # Ctrl-C, too: it is raised again
@@ -131,7 +139,12 @@ def ended_by(flush: Callable[[], None], begun: Callable[[], bool]) -> Iterator[N
 def check_output(
     path: str, beginnings: tuple[str, ...] = (), *, force: bool = False, what: str = "trace"
 ) -> None:
-    """Look before the run whether `write_output` may and can write to `path`, by the rules of `open_output`. Raises TraceError."""
+    """Look before the run whether `write_output` may and can write to `path`, by the rules of `open_output`.
+
+    Raises TraceError.
+    """
+    if path == STANDARD_OUTPUT:
+        return
     folder = os.path.dirname(os.path.realpath(path))
     try:
         status = os.stat(path)
@@ -149,9 +162,12 @@ def check_output(
 
 
 def write_output(path: str, text: str, what: str = "trace") -> None:
-    """Write all of an answer. A file is replaced when the new one is complete, so that there is always the old or the new one.
+    """Write all of an answer.
 
-    Where no file can be made beside it, or it cannot be renamed (a mount point), it is written in place. Raises TraceError.
+    A file is replaced when the new one is complete, so that there is always the old or the new one.
+
+    Where no file can be made beside it, or it cannot be renamed (a mount point), it is written in place.
+    Raises TraceError.
     """
     try:
         status = os.stat(path) if os.path.exists(path) else None
@@ -173,17 +189,21 @@ def write_output(path: str, text: str, what: str = "trace") -> None:
 def write_answer(path: str | None, text: str) -> None:
     """Write an answer to `path`, or to standard error, behind what the guest wrote. Raises TraceError."""
     sys.stdout.flush()
-    if path is not None:
+    if path is not None and path != STANDARD_OUTPUT:
         write_output(path, text, "answer")
         return
+    number, where = STREAMS[path]
     try:
-        _write(2, text)
+        _write(number, text)
     except OSError as error:
-        raise TraceError("standard error", str(error.strerror), "answer") from None
+        raise TraceError(where, str(error.strerror), "answer") from None
 
 
 def _replace(target: str, text: str, before: os.stat_result | None) -> bool:
-    """Put a new file in the place of `target`; return whether that could be done. Raises OSError for a disk that is full."""
+    """Put a new file in the place of `target`; return whether that could be done.
+
+    Raises OSError for a disk that is full.
+    """
     beside = f"{target}.{os.getpid()}.tmp"
     with _signals_wait():
         try:

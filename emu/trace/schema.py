@@ -5,47 +5,37 @@ Source: JSON Schema 2020-12.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from emu.core.events import CATEGORY_OF, EVENT_TYPES
+from emu.core.schema import Schema, address, document, object_of, reference
 from emu.trace.fields import event_name, field_kinds
 
-_KINDS: dict[str, dict[str, Any]] = {
+_KINDS: dict[str, Schema] = {
     "string": {"type": "string"},
     "strings": {"type": "array", "items": {"type": "string"}},
     "boolean": {"type": "boolean"},
     "integer": {"type": "integer"},
-    "address": {"$ref": "#/$defs/address"},
+    "address": reference("address"),
 }
 
 
-def _event_schema(event_type: type[Any]) -> dict[str, Any]:
-    stamp: dict[str, Any] = {
-        "seq": {"$ref": "#/$defs/seq"},
-        "time_ns": {"$ref": "#/$defs/time_ns"},
-        "task": {"$ref": "#/$defs/task"},
+def _event_schema(event_type: type[Any]) -> Schema:
+    stamp: Schema = {
+        "seq": reference("seq"),
+        "time_ns": reference("time_ns"),
+        "task": reference("task"),
         "category": {"const": CATEGORY_OF[event_type]},
         "event": {"const": event_name(event_type)},
     }
-    properties = stamp | {name: _KINDS[kind] for name, kind in field_kinds(event_type).items()}
-    return {
-        "description": inspect.getdoc(event_type) or "",
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    fields = {name: _KINDS[kind] for name, kind in field_kinds(event_type).items()}
+    return object_of(event_type, stamp | fields, {"pid": reference("pid")})
 
 
-def schema() -> dict[str, Any]:
+def schema() -> Schema:
     """Return the schema of one line, as what `json.dumps` takes."""
-    definitions: dict[str, Any] = {
-        "address": {
-            "type": "string",
-            "pattern": "^0x[0-9a-f]+$",
-            "description": "A guest address in hexadecimal.",
-        },
+    definitions: Schema = {
+        "address": address("A guest address in hexadecimal."),
         "seq": {"type": "integer", "minimum": 1, "description": "Number of the event in its run, from 1."},
         "time_ns": {
             "type": "integer",
@@ -53,11 +43,9 @@ def schema() -> dict[str, Any]:
             "description": "Nanoseconds of virtual time since the start.",
         },
         "task": {"type": "integer", "description": "The guest's thread id."},
+        "pid": {"type": "integer", "description": "The process's id, where it is not the first one."},
     }
-    definitions |= {event_name(event_type): _event_schema(event_type) for event_type in EVENT_TYPES}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "One line of emu run --trace-format jsonl",
-        "oneOf": [{"$ref": f"#/$defs/{event_name(event_type)}"} for event_type in EVENT_TYPES],
-        "$defs": definitions,
-    }
+    names = {event_name(event_type): event_type for event_type in EVENT_TYPES}
+    definitions |= {name: _event_schema(event_type) for name, event_type in names.items()}
+    one = {"oneOf": [reference(name) for name in names]}
+    return document("One line of emu run --trace-format jsonl", one, definitions)

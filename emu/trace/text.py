@@ -1,7 +1,7 @@
 """Events as text: one line each, for people.
 
-The columns are sequence number, seconds of virtual time, task, category, and then what happened, with a verb first. The brief
-form has only the task and what happened.
+The columns are sequence number, seconds of virtual time, task, category, and then what happened, with a verb
+first. The brief form has only the task and what happened.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emu.core import events as ev
+from emu.core import task_events
 from emu.core.events import CATEGORY_OF
+from emu.core.text import printable
+from emu.elf.demangle import demangle
 from emu.trace.dl_text import DL_RENDERERS
 from emu.trace.ldso_text import LDSO_RENDERERS
 
@@ -30,7 +33,8 @@ _COLOURS = {
 
 
 def _search(e: ev.LibrarySearch) -> str:
-    return f"try {e.path} for {e.name} ({e.rule}): {'found' if e.found else 'not found'}"
+    outcome = "found" if e.found else f"there, but {e.machine}" if e.machine else "not found"
+    return f"try {e.path} for {e.name} ({e.rule}): {outcome}"
 
 
 def _load(e: ev.LibraryLoad) -> str:
@@ -39,6 +43,18 @@ def _load(e: ev.LibraryLoad) -> str:
     return (
         f"load {e.path or e.name} at {e.start:#x}-{e.end:#x}, bias {e.base:#x}{needed} ({e.rule}){namespace}"
     )
+
+
+_KNOWN_BY = {
+    "needed-as": "which was needed by that name before",
+    "soname": "by its SONAME",
+    "path": "by a path",
+}
+
+
+def _reused(e: ev.LibraryReused) -> str:
+    namespace = f" in namespace {e.namespace}" if e.namespace else ""
+    return f"take {e.library} for {e.name}, needed by {e.needed_by}{namespace}: it is there, {_KNOWN_BY.get(e.known_by, e.known_by)}"
 
 
 def _auditor_file(e: ev.AuditorChoseFile) -> str:
@@ -53,9 +69,17 @@ def _auditor_address(e: ev.AuditorChoseAddress) -> str:
 
 
 def _binding(e: ev.Binding) -> str:
-    symbol = f"{e.symbol}@{e.version}" if e.version else e.symbol
+    plain = demangle(e.symbol)
+    symbol = f"{plain}@{e.version}" if e.version else plain
+    if e.relocation == "dlsym":
+        by = f" by {e.caller}" if e.caller else ""
+        found = f"{e.target} {e.address:#x}" if e.target else "not found"
+        special = e.handle.startswith("RTLD_")
+        handle = f"{e.handle} of {e.origin}" if special else f"handle of {e.handle}"
+        return f"dlsym({handle}, {symbol}){by}: {found}"
     lazy = ", lazily" if e.lazy else ""
-    return f"bind {symbol} of {e.origin} to {e.target} {e.address:#x} ({e.relocation} at {e.slot:#x}{lazy})"
+    target = f"{e.target} {e.address:#x}" if e.target else "nothing"
+    return f"bind {symbol} of {e.origin} to {target} ({e.relocation} at {e.slot:#x}{lazy})"
 
 
 def _relocation(e: ev.RelocationStarted) -> str:
@@ -112,38 +136,52 @@ def _done(e: ev.DtorDone) -> str:
     return f"done     {e.function} on {e.object:#x}, owner {e.owner}: {e.count_before} -> {e.count_after}"
 
 
-def _syscall(e: ev.Syscall) -> str:
+def _syscall(e: task_events.Syscall) -> str:
     return f"{e.name}({e.arguments}) = {e.result}"
 
 
-def _fault(e: ev.Fault) -> str:
+def _fault(e: task_events.Fault) -> str:
     handled = "handled" if e.handled else "not handled"
     return f"{e.signal}: {e.access} at {e.address:#x} by {e.where} (pc {e.pc:#x}), {handled} by the program"
 
 
-def _created(e: ev.ThreadCreated) -> str:
+def _created(e: task_events.ThreadCreated) -> str:
     return f"create thread {e.thread} ({e.name}), stack from {e.stack:#x}"
 
 
-def _named(e: ev.ThreadNamed) -> str:
+def _named(e: task_events.ThreadNamed) -> str:
     return f"name thread {e.thread}: {e.name}"
 
 
-def _exited(e: ev.ThreadExited) -> str:
+def _exited(e: task_events.ThreadExited) -> str:
     return f"exit thread {e.thread} ({e.name}) with status {e.status}"
 
 
-def _joined(e: ev.ThreadJoined) -> str:
+def _forked(e: task_events.ProcessCreated) -> str:
+    return f"create process {e.process} ({e.name})"
+
+
+def _ended(e: task_events.ProcessEnded) -> str:
+    how = f"by signal {e.status & 0x7F}" if e.status & 0x7F else f"with status {e.status >> 8}"
+    return f"exit process {e.process} ({e.name}) {how}"
+
+
+def _executed(e: task_events.ProgramExecuted) -> str:
+    return f"execute {e.path} in process {e.process}"
+
+
+def _joined(e: task_events.ThreadJoined) -> str:
     return f"join thread {e.thread}: {e.joiner} waited for its end"
 
 
-def _switched(e: ev.Switch) -> str:
+def _switched(e: task_events.Switch) -> str:
     return f"switch {e.previous} -> {e.next}: {e.reason}"
 
 
 RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.LibrarySearch: _search,
     ev.LibraryLoad: _load,
+    ev.LibraryReused: _reused,
     ev.Binding: _binding,
     ev.AuditorChoseFile: _auditor_file,
     ev.AuditorChoseAddress: _auditor_address,
@@ -161,35 +199,41 @@ RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.DtorRegistered: _registered,
     ev.DtorRun: _run,
     ev.DtorDone: _done,
-    ev.Syscall: _syscall,
-    ev.Fault: _fault,
+    task_events.Syscall: _syscall,
+    task_events.Fault: _fault,
     **DL_RENDERERS,
-    ev.ThreadCreated: _created,
-    ev.ThreadNamed: _named,
-    ev.ThreadExited: _exited,
-    ev.ThreadJoined: _joined,
-    ev.Switch: _switched,
+    task_events.ThreadCreated: _created,
+    task_events.ThreadNamed: _named,
+    task_events.ThreadExited: _exited,
+    task_events.ProcessCreated: _forked,
+    task_events.ProcessEnded: _ended,
+    task_events.ProgramExecuted: _executed,
+    task_events.ThreadJoined: _joined,
+    task_events.Switch: _switched,
+    task_events.ForcedSwitch: lambda e: (
+        "the host's clock takes the CPU from a thread that only computes: this run is not the same every time"
+    ),
     **LDSO_RENDERERS,
 }
-
-
-def printable(line: str) -> str:
-    """Return a line as it may be shown: keep a line one line, and a terminal as it is, whatever names the guest's files and symbols have."""
-    if line.isprintable():
-        return line
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def render(record: ev.Record) -> str:
     """Return the record's line, without the newline."""
     seconds, rest = divmod(record.time, 1_000_000_000)
     category = CATEGORY_OF[type(record.event)]
-    return f"{record.sequence:>6} {seconds}.{rest:09d} {record.task:>5} {category:<8} {_said(record)}"
+    return f"{record.sequence:>6} {seconds}.{rest:09d} {_who(record)} {category:<8} {_said(record)}"
 
 
 def render_brief(record: ev.Record) -> str:
     """Return a line that has the task and what happened."""
-    return f"{record.task:>5} {_said(record)}"
+    return f"{_who(record)} {_said(record)}"
+
+
+def _who(record: ev.Record) -> str:
+    """Return the thread, with its process where that is neither the first nor named by the thread's id."""
+    if record.process in (0, record.task):
+        return f"{record.task:>5}"
+    return f"{record.process}/{record.task}"
 
 
 def _said(record: ev.Record) -> str:

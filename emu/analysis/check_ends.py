@@ -1,0 +1,95 @@
+"""How a run ended, as a finding: what its last words do not say of themselves, and what would help."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from emu.analysis.check_copies import is_deepbound
+from emu.analysis.check_notes import base
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.process.backtrace import FrameInfo
+    from emu.rtld.rtld import Rtld
+
+_DESTROYS = re.compile(r"    #\d+ (pthread_(?:cond|barrier)_destroy)\b")
+_LOADER_LOCK = "waits for the dynamic loader's lock"
+_UNWINDER = ("_Unwind_RaiseException", "_Unwind_Resume", "_Unwind_ForcedUnwind")
+_PERSONALITY = "__gxx_personality_v0"
+
+
+class End(NamedTuple):
+    """The message of a finding about the end, and remedies."""
+
+    message: str
+    remedies: tuple[str, ...] = ()
+
+
+def deadlocked(first: str, ended: str) -> End:
+    """Return the finding of a deadlock; `ended` are its words, `first` the first line of them."""
+    waits = next((line.strip() for line in ended.splitlines() if _LOADER_LOCK in line), "")
+    if not waits:
+        return _destroyed_too_early(first, ended)
+    return End(
+        f"{first}: {waits}",
+        (
+            "do not wait for a thread in a constructor or destructor, nor for a lock that one may hold: dlopen and dlclose run them with the loader's"
+            " lock held, and dlopen, dlsym and dlclose need it",
+            "start and join threads in a function of the library, which the host calls when dlopen has returned",
+        ),
+    )
+
+
+def _destroyed_too_early(first: str, ended: str) -> End:
+    """Return the finding of a deadlock in which somebody destroys a condition variable (or a barrier) on
+    which a thread still waits. Source: glibc nptl/pthread_cond_destroy.c, nptl/pthread_barrier_destroy.c.
+    """
+    waits = ""
+    for line in ended.splitlines():
+        if line.startswith("  thread "):
+            waits = line.strip()
+        found = _DESTROYS.match(line)
+        if found:
+            return End(
+                f"{first}: {waits}, in {found[1]}: it destroys what another thread still waits on, and waits for that",
+                (
+                    "wake that thread and join it before the object is destroyed: in the destructor of what owns both, or before main returns",
+                    "never destroy the object, if the thread is never to end: a reference to an object made with new",
+                ),
+            )
+    return End(first)
+
+
+def not_loaded(message: str, program: str) -> End:
+    """Return the finding of a program that ld.so has refused."""
+    return End(
+        message,
+        (f"emu why {program} {program} tells what was searched and passed over, and tries what would help",),
+    )
+
+
+def died(message: str, frames: Sequence[FrameInfo], rtld: Rtld | None) -> End:
+    """Return the finding of a death by a signal:
+    one of two C++ run-time libraries that met in an exception is explained.
+    """
+    thrower = next((f.object for f in frames if f.function.startswith(_UNWINDER)), "")
+    handler = next((f.object for f in frames if f.function.startswith(_PERSONALITY)), "")
+    if not thrower or not handler or rtld is None or base(thrower).startswith("libgcc_s.so"):
+        return End(message)
+    who, main = base(thrower), rtld.namespaces[0].main
+    maps = [m for namespace in rtld.namespaces for m in namespace.maps if m.display_name == thrower]
+    remedies = [
+        f"link {who} without -static-libgcc: one unwinder, libgcc_s.so.1, then serves everybody",
+        f"let no exception leave {who}: catch it in the functions that others call",
+    ]
+    if any(is_deepbound(map_, main) for map_ in maps):
+        remedies.insert(
+            0, f"open {who} without RTLD_DEEPBIND: it then uses the run-time library that everybody else uses"
+        )
+    return End(
+        f"{message}: an exception of {who}, thrown by the unwinder that is linked into it, met the C++ run-time library of {base(handler)}:"
+        " two unwinders do not understand each other's contexts",
+        tuple(remedies),
+    )  # fmt: skip

@@ -1,0 +1,67 @@
+"""What a call through a null pointer was to reach: a weak reference that nothing defines, or what a dlsym did
+not find.
+
+Source: gABI, "Symbol Table" (an undefined weak symbol is zero); psABI 3.2.1, 5.2.3; dlsym(3).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.analysis.check_ends import End
+from emu.analysis.check_notes import Notes, Occasion, base
+from emu.elf import constants as c
+from emu.elf.demangle import demangle
+from emu.elf.relocations import iter_rela
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from emu.analysis.check_wrappers import Wrappers
+    from emu.process.backtrace import FrameInfo
+    from emu.rtld.link_map import LinkMap
+
+_NULL = "jump to 0x0 "
+
+
+def null_call(
+    notes: Notes, message: str, frames: Sequence[FrameInfo], asked: Wrappers
+) -> tuple[End, Occasion | None] | None:
+    """Return what to say of a jump to address 0, with the place of the dlsym that is to blame, if it is."""
+    if _NULL not in message or len(frames) < 2:
+        return None
+    caller = next((m for m in notes.maps() if m.display_name == frames[1].object), None)
+    if caller is None:
+        return None
+    who = base(caller.display_name)
+    slot = notes.slot_called(frames[1].pc)
+    if slot is not None and (name := _undefined_weak(notes, caller, slot)):
+        return End(
+            f"{message}: {who} calls {name}, a weak reference that nothing defines: it is 0",
+            (
+                f"link {who} (or the program) with the library that defines {name}, with -Wl,--no-as-needed: a weak reference alone makes no need",
+                f"ask before the call: if ({name.partition('(')[0]})",
+            ),
+        ), None
+    nothing = asked.found_nothing(caller)
+    if slot is not None or nothing is None:
+        return None
+    symbol, handle, place = nothing
+    return End(
+        f'{message}: the last that {who} has asked dlsym for in vain is "{symbol}" (by {handle}): that gave NULL',
+        (
+            "look at what dlsym returns, and at dlerror, before the call",
+            f"emu explain PROGRAM {symbol} -- tells what was searched, and what has nearly that name",
+        ),
+    ), place
+
+
+def _undefined_weak(notes: Notes, map_: LinkMap, slot: int) -> str:
+    """Return the undefined weak symbol that a slot of an object is for; empty if it is for something else."""
+    for tag in (c.DT_RELA, c.DT_JMPREL):
+        for offset, info, _ in iter_rela(map_.table(notes.process.arena, tag), map_.display_name):
+            if map_.addr + offset == slot and info >> 32:
+                entry = map_.symtab.entry(info >> 32)
+                if entry.bind == c.STB_WEAK and not entry.defined:
+                    return demangle(map_.symtab.symbol_name(info >> 32).decode(errors="replace"))
+    return ""

@@ -1,0 +1,165 @@
+"""What a listing of a program's objects (`emu ldd`) says of those that were not
+found, and of names that something else served.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from emu.analysis.opens.data import Cure, SearchedPlace
+from emu.analysis.opens.looking import Looking, base
+from emu.analysis.opens.no_file import NoFileStory
+from emu.analysis.opens.text import place_lines
+from emu.core.events import LibraryReused
+from emu.rtld.failure import NoFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from emu.process import Process
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A loaded object in load order: who needed it, and the rule that found it;
+    null where nobody needed it, or none had to.
+    """
+
+    name: str
+    path: str
+    needed_by: str | None
+    rule: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A needed name that led to no file: for whom,
+    where it was looked for and where not, files of nearly that name, and what would help.
+    """
+
+    name: str
+    needed_by: str
+    places: tuple[SearchedPlace, ...]
+    near: tuple[str, ...]
+    cures: tuple[Cure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A needed name that an object which was there served, though the paths of who
+    needs it lead to another file (`elsewhere`).
+    """
+
+    name: str
+    needed_by: str
+    path: str
+    known_by: str
+    elsewhere: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a program loads; nothing but itself if it is not `dynamic`."""
+
+    program: str
+    dynamic: bool
+    objects: tuple[Listed, ...]
+    missing: tuple[Absent, ...]
+    served_by_others: tuple[Served, ...]
+
+
+def listed(process: Process, reused: Sequence[LibraryReused]) -> Listing:
+    """Return what is loaded in a process, and what is missing there."""
+    maps = process.rtld.namespaces[0].maps if process.rtld is not None else []
+    objects = (
+        Listed(
+            m.needed_as or m.display_name,
+            m.path,
+            m.loader.display_name if m.loader else None,
+            m.found_by or None,
+        )
+        for m in maps
+    )
+    return Listing(
+        process.config.program,
+        process.rtld is not None,
+        tuple(objects),
+        tuple(absent(process)),
+        tuple(served(process, reused)),
+    )
+
+
+def absent(process: Process) -> list[Absent]:
+    """Return what was needed and not found, in the order of the search."""
+    rtld = process.rtld
+    if rtld is None:
+        return []
+    looking, found = Looking(process, rtld), []
+    for name, by in rtld.missing:
+        story = NoFileStory(looking, NoFile(name, by, by.ns, False))
+        places = story.places()
+        found.append(Absent(name, by.display_name, places, tuple(story.near()), tuple(story.cures())))
+    return found
+
+
+def served(process: Process, reused: Sequence[LibraryReused]) -> list[Served]:
+    """Return those of the names that were met by what was there for which the search
+    of who needs them ends elsewhere.
+    """
+    rtld = process.rtld
+    if rtld is None:
+        return []
+    looking, found = Looking(process, rtld), []
+    maps = {(m.display_name, m.ns): m for ns in rtld.namespaces for m in ns.maps}
+    for event in reused:
+        by = maps.get((event.needed_by, event.namespace))
+        if by is None or not (by.runpath or by.rpath):
+            continue  # it has no paths of its own
+        path = looking.look(event.name, by).path
+        if path and not _same(looking, path, event.path):
+            found.append(
+                Served(
+                    event.name,
+                    event.needed_by,
+                    looking.shown(event.path),
+                    event.known_by,
+                    looking.shown(path),
+                )
+            )
+    return found
+
+
+def _same(looking: Looking, one: str, other: str) -> bool:
+    try:
+        return looking.files.realpath(one) == looking.files.realpath(other)
+    except OSError:
+        return False
+
+
+def lines(missing: Sequence[Absent], elsewhere: Sequence[Served]) -> Iterator[str]:
+    """Yield what is told of them below the table."""
+    for one in missing:
+        yield ""
+        yield f"{one.name}, needed by {one.needed_by}, was not found. Looked in:"
+        yield from (line[2:] for place in one.places if place.searched for line in place_lines(place))
+        if any(not place.searched for place in one.places):
+            yield "  not looked in:"
+            yield from (line for place in one.places if not place.searched for line in place_lines(place))
+        if one.near:
+            yield f"  files of nearly that name: {', '.join(one.near)}"
+        for title, tried in (
+            ("what would help (the search was asked again with each)", True),
+            ("what should help (it needs another build or setting: not tried)", False),
+        ):
+            chosen = [cure for cure in one.cures if cure.tried is tried]
+            if chosen:
+                yield f"  {title}:"
+            yield from (f"    * {cure.text}  -> {cure.result}" for cure in chosen)
+    for served_ in elsewhere:
+        yield ""
+        how = {"soname": "its SONAME", "needed-as": "needed by that name before"}.get(
+            served_.known_by, "a name of it"
+        )
+        text = f"{served_.name}, needed by {base(served_.needed_by)}, is {served_.path}, which was there already ({how})"
+        yield f"{text}; the paths of {base(served_.needed_by)} lead to {served_.elsewhere}"

@@ -1,0 +1,1 @@
+"""Searching for the schedule that breaks a program: `emu explore`."""
