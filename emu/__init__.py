@@ -11,6 +11,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from emu.api import *  # noqa: F403
+    from emu.exploration.functions import explore as explore
+
+_ELSEWHERE = {"explore": "emu.exploration.functions"}
+"""Names of the Python face that are not `emu.api`'s."""
 
 
 def __getattr__(name: str) -> object:
@@ -19,8 +23,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(name)
     import importlib
 
-    api = importlib.import_module("emu.api")
-    if name not in api.__all__:
+    api = importlib.import_module(_ELSEWHERE.get(name, "emu.api"))
+    if name not in _ELSEWHERE and name not in api.__all__:
         raise AttributeError(f"module 'emu' has no attribute {name!r}")
     value: object = getattr(api, name)
     globals()[name] = value
@@ -30,4 +34,4 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     import importlib
 
-    return sorted({*globals(), *importlib.import_module("emu.api").__all__})
+    return sorted({*globals(), *_ELSEWHERE, *importlib.import_module("emu.api").__all__})

@@ -1,4 +1,6 @@
-"""The Python face: a process of the guest as an object, its libraries as ctypes has them. `import emu` gives all of it.
+"""The Python face: a process of the guest as an object, its libraries as ctypes has them.
+
+`import emu` gives all of it.
 
 May import everything but `cli`. Nothing below imports it.
 """
@@ -38,6 +40,7 @@ from emu.api.linking import (
     RTLD_NOW,
 )
 from emu.api.memory import Memory
+from emu.api.pointer import Pointer
 from emu.api.process import Process
 from emu.api.reasons import Reasons
 from emu.api.snapshot import Snapshot
@@ -46,7 +49,7 @@ from emu.api.thread import Thread
 __all__ = [
     "ArgumentError", "Breakpoint", "CFUNCTYPE", "Call", "Callback", "ClosedError", "DeadlockError", "Destroyed", "DestroyedObject",
     "Error", "Event", "Events", "Findings", "Function", "GuestException", "GuestFault", "Interposition", "Library", "Memory",
-    "MemoryAccessError", "NotAFunctionError", "OpenError", "Process", "ProcessEnded", "Prototype", "RTLD_DEEPBIND",
+    "MemoryAccessError", "NotAFunctionError", "OpenError", "Pointer", "Process", "ProcessEnded", "Prototype", "RTLD_DEEPBIND",
     "RTLD_GLOBAL", "RTLD_LAZY", "RTLD_LOCAL", "RTLD_NODELETE", "RTLD_NOLOAD", "RTLD_NOW", "Reason", "Reasons", "RunTimeout", "Snapshot",
     "StateError", "Symbol", "SymbolNotFoundError", "Thread", "UnsupportedError",
 ]  # fmt: skip

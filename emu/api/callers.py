@@ -50,7 +50,9 @@ class Callers:
 
 
 def python_frames() -> list[FrameInfo]:
-    """Return the frames of Python that called us, the innermost first: from the first one outside `emu` to where installed packages begin."""
+    """Return the frames of Python that called us, the innermost first:
+    from the first one outside `emu` to where installed packages begin.
+    """
     return [
         FrameInfo(0, 0, 0, PYTHON, 0, f.f_code.co_qualname, f.f_code.co_filename, f.f_lineno)
         for f in _users()

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emu.analysis.check_data import Finding, Report
-    from emu.core.events import EventBus
     from emu.process import Process
 
 
@@ -35,22 +34,28 @@ class Findings(Table["Finding"]):
 
 
 class Checked:
-    """The checker of one process, which has not begun to load. Raises Error for a rule that does not exist."""
+    """The checker of a process, which has not begun to load, and of those that it starts.
 
-    def __init__(self, process: Process, bus: EventBus, rules: bool | Sequence[str]) -> None:
-        from emu.analysis.check import Checker, chosen_rules
+    Raises Error for a rule that does not exist.
+    """
+
+    def __init__(self, process: Process, rules: bool | Sequence[str]) -> None:
+        from emu.analysis.check import chosen_rules
+        from emu.analysis.check_tree import TreeChecker
 
         try:
             chosen = chosen_rules(() if isinstance(rules, bool) else rules, ())
         except ValueError as error:
             raise Error(str(error)) from None
-        self.checker = Checker(process, bus, chosen)
+        self._program = process.config.program
+        self.checker = TreeChecker(process, chosen, "all")
 
     def findings(self, status: int | None, ended: str) -> Findings:
-        """Return the findings; `status` is None as long as the process goes on: what only its end shows is left out then."""
+        """Return the findings; `status` is None as long as the process goes on:
+        what only its end shows is left out then.
+        """
         from emu.analysis.check_data import Report
 
         if status is not None:
             return Findings(self.checker.report(status, ended))
-        program = self.checker.process.config.program
-        return Findings(Report(program, 0, "", tuple(self.checker.findings()), 0))
+        return Findings(Report(self._program, 0, "", tuple(self.checker.findings()), 0))

@@ -1,7 +1,9 @@
-"""Values between Python and the guest, by ctypes' types: what an argument becomes in registers, what a register becomes in Python.
+"""Values between Python and the guest, by ctypes' types:
+what an argument becomes in registers, what a register becomes in Python.
 
-The rules are ctypes', with these differences. Pointers of the guest are Python ints. An int too large for C's int is an error where ctypes cuts it
-off. A `str` travels as UTF-8 where a `char *` is wanted (and without argtypes), a `float` without argtypes as a double.
+The rules are ctypes', with these differences. Pointers of the guest are Python ints, or (with a type) a
+`Pointer`. An int too large for C's int is an error where ctypes cuts it off. A `str` travels as UTF-8 where a
+`char *` is wanted (and without argtypes), a `float` without argtypes as a double.
 Source: psABI 3.2.3; Python's documentation of ctypes, "Fundamental data types".
 """
 
@@ -13,7 +15,9 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from emu.api import aggregates, references
 from emu.api.errors import ArgumentError
+from emu.api.pointer import ForTheGuest, Pointer
 from emu.glibc.call_page import INTEGER_REGISTERS, SSE_REGISTERS, Arguments
 
 if TYPE_CHECKING:
@@ -22,10 +26,12 @@ if TYPE_CHECKING:
 _M64 = (1 << 64) - 1
 _Simple: Any = ctypes._SimpleCData
 _Pointer: Any = ctypes._Pointer
-_BY_REFERENCE = type(ctypes.byref(ctypes.c_int()))
+_BY_REFERENCE = references.BY_REFERENCE
 _CFUNC: Any = ctypes._CFuncPtr  # type: ignore[attr-defined]
+_FLOATS = ("d", "f")
 _INTEGERS = "bBhHiIlLqQ"
 _WCHAR_SIZE = 4
+_NO_POINTER = "{!r}: to let the guest call it, make a pointer of it with emu.CFUNCTYPE"
 
 
 class Addressable(Protocol):
@@ -37,7 +43,9 @@ class Addressable(Protocol):
 
 
 class Prototype:
-    """The type of a function pointer; made by `CFUNCTYPE`. Called with a Python function, it makes what the guest can be given as a pointer.
+    """The type of a function pointer; made by `CFUNCTYPE`.
+
+    Called with a Python function, it makes what the guest can be given as a pointer.
 
     >>> import ctypes, emu
     >>> compare = emu.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_int))
@@ -49,7 +57,11 @@ class Prototype:
         self.restype, self.argtypes = restype, argtypes
 
     def __call__(self, function: Callable[..., Any]) -> Callback:
-        """Return `function` as a pointer of this type."""
+        """Return `function` as a pointer of this type. Raises ArgumentError for what cannot be called."""
+        if not callable(function):
+            raise ArgumentError(
+                f"{function!r} is no function of Python's: {self!r} takes one for the guest to call"
+            )
         return Callback(self, function)
 
     def __repr__(self) -> str:
@@ -59,8 +71,11 @@ class Prototype:
         return f"emu.CFUNCTYPE({names})"
 
 
-class Callback:
-    """A Python function with a prototype. The guest may call it as long as this object is alive, as in ctypes."""
+class Callback(ForTheGuest):
+    """A Python function with a prototype.
+
+    The guest may call it as long as this object is alive, as in ctypes.
+    """
 
     def __init__(self, prototype: Prototype, function: Callable[..., Any]) -> None:
         self.prototype, self.function = prototype, function
@@ -83,7 +98,8 @@ def CFUNCTYPE(restype: Any, *argtypes: Any) -> Prototype:  # noqa: N802 - ctypes
 
 
 class Encoder:
-    """Turns the arguments of one call into registers and stack; `finish` copies back what the guest may have changed, and frees copies.
+    """Turns the arguments of one call into registers and stack;
+    `finish` copies back what the guest may have changed, and frees copies.
 
     `pointer_to` returns the guest address of a callback.
     """
@@ -91,6 +107,8 @@ class Encoder:
     def __init__(self, memory: Memory, pointer_to: Callable[[Callback], int]) -> None:
         self._memory, self._pointer_to = memory, pointer_to
         self._copies: list[tuple[int, Any]] = []
+        self._known: dict[int, int] = {}
+        """Copies of objects by where those lie here: an object passed twice is one object to the guest."""
         self._integers: list[int] = []
         self._sse: list[bytes] = []
         self._stack: list[int] = []
@@ -105,18 +123,55 @@ class Encoder:
                 encoded = self.one(value, type_)
             except ArgumentError as error:
                 raise ArgumentError(f"{name}: argument {number + 1}: {error}") from None
-            if isinstance(encoded, bytes):
-                if len(self._sse) < SSE_REGISTERS:
-                    self._sse.append(encoded)
-                else:
-                    self._stack.append(int.from_bytes(encoded, "little"))
-            elif len(self._integers) < INTEGER_REGISTERS:
-                self._integers.append(encoded)
-            else:
-                self._stack.append(encoded)
+            self._place(encoded)
         return Arguments(self._integers, self._sse, self._stack)
 
-    def one(self, value: Any, type_: Any) -> int | bytes:
+    def room_for(self, type_: Any) -> int:
+        """Return the address of room for a result that travels in memory;
+        it is the call's hidden first argument.
+        """
+        at = self._copy(bytes(ctypes.sizeof(type_)), None)
+        self._integers.append(at)
+        return at
+
+    def _place(self, encoded: int | bytes | list[int | bytes] | aggregates.OnStack) -> None:
+        """Let a value travel in the registers that are left, or as a whole on the stack.
+
+        Source: psABI 3.2.3.
+        """
+        if isinstance(encoded, aggregates.OnStack):
+            if encoded.aligned and len(self._stack) % 2:
+                self._stack.append(0)
+            self._stack += encoded.words
+            return
+        parts = encoded if isinstance(encoded, list) else [encoded]
+        vectors = sum(isinstance(part, bytes) for part in parts)
+        if (
+            len(self._sse) + vectors <= SSE_REGISTERS
+            and len(self._integers) + len(parts) - vectors <= INTEGER_REGISTERS
+        ):
+            for part in parts:
+                (self._sse if isinstance(part, bytes) else self._integers).append(part)  # type: ignore[arg-type]
+        else:
+            self._stack += [int.from_bytes(p, "little") if isinstance(p, bytes) else p for p in parts]
+
+    def one(self, value: Any, type_: Any) -> int | bytes | list[int | bytes] | aggregates.OnStack:
+        """Return a word, the 8 bytes of a vector register, or what an aggregate by value is passed as.
+
+        Raises ArgumentError.
+        """
+        if not isinstance(value, ForTheGuest) and hasattr(type(value), "_as_parameter_"):
+            value = value._as_parameter_
+        if converts(type_):
+            return self.one(type_.from_param(value), None)
+        if aggregates.is_aggregate(type_):
+            if not isinstance(value, type_):
+                raise ArgumentError(f"{value!r} is no {type_.__name__}")
+            refuse_host_pointers(type_)
+            return aggregates.passed(value)
+        return self._one(value, type_)
+
+    def _one(self, value: Any, type_: Any) -> int | bytes:
         """Return a word, or the 8 bytes of an SSE register. Raises ArgumentError."""
         if type_ is not None:
             return self._typed(value, type_)
@@ -130,12 +185,16 @@ class Encoder:
             return struct.pack("<d", value)
         if isinstance(value, _Simple):
             return self._typed(value, type(value))
+        _refuse_host_function(value)
         if value is None or isinstance(
-            value, (bytes, str, Callback, ctypes.Array, ctypes.Structure, ctypes.Union, _BY_REFERENCE)
+            value,
+            (bytes, str, Callback, ctypes.Array, ctypes.Structure, ctypes.Union, _Pointer, _BY_REFERENCE),
         ):
             return self._pointer(value, None)
         if hasattr(value, "address"):
             return int(value.address)
+        if callable(value):
+            raise ArgumentError(_NO_POINTER.format(value))
         raise ArgumentError(f"{value!r}: no way to pass a {type(value).__name__} without argtypes")
 
     def _typed(self, value: Any, type_: Any) -> int | bytes:
@@ -158,6 +217,7 @@ class Encoder:
     def _pointer(self, value: Any, type_: Any) -> int:
         if value is None:
             return 0
+        _refuse_host_function(value)
         if isinstance(value, (bool, float)):
             raise ArgumentError(f"{value!r} is no pointer")
         if isinstance(value, int):
@@ -166,6 +226,8 @@ class Encoder:
             return value & _M64
         if isinstance(value, Callback):
             return self._pointer_to(value)
+        if callable(value) and not hasattr(value, "address"):
+            raise ArgumentError(_NO_POINTER.format(value))
         if hasattr(value, "address"):
             return int(value.address)
         wide = isinstance(type_, type) and issubclass(type_, _Simple) and getattr(type_, "_type_", "") == "Z"
@@ -175,21 +237,32 @@ class Encoder:
             )
         if isinstance(value, (bytes, bytearray)) and not wide:
             return self._copy(bytes(value), None)
-        if isinstance(value, _BY_REFERENCE):
-            value = value._obj  # type: ignore[attr-defined]
-        if isinstance(value, (ctypes.Array, ctypes.Structure, ctypes.Union, _Simple)):
-            pointed = (
-                getattr(type_, "_type_", None)
-                if isinstance(type_, type) and issubclass(type_, _Pointer)
-                else None
-            )
-            found = value._type_ if isinstance(value, ctypes.Array) else type(value)
-            if pointed is not None and not (isinstance(value, pointed) or found is pointed):
-                raise ArgumentError(f"a {type(value).__name__} is no {type_.__name__}")
-            _refuse_host_pointers(type(value))
-            return self._copy(bytes(value), value)
+        if isinstance(
+            value, (_BY_REFERENCE, _Pointer, ctypes.Array, ctypes.Structure, ctypes.Union, _Simple)
+        ):
+            return self._reference(value, type_)
         wanted = getattr(type_, "__name__", repr(type_)) if type_ is not None else "pointer"
         raise ArgumentError(f"{value!r} is no {wanted}")
+
+    def _reference(self, value: Any, type_: Any) -> int:
+        """Return the address of a copy of what is passed by reference.
+
+        That is an object as it is, byref, or a pointer of ctypes'. Raises ArgumentError.
+        """
+        wanted, found = (
+            getattr(type_, "_type_", None) if references.is_pointer(type_) else None,
+            references.element(value),
+        )
+        if wanted is not None and not (found is wanted or isinstance(getattr(value, "_obj", value), wanted)):
+            raise ArgumentError(f"a {type(value).__name__} is no {type_.__name__}")
+        owner, address = references.referred(value)
+        if owner is None:
+            return 0
+        refuse_host_pointers(type(owner))
+        begin = ctypes.addressof(owner)
+        if begin not in self._known:
+            self._known[begin] = self._copy(bytes(owner), owner)
+        return self._known[begin] + address - begin
 
     def _copy(self, content: bytes, back: Any) -> int:
         at = self._memory.new(content)
@@ -208,13 +281,17 @@ class Encoder:
 
 
 def decode(rax: int, xmm0: bytes, type_: Any, memory: Memory) -> Any:
-    """Return a result, or an argument of a callback, as ctypes would: ints for pointers, bytes for char pointers, None for a NULL of either."""
+    """Return a result, or an argument of a callback, as ctypes would:
+    ints for pointers, bytes for char pointers, None for a NULL of either.
+    """
     if type_ is None:
         return None
     if isinstance(type_, Prototype):
         return rax or None
     if issubclass(type_, _Simple):
         code = type_._type_
+        if type_.__base__ is not _Simple:  # a class of the user's stays what it is
+            return type_.from_buffer_copy(xmm0[:8] if code in _FLOATS else rax.to_bytes(8, "little"))
         if code == "d":
             return struct.unpack("<d", xmm0)[0]
         if code == "f":
@@ -228,18 +305,18 @@ def decode(rax: int, xmm0: bytes, type_: Any, memory: Memory) -> Any:
         if code == "?":
             return bool(rax & 0xFF)
         return type_.from_buffer_copy(rax.to_bytes(8, "little")).value
+    if issubclass(type_, _Pointer):
+        return Pointer(rax, type_._type_, memory) if rax else None
     return rax or None
 
 
 def is_floating(type_: Any) -> bool:
     """Whether a value of the type travels in an SSE register."""
-    return (
-        isinstance(type_, type) and issubclass(type_, _Simple) and getattr(type_, "_type_", "") in ("d", "f")
-    )
+    return isinstance(type_, type) and issubclass(type_, _Simple) and getattr(type_, "_type_", "") in _FLOATS
 
 
 def _scalar(value: Any, type_: Any, code: str) -> int | bytes:
-    if code in ("d", "f"):
+    if code in _FLOATS:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ArgumentError(f"{value!r} is no {type_.__name__}")
         return struct.pack("<d" if code == "d" else "<f", value).ljust(8, b"\0")
@@ -256,6 +333,23 @@ def _scalar(value: Any, type_: Any, code: str) -> int | bytes:
     return number & _M64
 
 
+def converts(type_: Any) -> bool:
+    """Whether it is no type of ctypes' but turns arguments into such, by `from_param`."""
+    return hasattr(type_, "from_param") and not (
+        isinstance(type_, type) and issubclass(type_, references.DATA)
+    )
+
+
+def check_types(types: Any) -> tuple[Any, ...]:
+    """Return the types of a function's arguments. Raises ArgumentError."""
+    if not isinstance(types, (list, tuple)):
+        raise ArgumentError(f"argtypes: {types!r} is no list of types")
+    for type_ in types:
+        if not converts(type_):
+            _check_type(type_)
+    return tuple(types)
+
+
 def _check_type(type_: Any) -> None:
     """Raise ArgumentError for what is no type that can be passed."""
     if isinstance(type_, Prototype):
@@ -266,19 +360,29 @@ def _check_type(type_: Any) -> None:
         if issubclass(type_, (_Simple, _Pointer, ctypes.Array)):
             return
         if issubclass(type_, (ctypes.Structure, ctypes.Union)):
-            raise ArgumentError(f"{type_.__name__} by value is not supported: use POINTER({type_.__name__})")
+            refuse_host_pointers(type_)
+            aggregates.travels(type_)
+            return
         if issubclass(type_, _CFUNC):
             raise ArgumentError(f"{type_.__name__}: a pointer of the host; use emu.CFUNCTYPE")
     raise ArgumentError(f"{type_!r} is no ctypes type")
 
 
-def _refuse_host_pointers(type_: Any) -> None:
-    """Raise ArgumentError for a structure that holds pointers of the host, which mean nothing to the guest."""
+def _refuse_host_function(value: Any) -> None:
+    """Raise ArgumentError for a callback of ctypes': the guest cannot call the host's code."""
+    if isinstance(value, _CFUNC):
+        raise ArgumentError(f"{value!r} is a function of the host: make one for the guest with emu.CFUNCTYPE")
+
+
+def refuse_host_pointers(type_: Any) -> None:
+    """Raise ArgumentError for a structure that holds pointers of the host,
+    which mean nothing to the guest.
+    """
     if issubclass(type_, ctypes.Array):
-        _refuse_host_pointers(type_._type_)
+        refuse_host_pointers(type_._type_)
     elif issubclass(type_, (ctypes.Structure, ctypes.Union)):
         for field in getattr(type_, "_fields_", ()):
-            _refuse_host_pointers(field[1])
+            refuse_host_pointers(field[1])
     elif issubclass(type_, (_Pointer, _CFUNC)) or getattr(type_, "_type_", "") in ("z", "Z", "O"):
         raise ArgumentError(
             f"{type_.__name__} holds a pointer of the host: use c_void_p with a guest address"

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 
 class DestroyedObject(NamedTuple):
-    """An object whose destructor has run: its `type` and the `variable` that it was (demangled; empty if unknown), the DSO that owns it.
+    """An object whose destructor has run: its `type` and the `variable` that it was (demangled; empty if
+    unknown), the DSO that owns it.
 
-    `function` is the destructor, `source` its line, `address` the object's, `thread` a thread id. `sequence` and `time` are the event's.
+    `function` is the destructor, `source` its line, `address` the object's, `thread` a thread id. `sequence`
+    and `time` are the event's.
     """
 
     type: str
@@ -81,7 +83,9 @@ class Destructions:
             )
 
     def _variable(self, address: int) -> str:
-        """Return the thread_local variable that lies at an address in the running thread; empty for what is none, or has no symbol."""
+        """Return the thread_local variable that lies at an address in the running thread;
+        empty for what is none, or has no symbol.
+        """
         rtld = self._process.rtld
         assert rtld is not None
         thread = self._process.thread_pointer()

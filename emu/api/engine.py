@@ -1,7 +1,8 @@
 """How Python drives guest threads.
 
-Control comes back to Python when a station pauses (see `emu.api.station`), and Python goes on with it, or with another station, which the scheduler
-then runs. Python's own functions run while the CPU stands still, never inside one of its hooks: they may call the guest again, to any depth.
+Control comes back to Python when a station pauses (see `emu.api.station`), and Python goes on with it, or
+with another station, which the scheduler then runs. Python's own functions run while the CPU stands still,
+never inside one of its hooks: they may call the guest again, to any depth.
 """
 
 from __future__ import annotations
@@ -15,23 +16,27 @@ from emu.api.errors import ClosedError, GuestFault, ProcessEnded, StateError
 from emu.api.interrupts import Interrupts
 from emu.api.station import Station, Stations, T, Work
 from emu.core.errors import EmuError
-from emu.glibc.call_page import Arguments, Outcome
-from emu.kernel.syscalls.futex import wake
+from emu.glibc.call_page import Arguments, CallOutcome
+from emu.kernel.syscalls.futex import private_key, wake
 from emu.process.deadlock import DeadlockError
 
 if TYPE_CHECKING:
     from emu.core.effects import Exit
-    from emu.kernel.signals import Killed
-    from emu.kernel.task import Task
+    from emu.kernel.run.signals import Killed
+    from emu.kernel.run.task import Task
     from emu.process import Process
     from emu.process.config import Result
 
 _FRAMES_PER_CALL = 12
-"""Python's frames for a call of the guest that calls Python again, with a margin: beyond its limit nothing could be undone."""
+"""Python's frames for a call of the guest that calls Python again, with a margin:
+beyond its limit nothing could be undone.
+"""
 
 
 class _JumpedOut(BaseException):
-    """The guest has left a Python function that it called by a jump (longjmp) to below it, and `station`'s call is done."""
+    """The guest has left a Python function that it called by a jump (longjmp) to
+    below it, and `station`'s call is done.
+    """
 
     def __init__(self, station: Station) -> None:
         super().__init__("the guest jumped out of a Python function")
@@ -55,7 +60,7 @@ class Engine(Stations):
         self._driving = self._depth = 0
         self.interrupts = Interrupts(process, limit)
 
-    # -- Python's side ------------------------------------------------------------------------------------------------------
+    # -- Python's side ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Run to the first station. Raises EmuError."""
@@ -65,7 +70,7 @@ class Engine(Stations):
         if self.here is None:
             raise self._over("before the program's first instruction")
 
-    def call(self, function: int, arguments: Arguments, task: Task | None = None) -> Outcome:
+    def call(self, function: int, arguments: Arguments, task: Task | None = None) -> CallOutcome:
         """Call a guest function in the innermost station's thread, or in that of `task`; see `run`."""
         station = self.at(task)
         return self.run(self.caller.call(station.thread, function, arguments), station)
@@ -83,8 +88,9 @@ class Engine(Stations):
     def run(self, work: Work[T], station: Station | None = None) -> T:
         """Have `work` done at a station and return its result.
 
-        Raises ProcessEnded, GuestFault if the process ends meanwhile, StateError where the station is busy, DeadlockError when
-        no thread can go on (the station stays busy until what a call in another thread does lets it), EmuError.
+        Raises ProcessEnded, GuestFault if the process ends meanwhile, StateError where the station is busy,
+        DeadlockError when no thread can go on (the station stays busy until what a call in another thread
+        does lets it), EmuError.
         """
         self.check()
         station = station if station is not None else self.stations[-1]
@@ -149,7 +155,10 @@ class Engine(Stations):
         self.leave(self.stations.pop())
 
     def proceed(self) -> None:
-        """Run on to the next thing of interest: a halt, a breakpoint, a call of a Python function, the end. Raises EmuError."""
+        """Run on to the next thing of interest: a halt, a breakpoint, a call of a Python function, the end.
+
+        Raises EmuError.
+        """
         if self.result is None:
             self._advance()
             if self.here is not None and self.here.request is not None:
@@ -195,7 +204,9 @@ class Engine(Stations):
             )
 
     def check_idle(self, what: str) -> None:
-        """Raise StateError while the guest runs for somebody: in handlers, and in Python functions that the guest is calling."""
+        """Raise StateError while the guest runs for somebody:
+        in handlers, and in Python functions that the guest is calling.
+        """
         if self._driving:
             raise StateError(
                 f"{what} is not possible in a handler, or in a Python function that the guest is calling"
@@ -205,7 +216,7 @@ class Engine(Stations):
         """Let a station that waits look for work."""
         process = self.process
         process.arena.write_u32(station.word, 1)
-        wake(process.kernel, (0, station.word), 1)
+        wake(process.kernel, private_key(process.kernel, station.word), 1)
 
     def _advance(self) -> None:
         """Run the guest on to the next pause or its end."""
@@ -252,7 +263,9 @@ class Engine(Stations):
             self.interrupts.raise_reason()
 
     def _pump(self, target: Station | None) -> None:
-        """Run the guest until the work of `target` is done (None: to its end), serving its calls of Python functions."""
+        """Run the guest until the work of `target` is done (None: to its end),
+        serving its calls of Python functions.
+        """
         while True:
             self._advance()
             if self.result is not None:
@@ -290,7 +303,8 @@ class Engine(Stations):
         except BaseException as error:
             if self.result is not None or self._broken is not None:
                 raise
-            # The guest's frames cannot be skipped: they finish with 0, and the error waits for whoever called the guest.
+            # The guest's frames cannot be skipped: they finish with 0, and the error waits for whoever called
+            # the guest.
             station.value = 0
             if self._pending is None:
                 self._pending = error

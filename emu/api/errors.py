@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from emu.core.errors import EmuError as Error
-from emu.core.errors import RunTimeout, UnsupportedError
+from emu.core.errors import MemoryFault, RunTimeout, UnsupportedError
+from emu.process.backtrace import render
 from emu.process.deadlock import DeadlockError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from emu.process.backtrace import FrameInfo
 
@@ -46,6 +48,17 @@ class MemoryAccessError(Error):
         self.address = address
 
 
+@contextmanager
+def told_of(what: str) -> Iterator[None]:
+    """Turn a MemoryFault into a MemoryAccessError:
+    what the guest has in its memory of `what` cannot be followed.
+    """
+    try:
+        yield
+    except MemoryFault as error:
+        raise MemoryAccessError(f"{what}: the guest's own data are broken: {error}", error.address) from None
+
+
 class StateError(Error):
     """The process, or a thread, cannot do that where it is now."""
 
@@ -55,7 +68,10 @@ class ClosedError(StateError):
 
 
 class ProcessEnded(ClosedError):
-    """The guest has ended its process, for instance by exit() in a function that was called. `status` is its exit status."""
+    """The guest has ended its process, for instance by exit() in a function that was called.
+
+    `status` is its exit status.
+    """
 
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
@@ -63,7 +79,9 @@ class ProcessEnded(ClosedError):
 
 
 class GuestFault(ProcessEnded):
-    """A signal killed the guest. `signal` is its number, `backtrace` has the frames of the thread, the innermost first.
+    """A signal killed the guest.
+
+    `signal` is its number, `backtrace` has the frames of the thread, the innermost first.
 
     `backtrace` is empty where the signal came from outside.
     """
@@ -76,9 +94,14 @@ class GuestFault(ProcessEnded):
 class GuestException(Error):
     """An exception of the guest that nothing in the guest caught. The process stays usable.
 
-    `type_name` is the demangled C++ type ("" for an exception of another language), `what` what a `std::exception` says of itself, else None.
+    `type_name` is the demangled C++ type ("" for an exception of another language), `what` what a
+    `std::exception` says of itself, else None. `backtrace` has the frames from where it was thrown, or last
+    rethrown, the innermost first.
     """
 
-    def __init__(self, type_name: str, what: str | None) -> None:
-        super().__init__((type_name or "foreign exception") + (f": {what}" if what is not None else ""))
-        self.type_name, self.what = type_name, what
+    def __init__(self, type_name: str, what: str | None, backtrace: Sequence[FrameInfo] = ()) -> None:
+        text = (type_name or "foreign exception") + (f": {what}" if what is not None else "")
+        if backtrace:
+            text += f"\nthrown here:\n{render(backtrace)}"
+        super().__init__(text)
+        self.type_name, self.what, self.backtrace = type_name, what, tuple(backtrace)

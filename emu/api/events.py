@@ -15,8 +15,8 @@ _words = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 class Event:
-    """One event with its stamp: `sequence` from 1, `time` in virtual nanoseconds, `task` (a thread id), `category`, `name` (`dtor_run` for
-    instance); its own fields are attributes. `str` is its line in a trace.
+    """One event with its stamp: `sequence` from 1, `time` in virtual nanoseconds, `task` (a thread id),
+    `category`, `name` (`dtor_run` for instance); its own fields are attributes. `str` is its line in a trace.
     """
 
     __slots__ = ("record",)
@@ -108,7 +108,9 @@ def event_name(type_: type[Any]) -> str:
 
 
 def kinds_of(kind: str) -> frozenset[type[Any]]:
-    """Return the kinds of events that a word means: a category (`dtors`, `dtor` will do), or one kind (`dtor_run`, `DtorRun`). Raises Error."""
+    """Return the kinds of events that a word means:
+    a category (`dtors`, `dtor` will do), or one kind (`dtor_run`, `DtorRun`). Raises Error.
+    """
     for category in (kind, f"{kind}s"):
         if category in CATEGORIES:
             return frozenset(type_ for type_, its in CATEGORY_OF.items() if its == category)

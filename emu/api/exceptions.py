@@ -1,12 +1,15 @@
-"""From an exception object of the guest to `GuestException`: its type's name, what it says of itself, and its release.
+"""From an exception object of the guest to `GuestException`:
+its type's name, what it says of itself, and its release.
 
-Source: Itanium C++ ABI, "Exception Handling" 2.2 (`__cxa_exception` lies before the `_Unwind_Exception`), 2.5 (catching); and 2.9.5 (RTTI layout).
+Source: Itanium C++ ABI, "Exception Handling" 2.2 (`__cxa_exception` lies before the `_Unwind_Exception`), 2.5
+(catching); and 2.9.5 (RTTI layout).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import re
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 from emu.api.errors import GuestException
@@ -16,8 +19,9 @@ from emu.elf.demangle import demangle
 from emu.glibc.call_page import Arguments
 
 if TYPE_CHECKING:
-    from emu.glibc.call_page import Caller
+    from emu.glibc.call_page import BlockCaller
     from emu.machine.arena import Arena
+    from emu.process.backtrace import FrameInfo
     from emu.rtld.link_map import LinkMap
     from emu.rtld.rtld import Rtld
 
@@ -29,12 +33,19 @@ _PUBLIC, _VIRTUAL = 2, 1
 _STD_EXCEPTION = b"St9exception"
 _SINGLE, _MULTIPLE = b"_ZTVN10__cxxabiv120__si_class_type_infoE", b"_ZTVN10__cxxabiv121__vmi_class_type_infoE"
 _DEEP = 64
+_RUNTIME = re.compile(
+    r"_Unwind_|__cxa_(re)?throw|__gxx_personality|uw_|rust_panic|_?_?rust_start_panic|std::rethrow_exception"
+)
 
 
 def caught(
-    rtld: Rtld, arena: Arena, caller: Caller, thread: int, exception: int
+    rtld: Rtld, caller: BlockCaller, thread: int, exception: int, backtrace: Sequence[FrameInfo]
 ) -> Generator[Effect, int, GuestException]:
-    """Return what the exception at `exception` is, and end it as the end of a catch clause would."""
+    """Return what the exception at `exception` is, and end it as the end of a catch clause would.
+
+    `backtrace` begins in the unwinder.
+    """
+    arena = caller.arena
     class_, cleanup = arena.read_u64(exception), arena.read_u64(exception + 8)
     name, what = "", None
     runtime = rtld.find_map(cleanup) if cleanup else None
@@ -60,7 +71,15 @@ def caught(
         yield from caller.call(thread, end, Arguments((), (), ()))
     elif cleanup:
         yield from caller.call(thread, cleanup, Arguments((_FOREIGN_CAUGHT, exception), (), ()))
-    return GuestException(name, what)
+    return GuestException(name, what, thrown(backtrace))
+
+
+def thrown(backtrace: Sequence[FrameInfo]) -> list[FrameInfo]:
+    """Return the frames behind those of the language's runtime, which are the same for every exception."""
+    first = next(
+        (n for n, frame in enumerate(backtrace) if frame.function and not _RUNTIME.match(frame.function)), 0
+    )
+    return [frame._replace(level=frame.level - backtrace[first].level) for frame in backtrace[first:]]
 
 
 def _name(arena: Arena, type_info: int) -> bytes:

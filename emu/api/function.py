@@ -7,29 +7,39 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from emu.api.convert import Callback, Encoder, Prototype, _check_type, decode, is_floating
+from emu.api import aggregates
+from emu.api.convert import (
+    Callback,
+    Encoder,
+    Prototype,
+    _check_type,
+    check_types,
+    decode,
+    is_floating,
+)
 from emu.api.errors import ArgumentError, ClosedError, NotAFunctionError
 from emu.api.exceptions import caught
 from emu.api.handlers import run
-from emu.glibc.call_page import INTEGER_REGISTERS, SSE_REGISTERS
-
-_XMM_OFFSET = 160
-"""Of XMM0 in an FXSAVE image."""
+from emu.api.incoming import Incoming, placed, written
+from emu.api.pointer import ForTheGuest
 
 if TYPE_CHECKING:
     from emu.api.engine import Engine
     from emu.api.library import Library
     from emu.api.memory import Memory
     from emu.core.effects import Hosted
-    from emu.glibc.call import Call
+    from emu.glibc.call import HostedCall
     from emu.glibc.contract import Contract
-    from emu.kernel.task import Task
+    from emu.kernel.run.task import Task
 
 
-class Function:
-    """A function of the guest. `argtypes` (None: by the values) and `restype` (c_int at first, None for void) are ctypes types.
+class Function(ForTheGuest):
+    """A function of the guest.
 
-    Calling it runs the guest until the function returns. Raises ArgumentError, GuestException, GuestFault, ProcessEnded.
+    `argtypes` (None: by the values) and `restype` (c_int at first, None for void) are ctypes types.
+
+    Calling it runs the guest until the function returns. Raises ArgumentError, GuestException, GuestFault,
+    ProcessEnded.
 
     >>> import ctypes, emu
     >>> with emu.Process() as p:
@@ -50,17 +60,18 @@ class Function:
         self._calls, self.name, self._address, self.library = calls, name, address, library
         self._argtypes: tuple[Any, ...] | None = prototype.argtypes if prototype is not None else None
         self._restype: Any = prototype.restype if prototype is not None else ctypes.c_int
+        self._errcheck: Callable[[Any, Function, tuple[Any, ...]], Any] | None = None
 
     @property
     def argtypes(self) -> Sequence[Any] | None:
-        """The types of the arguments, None as long as nobody has said; further arguments are passed as to a variadic function."""
+        """The types of the arguments, None as long as nobody has said;
+        further arguments are passed as to a variadic function.
+        """
         return self._argtypes
 
     @argtypes.setter
     def argtypes(self, types: Sequence[Any] | None) -> None:
-        for type_ in types or ():
-            _check_type(type_)
-        self._argtypes = tuple(types) if types is not None else None
+        self._argtypes = check_types(types) if types is not None else None
 
     @property
     def restype(self) -> Any:
@@ -73,9 +84,29 @@ class Function:
             _check_type(type_)
         self._restype = type_
 
+    @property
+    def errcheck(self) -> Callable[[Any, Function, tuple[Any, ...]], Any] | None:
+        """What is called with the result, this function and the arguments, and whose result is the call's;
+        None: nothing.
+        """
+        return self._errcheck
+
+    @errcheck.setter
+    def errcheck(self, function: Callable[[Any, Function, tuple[Any, ...]], Any] | None) -> None:
+        if function is not None and not callable(function):
+            raise ArgumentError(f"{self.name}: errcheck must be a function, not {function!r}")
+        self._errcheck = function
+
     def __call__(self, *args: Any) -> Any:
-        """Call the function where the guest is now: in the main thread, or in that of the Python function that the guest is calling."""
+        """Call the function where the guest is now:
+        in the main thread, or in that of the Python function that the guest is calling.
+        """
         return self._calls.call(self, args, None)
+
+    @property
+    def __name__(self) -> str:
+        """The name, where ctypes has it."""
+        return self.name
 
     @property
     def address(self) -> int:
@@ -90,7 +121,9 @@ class Function:
 
 
 class Calls:
-    """What functions need of their process: its engine and memory, and the functions of Python's that the guest knows."""
+    """What functions need of their process: its engine and memory, and the
+    functions of Python's that the guest knows.
+    """
 
     def __init__(self, engine: Engine, memory: Memory) -> None:
         self.engine, self.memory = engine, memory
@@ -103,7 +136,10 @@ class Calls:
         if function.library is not None and function.library.closed:
             raise ClosedError(f"{function.name}: {function.library.path} {function.library.refusal}")
         encoder = Encoder(self.memory, self.pointer_to)
+        restype = function.restype
+        in_memory = aggregates.travels_in_memory(restype)
         try:
+            room = encoder.room_for(restype) if in_memory else 0
             arguments = encoder.arguments(function.name, args, function.argtypes)
         except ArgumentError:
             encoder.finish(copy_back=False)
@@ -114,21 +150,25 @@ class Calls:
         if outcome.exception:
             process = engine.process
             assert process.rtld is not None
-            work = caught(process.rtld, process.arena, engine.caller, station.thread, outcome.exception)
+            frames = process.resolve(engine.frames_of(outcome.exception))
+            work = caught(process.rtld, engine.caller, station.thread, outcome.exception, frames)
             error = error or engine.run(work, station)
+        content = self.memory.read(room, ctypes.sizeof(restype)) if room and error is None else b""
         encoder.finish(copy_back=error is None)
         if error is not None:
             raise error
-        restype = function.restype
-        if isinstance(restype, Prototype):
-            return (
-                Function(self, f"result of {function.name}", outcome.rax, None, restype)
-                if outcome.rax
-                else None
-            )
-        return decode(outcome.rax, outcome.xmm0, restype, self.memory)
+        if in_memory:
+            result = restype.from_buffer_copy(content)
+        elif aggregates.is_aggregate(restype):
+            result = aggregates.returned(restype, (outcome.rax, outcome.rdx), (outcome.xmm0, outcome.xmm1))
+        elif isinstance(restype, Prototype):
+            name = f"result of {function.name}"
+            result = Function(self, name, outcome.rax, None, restype) if outcome.rax else None
+        else:
+            result = decode(outcome.rax, outcome.xmm0, restype, self.memory)
+        return result if function.errcheck is None else function.errcheck(result, function, tuple(args))
 
-    # -- the guest calls Python ------------------------------------------------------------------------------------------
+    # -- the guest calls Python ------------------------------------------------------------------------------
 
     def pointer_to(self, callback: Callback) -> int:
         """Return the guest address of a callback, good as long as that lives."""
@@ -144,40 +184,38 @@ class Calls:
         """Let `function` answer calls of the guest function at `trap`."""
         engine = self.engine
 
-        def handler(_contract: Contract, call: Call) -> Hosted:
-            values = self._arguments(call, prototype.argtypes)
+        def handler(_contract: Contract, call: HostedCall) -> Hosted:
+            incoming = Incoming(call, engine.process.cpu, engine.process.arena)
+            room = incoming.word() if aggregates.travels_in_memory(prototype.restype) else 0
+            values = self._arguments(incoming, prototype.argtypes)
             name = getattr(function, "__qualname__", repr(function))
 
             def request() -> int:
-                return self._result(name, run(function(*values)), prototype.restype)
+                return self._result(name, run(function(*values)), prototype.restype, room)
 
             return engine.called(request)
 
         engine.contract.traps[trap] = handler
 
-    def _arguments(self, call: Call, argtypes: Sequence[Any]) -> list[Any]:
-        """Read the arguments of a call that the guest makes. Source: psABI 3.2.3."""
-        integers, floats, words, stack = iter(call.args), 0, 0, call.rsp + 8
-        state = self.engine.process.cpu.fxsave() if any(map(is_floating, argtypes)) else b""
-        values = []
+    def _arguments(self, incoming: Incoming, argtypes: Sequence[Any]) -> list[Any]:
+        """Read the arguments of a call that the guest makes."""
+        values: list[Any] = []
         for type_ in argtypes:
-            word, xmm = 0, bytes(8)
-            if is_floating(type_) and floats < SSE_REGISTERS:
-                at = _XMM_OFFSET + 16 * floats
-                xmm, floats = state[at : at + 8], floats + 1
-            elif not is_floating(type_) and words < INTEGER_REGISTERS:
-                word, words = next(integers), words + 1
-            else:
-                word, stack = self.engine.process.arena.read_u64(stack), stack + 8
-                xmm = word.to_bytes(8, "little")
-            if isinstance(type_, Prototype):
+            if aggregates.is_aggregate(type_):
+                values.append(incoming.aggregate(type_))
+            elif is_floating(type_):
+                values.append(decode(0, incoming.vector(), type_, self.memory))
+            elif isinstance(type_, Prototype):
+                word = incoming.word()
                 values.append(Function(self, f"function at {word:#x}", word, None, type_) if word else None)
             else:
-                values.append(decode(word, xmm, type_, self.memory))
+                values.append(decode(incoming.word(), b"", type_, self.memory))
         return values
 
-    def _result(self, name: str, value: Any, restype: Any) -> int:
-        """Put the result of a Python function where the guest finds it; return rax."""
+    def _result(self, name: str, value: Any, restype: Any, room: int) -> int:
+        """Put the result of a Python function where the guest finds it (`room`:
+        for one that travels in memory); return rax.
+        """
         if restype is None:
             return 0
         if isinstance(value, (bytes, str)):
@@ -187,14 +225,11 @@ class Calls:
         encoded = Encoder(self.memory, self.pointer_to).one(value, restype)
         if isinstance(encoded, int):
             return encoded
-        cpu = self.engine.process.cpu
-
-        def load_xmm0() -> None:
-            image = cpu.fxsave()
-            cpu.fxrstor(image[:_XMM_OFFSET] + encoded + bytes(8) + image[_XMM_OFFSET + 16 :])
-
-        self.engine.at_return = load_xmm0
-        return 0
+        if isinstance(encoded, aggregates.OnStack):
+            return written(self.engine.process.arena, room, encoded, ctypes.sizeof(restype))
+        parts: list[int | bytes] = encoded if isinstance(encoded, list) else [encoded]
+        rax, self.engine.at_return = placed(self.engine.process.cpu, parts)
+        return rax
 
 
 def not_a_function(name: str, object_name: str, kind: str) -> NotAFunctionError:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 class Call:
-    """A call of `function` with `args`, yielded by a handler; the handler goes on with its result, or with the error that it raised.
+    """A call of `function` with `args`, yielded by a handler;
+    the handler goes on with its result, or with the error that it raised.
 
     >>> import emu
     >>> with emu.Process() as p:
@@ -33,7 +34,10 @@ class Call:
 
 
 def drive(handler: Generator[Any, Any, Any], asked: object) -> Any:
-    """Make the call `asked`, that the handler has yielded, and all that follow; return the handler's result. Raises what the handler raises."""
+    """Make the call `asked`, that the handler has yielded, and all that follow; return the handler's result.
+
+    Raises what the handler raises.
+    """
     while True:
         try:
             try:

@@ -1,26 +1,35 @@
-"""Handlers at places in guest code: in the place of a function, before an instruction, at each trap or event. No other code pays for them."""
+"""Handlers at places in guest code: in the place of a function, before an instruction, at each trap or event.
+
+No other code pays for them.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import inspect
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from emu.api.config import address_of
 from emu.api.convert import Prototype
-from emu.api.errors import ArgumentError
+from emu.api.errors import ArgumentError, SymbolNotFoundError
 from emu.api.function import Function
 from emu.api.handlers import drive
-from emu.kernel.names import syscall_name
+from emu.api.where import find_code
+from emu.core.events import InitStarted
+from emu.kernel.syscall_names import syscall_name
 from emu.machine import regs
+from emu.process.hosted_functions import hosted_name
 
 if TYPE_CHECKING:
     from emu.api.process import Process
     from emu.core.events import Record
-    from emu.machine.cpu import Context, Cpu
+    from emu.machine.engine import Context, Cpu
     from emu.process.backtrace import FrameInfo
+    from emu.rtld.link_map import LinkMap
 
 _ARGUMENTS = (regs.RDI, regs.RSI, regs.RDX, regs.RCX, regs.R8, regs.R9)
 _NOTHING = object()
@@ -28,7 +37,10 @@ _BY_NAME = {name: register for register, name in regs.NAMES.items()}
 
 
 class Interposition:
-    """A Python function in the place of a guest function. `original` is that function itself: called from the handler, it is not interposed."""
+    """A Python function in the place of a guest function.
+
+    `original` is that function itself: called from the handler, it is not interposed.
+    """
 
     def __init__(self, original: Function) -> None:
         self.original = original
@@ -61,13 +73,17 @@ class _Original(Function):
 
 
 class Breakpoint:
-    """A place in guest code with a handler; `hits` counts how often it was reached. The registers, by name, are those of the thread that
-    is about to run the instruction there.
+    """A place in guest code with a handler; `hits` counts how often it was reached.
+
+    The registers, by name, are those of the thread that is about to run the instruction there.
+
+    `addresses` has the instructions: several where a line's code is in several functions, none as long as the
+    place is `pending`, in a library that has not come yet.
     """
 
-    def __init__(self, process: Process, address: int) -> None:
+    def __init__(self, process: Process, where: str, addresses: list[int]) -> None:
         self._process = process
-        self.address = address
+        self.where, self.addresses = where, addresses
         self.hits = 0
         self.active = True
         self.context: Context | None = None
@@ -97,13 +113,25 @@ class Breakpoint:
             cpu.set(_register(register), value)
 
     def argument(self, number: int) -> int:
-        """Return integer argument `number` (from 0) at a function's entry: a register's, or a word of the stack."""
+        """Return integer argument `number` (from 0) at a function's entry:
+        a register's, or a word of the stack.
+        """
         if number < len(_ARGUMENTS):
             with self._there() as cpu:
                 return cpu.get(_ARGUMENTS[number])
         rsp = self["rsp"]
         word = self._process.memory.read(rsp + 8 * (number - len(_ARGUMENTS) + 1), 8)
         return int.from_bytes(word, "little")
+
+    @property
+    def address(self) -> int:
+        """Where the first instruction is, 0 as long as it is pending."""
+        return self.addresses[0] if self.addresses else 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether no object that is loaded has the place yet."""
+        return not self.addresses
 
     @property
     def tid(self) -> int:
@@ -113,7 +141,7 @@ class Breakpoint:
     def backtrace(self) -> list[FrameInfo]:
         """Return the frames of the thread that is here, the innermost first."""
         with self._there() as cpu:
-            return self._process.inner.frames(cpu.gprs())
+            return self._process.inner.backtraces.of(cpu.gprs())
 
     def remove(self) -> None:
         """Do not stop here any more."""
@@ -126,7 +154,7 @@ class Breakpoint:
         self.remove()
 
     def __repr__(self) -> str:
-        where = self._process.inner.symbols.where(self.address)
+        where = f"{self.where}, pending" if self.pending else self._process.inner.symbols.where(self.address)
         return f"<emu.Breakpoint at {where}, {self.hits} hits{'' if self.active else ', removed'}>"
 
 
@@ -135,6 +163,16 @@ class Hooks:
 
     def __init__(self, process: Process) -> None:
         self._process = process
+        self._placed: weakref.WeakSet[Interposition | Breakpoint] = weakref.WeakSet()
+        self._pending: list[tuple[Breakpoint, Callable[[Breakpoint], object] | None]] = []
+        """Breakpoints by name, whose place may be in objects that come later, too."""
+        self._following = False
+
+    def forget(self) -> None:
+        """Take all interpositions and breakpoints away."""
+        for placed in self._placed:
+            placed.remove()
+        self._pending.clear()
 
     def interpose(
         self, where: str | Function | int, handler: Callable[..., Any], prototype: Prototype | None
@@ -148,6 +186,7 @@ class Hooks:
         trap = engine.trap()
         process.calls.answer(trap, prototype, handler)
         interposition = Interposition(_Original(self, function, prototype))
+        self._placed.add(interposition)
         cpu = process.inner.cpu
 
         def enter(address: int) -> None:
@@ -168,34 +207,86 @@ class Hooks:
         self, where: str | Function | int, handler: Callable[[Breakpoint], object] | None
     ) -> Breakpoint:
         """See `Process.breakpoint`."""
-        process = self._process
-        address = where if isinstance(where, int) else self._function(where).address
-        stop = Breakpoint(process, address)
-
-        def handle() -> None:
-            here = process.inner.thread_pointer(), address
-            stop.hits += 1
-            asked: object = _NOTHING
-            handling: object = None
-            try:
-                handling = handler(stop) if handler is not None else None
-                if isinstance(handling, Generator):
-                    asked = next(handling, _NOTHING)
-            finally:
-                if asked is _NOTHING:
-                    process.place.skip.add(here)
-            if isinstance(handling, Generator) and asked is not _NOTHING:
-                self._call_from(stop, here, partial(drive, handling, asked))
-
-        def reach(_address: int) -> None:
-            here = process.inner.thread_pointer(), address
-            if here in process.place.skip:
-                process.place.skip.remove(here)
-            elif stop.active:
-                process.engine.interrupt(handle)
-
-        self._hook(address, reach)
+        stop = Breakpoint(self._process, str(where), [])
+        self._placed.add(stop)
+        if isinstance(where, str):
+            self._place(stop, self._addresses(where), handler)
+            self._pending.append((stop, handler))
+            self._follow()
+        else:
+            self._place(
+                stop, [address_of("breakpoint", where) if isinstance(where, int) else where.address], handler
+            )
         return stop
+
+    def _addresses(self, where: str) -> list[int]:
+        """Return where a place is in the objects that are loaded: an exported function's comes first."""
+        try:
+            return [self._process.function(where).address]
+        except SymbolNotFoundError:
+            return find_code(self._process, where, list(self._process.link_maps))
+
+    def _follow(self) -> None:
+        """Look for the places of breakpoints in each object that comes from now on."""
+        if self._following:
+            return
+        self._following = True
+        self._process.listen(self._come, ("init",))
+
+    def _come(self, record: Record) -> None:
+        event = record.event
+        if not isinstance(event, InitStarted):
+            return
+        maps = [
+            m for m in self._process.link_maps if m.display_name == event.name and m.ns == event.namespace
+        ]
+        for stop, handler in self._pending:
+            if stop.active:
+                self._place(stop, find_code(self._process, stop.where, maps), handler)
+
+    def _place(
+        self, stop: Breakpoint, addresses: list[int], handler: Callable[[Breakpoint], object] | None
+    ) -> None:
+        for address in addresses:
+            if address not in stop.addresses:
+                stop.addresses.append(address)
+            self._hook(address, partial(self._reached, stop, handler, self._owner(address)))
+
+    def _owner(self, address: int) -> LinkMap | None:
+        rtld = self._process.inner.rtld
+        return rtld.find_map(address) if rtld is not None else None
+
+    def _reached(
+        self,
+        stop: Breakpoint,
+        handler: Callable[[Breakpoint], object] | None,
+        owner: LinkMap | None,
+        address: int,
+    ) -> None:
+        process = self._process
+        here = process.inner.thread_pointer(), address
+        if self._owner(address) is not owner:
+            return  # another object has come in its place, with a hook of its own
+        if here in process.place.skip:
+            process.place.skip.remove(here)
+        elif stop.active:
+            process.engine.interrupt(partial(self._handle, stop, handler, here))
+
+    def _handle(
+        self, stop: Breakpoint, handler: Callable[[Breakpoint], object] | None, here: tuple[int, int]
+    ) -> None:
+        stop.hits += 1
+        asked: object = _NOTHING
+        handling: object = None
+        try:
+            handling = handler(stop) if handler is not None else None
+            if isinstance(handling, Generator):
+                asked = next(handling, _NOTHING)
+        finally:
+            if asked is _NOTHING:
+                self._process.place.skip.add(here)
+        if isinstance(handling, Generator) and asked is not _NOTHING:
+            self._call_from(stop, here, partial(drive, handling, asked))
 
     def _call_from(self, stop: Breakpoint, here: tuple[int, int], handling: Callable[[], object]) -> None:
         """Let a handler that is a generator call the guest from a breakpoint."""
@@ -230,7 +321,7 @@ class Hooks:
         def trap() -> None:
             rip, number = cpu.trap[16], cpu.trap[0]
             hosted = contract is not None and rip in contract.traps
-            name = inner.hosted_name(rip) if hosted else syscall_name(number)
+            name = hosted_name(inner, rip) if hosted else syscall_name(number)
             serve()
             tell(name)
             inner.halt()

@@ -1,12 +1,13 @@
 """What breaks off a run from outside: Ctrl-C, and a limit of host time.
 
-While the guest computes Python runs no bytecode, so that its handler of SIGINT would wait for ever. A thread reads the wake-up descriptor, to
-which the interpreter writes at once, and stops the guest between two instructions. Then Python's handler has its turn, in the run's own frame:
-the guest is whole, and can go on.
+While the guest computes Python runs no bytecode, so that its handler of SIGINT would wait for ever. A thread
+reads the wake-up descriptor, to which the interpreter writes at once, and stops the guest between two
+instructions. Then Python's handler has its turn, in the run's own frame: the guest is whole, and can go on.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what `signal` is made of: without its enumerations, which cost a third of a call
 import os
 import select
 import signal
@@ -28,7 +29,8 @@ _PATIENCE = 0.002
 
 
 class Interrupts:
-    """A context for the time that the guest of `process` runs; `limit` is in seconds of host time for one call from outside (None: none).
+    """A context for the time that the guest of `process` runs;
+    `limit` is in seconds of host time for one call from outside (None: none).
 
     `raise_reason` is to be called after it: it raises what broke the run off.
     """
@@ -41,6 +43,7 @@ class Interrupts:
         self._inside = False
         self._runs = 0
         self._reason = ""
+        self._pressed = False
         self._reader = self._writer = -1
         self._old_handler: Any = None
         self._old_wakeup = -1
@@ -59,17 +62,20 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         self._handles = threading.current_thread() is threading.main_thread() and callable(
-            signal.getsignal(signal.SIGINT)
+            _signal.getsignal(signal.SIGINT)
         )
+        self._pressed = False
         if self._handles:
             self._watch()
-            self._old_handler = signal.signal(signal.SIGINT, self._pass)
+            self._old_handler = _signal.signal(signal.SIGINT, self._pass)
             self._old_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         with self._lock:
             self._inside = True
             self._runs += 1
         if self.left() == 0.0:
             self._stop("time", self._runs)
+        if self._pressed:  # before the watcher could know that a run has begun
+            os.write(self._writer, bytes([signal.SIGINT]))
         return self
 
     def __exit__(
@@ -79,21 +85,27 @@ class Interrupts:
             self._inside = False
         if self._handles:
             signal.set_wakeup_fd(self._old_wakeup)
-            signal.signal(signal.SIGINT, self._old_handler)
+            _signal.signal(signal.SIGINT, self._old_handler)
+        if self._pressed:  # perhaps after the watcher could still stop anything
+            self._reason = "interrupt"
 
     def raise_reason(self) -> None:
-        """Let Python's handler of SIGINT act if that came. Raises RunTimeout at the limit, and what the handler raises."""
+        """Let Python's handler of SIGINT act if that came.
+
+        Raises RunTimeout at the limit, and what the handler raises.
+        """
         reason, self._reason = self._reason, ""
-        self._process.kernel.signals.host_goes_on()
+        self._process.kernel.system.host.goes_on()
         if reason == "interrupt":
             self._old_handler(signal.SIGINT, None)
         elif reason == "time":
             raise RunTimeout(f"{self._process.config.program}: stopped after {self.limit:g} s (timeout)")
 
     def _pass(self, _number: int, _frame: FrameType | None) -> None:
-        """Do nothing: the watcher knows already."""
+        """Note it for the edges of a run: within it the watcher knows already, and has stopped the guest."""
+        self._pressed = True
 
-    # -- the watcher -------------------------------------------------------------------------------------------------
+    # -- the watcher -----------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         """Start the watcher, once; it ends with this object."""
@@ -136,7 +148,7 @@ class Interrupts:
             if not self._inside or run != self._runs:
                 return False
             self._reason = reason
-            self._process.kernel.signals.host_breaks_off()
+            self._process.kernel.system.host.breaks_off()
             self._process.halt()
             return True
 

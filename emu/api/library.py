@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from emu.api.errors import ClosedError, SymbolNotFoundError
+from emu.analysis.names import defined, missing, without_parameters
+from emu.api.errors import ArgumentError, ClosedError, SymbolNotFoundError
 from emu.api.function import Function, not_a_function
+from emu.api.pointer import ForTheGuest
 from emu.core.effects import CallGuest, Effect
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
 from emu.rtld.dependency import RETURN_NEWEST
-from emu.rtld.lookup import lookup_symbol
+from emu.rtld.found import Found, symbol_of
+from emu.rtld.lookup import Query, lookup_symbol
 from emu.rtld.scope import Scope
 from emu.rtld.version import Version
 
@@ -32,8 +35,10 @@ _KINDS = {
 
 
 class Symbol(NamedTuple):
-    """A definition: who has it, and where. `kind` is function, data, thread-local data or untyped; `address` is a function's, or the data's
-    (for thread-local data the offset in the object's block); `size` in bytes.
+    """A definition: who has it, and where.
+
+    `kind` is function, data, thread-local data or untyped; `address` is a function's, or the data's (for
+    thread-local data the offset in the object's block); `size` in bytes.
     """
 
     name: str
@@ -49,11 +54,14 @@ class Symbol(NamedTuple):
         return demangle(self.name)
 
 
-class Library:
-    """An object that `Process.dlopen` has opened. Attributes are its functions, found as dlsym would: in it, then in what it needs.
+class Library(ForTheGuest):
+    """An object that `Process.dlopen` has opened.
 
-    `lib.name` is the same Function each time, so that its types can be set; `lib["name"]` is a new one each time, and also takes a C++ name
-    as people write it. An object that is closed refuses calls even where the loader keeps it.
+    Attributes are its functions, found as dlsym would: in it, then in what it needs.
+
+    `lib.name` is the same Function each time, so that its types can be set; `lib["name"]` is a new one each
+    time, and also takes a C++ name as people write it. An object that is closed refuses calls even where the
+    loader keeps it.
 
     >>> import emu
     >>> with emu.Process() as p:
@@ -63,7 +71,7 @@ class Library:
     """
 
     def __init__(self, process: Process, handle: int, path: str) -> None:
-        self._process, self._handle, self._path = process, handle, path
+        self._process, self._address, self._path = process, handle, path
         self._map = process.rtld.by_address.get(handle)
         self._refusal = ""
         process.libraries.add(self)
@@ -81,7 +89,7 @@ class Library:
     @property
     def handle(self) -> int:
         """What dlopen returned: the address of the guest's link map."""
-        return self._handle
+        return self._address
 
     @property
     def opened(self) -> LinkMap | None:
@@ -113,12 +121,14 @@ class Library:
     def loaded(self) -> bool:
         """Whether the object is still there: closed or not, something may keep it."""
         # Another object may have got the handle since.
-        return self._map is not None and self._process.rtld.by_address.get(self._handle) is self._map
+        return self._map is not None and self._process.rtld.by_address.get(self._address) is self._map
 
     def symbol(self, name: str, version: str | None = None) -> Symbol:
         """Return a definition by its mangled or demangled name. Raises SymbolNotFoundError, ClosedError."""
         if self._refusal:
             raise ClosedError(f"{name}: {self._path} {self._refusal}")
+        if not isinstance(name, str):
+            raise ArgumentError(f"{name!r} is no name of a symbol")
         map_ = self.link_map
         return find(
             self._process, name, version, map_.local_scope if map_.searchlist else Scope([map_]), map_
@@ -135,7 +145,9 @@ class Library:
         return function
 
     def __dir__(self) -> list[str]:
-        """Return the attributes, for completion: of the functions those that the object itself defines and that Python can spell."""
+        """Return the attributes, for completion: of the functions those that the
+        object itself defines and that Python can spell.
+        """
         own = symbols_of(self.link_map) if self.loaded and not self._refusal else ()
         functions = {
             symbol.name for symbol in own if symbol.kind == "function" and symbol.name.isidentifier()
@@ -143,16 +155,22 @@ class Library:
         return sorted({*super().__dir__(), *functions})
 
     def in_dll(self, type_: type[_C], name: str) -> _C:
-        """Return a data symbol as a ctypes object that is the guest's memory. Thread-local data are those of the thread that calls would run in."""
+        """Return a data symbol as a ctypes object that is the guest's memory.
+
+        Thread-local data are those of the thread that calls would run in.
+        """
         symbol = self.symbol(name)
         address = self._process.data_address(symbol)
         return self._process.memory.view(type_, address)
 
     def close(self) -> int:
-        """Call dlclose; return how many direct opens are left, or 0 when the object is gone. Raises OpenError, ClosedError."""
+        """Call dlclose; return how many direct opens are left, or 0 when the object is gone.
+
+        Raises OpenError, ClosedError.
+        """
         if self._refusal:
             raise ClosedError(f"{self._path} {self._refusal} already")
-        self._process.dlclose(self._handle)
+        self._process.dlclose(self._address)
         self._refusal = "is closed"
         return self.link_map.direct_opencount if self.loaded else 0
 
@@ -172,39 +190,41 @@ class Library:
 def symbols_of(map_: LinkMap) -> Iterator[Symbol]:
     """Yield what an object defines for others, in the order of its table."""
     for index in range(1, map_.symtab.count):
-        if map_.symtab.fields(index)[3] != c.SHN_UNDEF:
-            yield _symbol(map_.symtab.symbol_name(index), map_, index)
+        if map_.symtab.entry(index).defined:
+            yield _symbol(symbol_of(map_, index))
 
 
-def _symbol(raw: bytes, map_: LinkMap, index: int) -> Symbol:
-    _, info, _, shndx, value, size = map_.symtab.fields(index)
-    kind = info & 15
-    address = value if shndx == c.SHN_ABS or kind == c.STT_TLS else map_.addr + value
-    name = raw.decode("utf-8", "surrogateescape")
+def _symbol(found: Found) -> Symbol:
+    is_tls = found.type == c.STT_TLS
     return Symbol(
-        name, _KINDS.get(kind, "untyped"), address, size, map_.display_name, kind == c.STT_GNU_IFUNC
+        found.name.decode("utf-8", "surrogateescape"),
+        _KINDS.get(found.type, "untyped"),
+        found.value if is_tls else found.address,
+        found.size,
+        found.map.display_name,
+        found.type == c.STT_GNU_IFUNC,
     )
 
 
 def find(process: Process, name: str, version: str | None, scope: Scope, origin: LinkMap) -> Symbol:
-    """Return the definition of a name in a scope; a name that is not a symbol's own is tried as a demangled one."""
+    """Return the definition of a name in a scope;
+    a name that is not a symbol's own is tried as a demangled one.
+    """
     wanted = Version(version.encode(), _hash(version), True, b"") if version is not None else None
     raw = name.encode("utf-8", "surrogateescape")
-    found = lookup_symbol(
-        process.rtld, raw, origin, 0, [scope], wanted, 0, flags=RETURN_NEWEST if wanted is None else 0
-    )
-    if found is None and not name.startswith("_Z"):
+    query = Query(raw, origin, version=wanted, flags=RETURN_NEWEST if wanted is None else 0)
+    found = lookup_symbol(process.rtld, query, [scope])
+    if found is None and name and not name.startswith("_Z"):
         mangled = _mangled(name, scope)
         if mangled is not None:
-            raw = mangled
-            found = lookup_symbol(
-                process.rtld, raw, origin, 0, [scope], wanted, 0, flags=RETURN_NEWEST if wanted is None else 0
-            )
+            found = lookup_symbol(process.rtld, query._replace(name=mangled), [scope])
     if found is None:
         where = " or what it needs" if len(scope.maps) > 1 else ""
         at = f"@{version}" if version is not None else ""
-        raise SymbolNotFoundError(f"{origin.display_name}: no symbol {name}{at} in it{where}")
-    return _symbol(raw, *found)
+        failure = f"{origin.display_name}: no symbol {name}{at} in it{where}"
+        own = {demangle(raw.decode("utf-8", "surrogateescape")) for raw in defined(origin)}
+        raise SymbolNotFoundError(missing(failure, name, own | {without_parameters(text) for text in own}))
+    return _symbol(found)
 
 
 def _hash(name: str) -> int:
@@ -214,7 +234,9 @@ def _hash(name: str) -> int:
 
 
 def _mangled(name: str, scope: Scope) -> bytes | None:
-    """Return the first symbol of the scope whose demangled form is `name`; the parameters may be left out where that is clear."""
+    """Return the first symbol of the scope whose demangled form is `name`;
+    the parameters may be left out where that is clear.
+    """
     exact, loose = name.replace(" ", ""), set()
     for map_ in scope.maps:
         for raw in defined(map_):
@@ -230,15 +252,11 @@ def _mangled(name: str, scope: Scope) -> bytes | None:
     return next(iter(loose), None)
 
 
-def defined(map_: LinkMap) -> Iterator[bytes]:
-    """Yield the names that an object defines for others."""
-    for index in range(1, map_.symtab.count):
-        if map_.symtab.fields(index)[3] != c.SHN_UNDEF:
-            yield map_.symtab.symbol_name(index)
-
-
 def callable_symbol(process: Process, symbol: Symbol) -> int | Callable[[], int]:
-    """Return where the function is entered, or what finds that: an IFUNC's resolver must run. Raises NotAFunctionError for data."""
+    """Return where the function is entered, or what finds that: an IFUNC's resolver must run.
+
+    Raises NotAFunctionError for data.
+    """
     if symbol.kind in ("data", "thread-local data"):
         raise not_a_function(symbol.name, symbol.object, symbol.kind)
     if symbol.ifunc:

@@ -1,12 +1,14 @@
-"""What a process has loaded, and its threads: the part of `Process` that asks and tells the linker."""
+"""What a process has loaded, and its threads: the part of a `Process` that asks and tells the linker."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from emu.api.config import address_of
+from emu.api.config import path as path_of
 from emu.api.convert import Prototype
-from emu.api.errors import ClosedError, OpenError, StateError
+from emu.api.errors import ClosedError, OpenError, StateError, told_of
 from emu.api.function import Calls, Function
 from emu.api.library import Library, Symbol, callable_symbol, find, symbols_of
 from emu.api.memory import Memory
@@ -16,7 +18,6 @@ from emu.core.effects import CallGuest, Effect
 from emu.rtld.scope import Scope
 
 if TYPE_CHECKING:
-    import weakref
     from collections.abc import Generator
 
     from emu.api.engine import Engine
@@ -40,45 +41,21 @@ RTLD_LAZY, RTLD_NOW, RTLD_NOLOAD, RTLD_DEEPBIND, RTLD_GLOBAL, RTLD_LOCAL, RTLD_N
 class Linking:
     """Libraries, symbols, scopes, threads and TLS of a process."""
 
-    inner: Inner
-    """The composition root underneath."""
-    engine: Engine
-    calls: Calls
-    memory: Memory
-    libraries: weakref.WeakSet[Library]
-    driven: weakref.WeakSet[Thread]
+    def __init__(self, process: Process, inner: Inner, engine: Engine, calls: Calls, memory: Memory) -> None:
+        self._process, self.inner = process, inner
+        self.engine, self.calls, self.memory = engine, calls, memory
 
-    @property
-    def _process(self) -> Process:
-        """The process that this is part of."""
-        return cast("Process", self)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process is over."""
-        return self.engine.result is not None
-
-    @property
-    def status(self) -> int | None:
-        """The exit status, None before the end."""
-        return self.engine.result.status if self.engine.result is not None else None
-
-    @property
-    def report(self) -> str:
-        """What is to be said of how the process ended: where a signal killed it; empty otherwise."""
-        return self.engine.result.report if self.engine.result is not None else ""
-
-    def dlopen(self, path: str | os.PathLike[str], flags: int = RTLD_NOW) -> Library:
-        """Open an object by the guest's dlopen. Raises OpenError with dlerror's text."""
-        name = os.fspath(path)
+    def dlopen(self, path: str | bytes | os.PathLike[str], flags: int = RTLD_NOW) -> Library:
+        """See `Process.dlopen`."""
+        name = path_of("dlopen", path)
         handle = self._guest(b"dlopen", name, flags)
         if not handle:
             raise OpenError(self._dlerror())
         return Library(self._process, handle, name)
 
     def dlclose(self, handle: int) -> None:
-        """Close a handle by the guest's dlclose. Raises OpenError."""
-        if self._guest(b"dlclose", handle) & 0xFFFFFFFF:
+        """See `Process.dlclose`."""
+        if self._guest(b"dlclose", address_of("dlclose", handle)) & 0xFFFFFFFF:
             raise OpenError(self._dlerror())
 
     def _dlerror(self) -> str:
@@ -86,7 +63,9 @@ class Linking:
         return os.fsdecode(self.memory.cstring(message)) if message else "dlerror has nothing to say"
 
     def _guest(self, name: bytes, *args: int | str) -> int:
-        """Call one of libc's functions and return rax; raises what a Python function that it called has raised."""
+        """Call one of libc's functions and return rax;
+        raises what a Python function that it called has raised.
+        """
         self.engine.check()
         texts = [self.memory.new(os.fsencode(arg)) for arg in args if isinstance(arg, str)]
         waiting = iter(texts)
@@ -101,40 +80,34 @@ class Linking:
 
     @property
     def rtld(self) -> Rtld:
-        """The dynamic linker's state. Raises StateError for a static program."""
+        """See `Process.rtld`."""
         if self.inner.rtld is None:
             raise StateError(f"{self.inner.config.program}: a static program has no dynamic linker")
         return self.inner.rtld
 
     @property
     def link_maps(self) -> LinkMaps:
-        """What is loaded, in all namespaces."""
+        """See `Process.link_maps`."""
         return LinkMaps([m for namespace in self.rtld.namespaces for m in namespace.maps], self.rtld)
 
     @property
     def namespaces(self) -> list[LinkMaps]:
-        """What is loaded, by namespace."""
+        """See `Process.namespaces`."""
         return [LinkMaps(namespace.maps, self.rtld) for namespace in self.rtld.namespaces]
 
     def scopes(self, library: Library | str) -> Scopes:
-        """Return the scopes in which the references of an object are looked up, in order."""
-        map_ = self._map(library)
+        """See `Process.scopes`."""
+        map_ = self.map_of(library)
         return Scopes([tuple(m.display_name for m in scope.maps) for scope in map_.scopes])
 
     def symbols(self, library: Library | str) -> list[Symbol]:
-        """Return what an object defines for others.
-
-        >>> import emu
-        >>> with emu.Process() as p:
-        ...     sorted({(s.name, s.kind) for s in p.symbols("libc.so.6") if s.name in ("errno", "memcpy", "stdout")})
-        [('errno', 'thread-local data'), ('memcpy', 'function'), ('stdout', 'data')]
-        """
-        return list(symbols_of(self._map(library)))
+        """See `Process.symbols`."""
+        return list(symbols_of(self.map_of(library)))
 
     def lookup(self, name: str, version: str | None = None, scope: Library | str | None = None) -> Symbol:
-        """Return what a name (mangled or not) means in the global scope, or in that of `scope` (an object) alone. Raises SymbolNotFoundError."""
+        """See `Process.lookup`."""
         if scope is not None:
-            map_ = self._map(scope)
+            map_ = self.map_of(scope)
             return find(
                 self._process, name, version, map_.local_scope if map_.searchlist else Scope([map_]), map_
             )
@@ -143,22 +116,25 @@ class Linking:
         return find(self._process, name, version, main.local_scope, main)
 
     def function(self, name: str | Symbol, library: Library | None = None) -> Function:
-        """Return the function of a name in the global scope, or of a symbol. Raises SymbolNotFoundError, NotAFunctionError."""
+        """See `Process.function`."""
         symbol = self.lookup(name) if isinstance(name, str) else name
         return Function(self.calls, symbol.name, callable_symbol(self._process, symbol), library)
 
     def function_at(self, address: int, prototype: Prototype | None = None) -> Function:
-        """Return the function at an address."""
+        """See `Process.function_at`."""
+        address = address_of("function_at", address)
         return Function(self.calls, f"function at {address:#x}", address, None, prototype)
 
     def data_address(self, symbol: Symbol) -> int:
-        """Return where the data of a symbol are; thread-local data are those of the thread in which calls would run."""
+        """See `Process.data_address`."""
         if symbol.kind != "thread-local data":
             return symbol.address
-        map_ = self._map(symbol.object)
-        return self.rtld.tls.block(self.engine.at(None).thread, map_.tls_modid) + symbol.address
+        map_ = self.map_of(symbol.object)
+        station = self.engine.at(None)
+        return self.engine.run(self.rtld.tls.block(station.thread, map_.tls_modid), station) + symbol.address
 
-    def _map(self, library: Library | str) -> LinkMap:
+    def map_of(self, library: Library | str) -> LinkMap:
+        """Return the link map of an object. Raises ClosedError for one that is not loaded."""
         if isinstance(library, Library):
             return library.link_map
         map_ = self.link_maps.find(library)
@@ -166,27 +142,20 @@ class Linking:
             raise ClosedError(f"{library} is not loaded")
         return map_
 
-    def _describe(self, address: int) -> str:
-        if self.inner.space.find(address) is not None:
-            return self.inner.symbols.area_name(address)
-        return self.inner.symbols.departed(address) or "not mapped"
-
-    # -- threads and TLS ------------------------------------------------------------------------------------------------------
-
     def thread(self, name: str | None = None) -> Thread:
-        """Make a thread that Python drives."""
+        """See `Process.thread`."""
         return Thread(self._process, name)
 
     @property
     def threads(self) -> Threads:
-        """The threads of the guest, the main thread first."""
+        """See `Process.threads`."""
         tasks = self.inner.kernel.tasks.values()
         return Threads(
             [ThreadInfo(t.tid, t.name, t.block.what if t.block is not None else "") for t in tasks]
         )
 
     def tls(self, thread: Thread | ThreadInfo | int | None = None) -> Tls:
-        """Return the thread-local storage of a thread (a thread id will do; None: the main thread)."""
+        """See `Process.tls`."""
         tid = (
             thread.tid
             if isinstance(thread, (Thread, ThreadInfo))
@@ -196,11 +165,19 @@ class Linking:
         )
         contract = self.engine.contract
         at = contract.layout.offset("pthread", "tid")
-        for pointer in contract.mirror.threads():
-            if self.inner.arena.read_u32(pointer + at) == tid:
-                return Tls(self.inner, self.rtld, pointer)
+        with told_of(f"the storage of thread {tid}"):
+            for pointer in contract.mirror.threads() if tid in self.inner.kernel.tasks else ():
+                if self.inner.arena.read_u32(pointer + at) == tid:
+                    return Tls(self.inner, self.rtld, pointer)
         raise ClosedError(f"no thread {tid}")
 
 
 def _call(function: int, words: tuple[int, ...]) -> Generator[Effect, int, int]:
     return (yield CallGuest(function, words))
+
+
+def describe(inner: Inner, address: int) -> str:
+    """Return what lies at an address, in words."""
+    if inner.space.find(address) is not None:
+        return inner.symbols.area_name(address)
+    return inner.symbols.departed(address) or "not mapped"

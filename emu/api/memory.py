@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from operator import index
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast
 
-from emu.api.errors import ClosedError, MemoryAccessError
+from emu.api.errors import ArgumentError, ClosedError, MemoryAccessError
+from emu.api.references import DATA
 from emu.core.errors import MemoryFault
 
 if TYPE_CHECKING:
@@ -19,7 +21,9 @@ _CHUNK = 256
 
 
 class Memory:
-    """Bytes by guest address. Any mapped page can be read and written, whatever its protection, as by a debugger.
+    """Bytes by guest address.
+
+    Any mapped page can be read and written, whatever its protection, as by a debugger.
 
     >>> import ctypes, emu
     >>> with emu.Process() as p:
@@ -36,33 +40,38 @@ class Memory:
     def __repr__(self) -> str:
         return f"<emu.Memory of {self._process.config.program}>"
 
-    def read(self, address: int, size: int) -> bytes:
+    def read(self, address: SupportsIndex, size: int) -> bytes:
         """Return `size` bytes. Raises MemoryAccessError."""
+        start = index(address)
         try:
-            return self._process.arena.read(address, size) if size else b""
+            return self._process.arena.read(start, size) if size else b""
         except MemoryFault as fault:
-            raise self._error(f"read of {size} bytes at {address:#x}", fault) from None
+            raise self._error(f"read of {size} bytes at {start:#x}", fault) from None
 
-    def write(self, address: int, data: bytes) -> None:
+    def write(self, address: SupportsIndex, data: bytes) -> None:
         """Store bytes. Raises MemoryAccessError."""
+        start = index(address)
         try:
             if data:
-                self._process.arena.write(address, data)
+                self._process.arena.write(start, data)
         except MemoryFault as fault:
-            raise self._error(f"write of {len(data)} bytes at {address:#x}", fault) from None
+            raise self._error(f"write of {len(data)} bytes at {start:#x}", fault) from None
 
-    def cstring(self, address: int) -> bytes:
+    def cstring(self, address: SupportsIndex) -> bytes:
         """Return the bytes before the next NUL. Raises MemoryAccessError."""
-        found = bytearray()
+        found, start = bytearray(), index(address)
         while True:
-            part = self.read(address + len(found), min(_CHUNK, 4096 - (address + len(found)) % 4096))
+            at = start + len(found)
+            part = self.read(at, min(_CHUNK, 4096 - at % 4096))
             before, nul, _ = part.partition(b"\0")
             found += before
             if nul:
                 return bytes(found)
 
-    def view(self, type_: type[_C], address: int) -> _C:
-        """Return a ctypes object that *is* the guest's memory: what is stored in it, the guest sees. Pointers in it are the guest's.
+    def view(self, type_: type[_C], address: SupportsIndex) -> _C:
+        """Return a ctypes object that *is* the guest's memory: what is stored in it, the guest sees.
+
+        Pointers in it are the guest's.
 
         It is good until the guest unmaps that memory. Raises MemoryAccessError.
 
@@ -73,14 +82,18 @@ class Memory:
         ...     p.memory.read(at, 8)
         b'\\x00\\x00\\x00\\x00\\x07\\x00\\x00\\x00'
         """
-        size = ctypes.sizeof(type_)
+        if not (isinstance(type_, type) and issubclass(type_, DATA)):
+            raise ArgumentError(f"{type_!r} is no ctypes type")
+        size, start = ctypes.sizeof(type_), index(address)
         try:
-            return cast(_C, type_.from_buffer(self._process.arena.view(address, size)))
+            return cast(_C, type_.from_buffer(self._process.arena.view(start, size)))
         except MemoryFault as fault:
-            raise self._error(f"view of {type_.__name__} at {address:#x}", fault) from None
+            raise self._error(f"view of {type_.__name__} at {start:#x}", fault) from None
 
     def new(self, content: bytes) -> int:
-        """Return the address of a copy of `content`, followed by a NUL, that stays until the process ends or `free`."""
+        """Return the address of a copy of `content`, followed by a NUL,
+        that stays until the process ends or `free`.
+        """
         rtld = self._process.rtld
         if rtld is None:
             raise ClosedError("a static program has no loader's heap")
@@ -88,13 +101,13 @@ class Memory:
         self.given.add(address)
         return address
 
-    def free(self, address: int) -> None:
+    def free(self, address: SupportsIndex) -> None:
         """Give back what `new` made. Raises MemoryAccessError for any other address."""
-        rtld = self._process.rtld
-        if rtld is None or address not in self.given:
-            raise MemoryAccessError(f"{address:#x} is no memory that Memory.new gave out", address)
-        self.given.remove(address)
-        rtld.heap.free(address)
+        rtld, start = self._process.rtld, index(address)
+        if rtld is None or start not in self.given:
+            raise MemoryAccessError(f"{start:#x} is no memory that Memory.new gave out", start)
+        self.given.remove(start)
+        rtld.heap.free(start)
 
     def __iter__(self) -> Iterator[Vma]:
         return iter(list(self._process.space))

@@ -1,61 +1,74 @@
-"""One guest process in the hands of Python."""
+"""One guest process in the hands of Python.
+
+One piece: all that a user may ask of a process, a method each; `linking`, `answers` and `hooks` do it.
+"""
 
 from __future__ import annotations
 
 import os
-import time as host_time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, overload
 
-from emu.analysis.history import History
 from emu.api import callers
+from emu.api import config as given
 from emu.api.answers import Answers
-from emu.api.checking import Checked
+from emu.api.config import Schedule, TlsDtors, UnloadRule
 from emu.api.convert import Prototype
-from emu.api.dtors import Destructions
+from emu.api.dtors import Destroyed
 from emu.api.engine import Engine
 from emu.api.errors import ArgumentError, Error, GuestFault, StateError
-from emu.api.events import Event, kinds_of
+from emu.api.events import Event, Events, kinds_of
 from emu.api.function import Calls, Function
 from emu.api.hooks import Hooks
-from emu.api.library import Library
+from emu.api.library import Library, Symbol
+from emu.api.linking import RTLD_NOW, Linking, describe
 from emu.api.memory import Memory
-from emu.api.place import Place
+from emu.api.place import Position
+from emu.api.pointer import ForTheGuest
+from emu.api.reasons import Reasons
 from emu.api.snapshot import Snapshot
 from emu.api.thread import Thread
+from emu.api.views import LinkMaps, Scopes, ThreadInfo, Threads, Tls
 from emu.core.effects import Hosted, Jump
-from emu.core.events import CATEGORIES, EventBus, Record
-from emu.glibc.host_program import build_host_program
-from emu.kernel.clock import EPOCH_NS
-from emu.kernel.policy import Policy, Random, RoundRobin
+from emu.core.events import EventBus, Record
+from emu.machine.engines import CpuName, EngineName
 from emu.process import Process as Inner
-from emu.process import RunConfig
+from emu.process import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from emu.analysis.answer import Answer
+    from emu.api.checking import Findings
     from emu.api.hooks import Breakpoint, Interposition
-    from emu.glibc.call import Call
+    from emu.api.timeline import Timeline
+    from emu.glibc.call import HostedCall
     from emu.glibc.contract import Contract
+    from emu.kernel.run.policy import Policy
+    from emu.rtld.rtld import Rtld
 
 
-class Process(Answers):
-    """A process of the guest: `program` with `args` (after its name), or without one an empty program that hosts libraries.
+class Process(ForTheGuest):
+    """A process of the guest: `program` with `args` (after its name), or without
+    one an empty program that hosts libraries.
 
-    A new process stands before its program's first instruction, libraries being linked and initialised; from there guest functions can be
-    called, and `run` lets the program run. Leaving the `with` block ends a hosting process as a return from `main` does: destructors and exit
-    handlers run.
+    A new process stands before its program's first instruction, libraries being linked and initialised; from
+    there guest functions can be called, and `run` lets the program run. Leaving the `with` block ends a
+    hosting process as a return from `main` does: destructors and exit handlers run.
 
-    `env` is the guest's environment (None: ours), `trace` the categories of events to keep, or "all"; `schedule` is "round-robin", "random" (by
-    `seed`) or a policy. `time` is the guest's time at the start, in seconds since 1970, or "now" (None: 2024-01-01, so that runs are alike).
-    `stdin`, `stdout` and `stderr` are files or descriptors of the host (None: ours). `tls_dtors`, `unload_rule`,
-    `max_memory` and `writable` are as in `RunConfig`. `timeout` is how many seconds of host time one call, `run` or
-    `step` may take: then it raises RunTimeout. `check` watches for what `emu check` finds, by all rules or by those named.
+    `env` is the guest's environment (None: ours), `trace` the categories of events to keep (one, several, or
+    "all"); `schedule` is "round-robin", "random" (by `seed`), "replay:FILE" or a policy. `time` is the
+    guest's time at the start, in seconds since 1970, or "now" (None: 2024-01-01, so that runs are alike).
+    `stdin`, `stdout` and `stderr` are files or descriptors of the host (None: ours). `tls_dtors`,
+    `unload_rule`, `max_memory`, `writable` and `writable_as_root` are as in `RunConfig`. `timeout` is how
+    many seconds of host time one call, `run` or `step` may take: then it raises RunTimeout. `check`
+    watches for what `emu check` finds, by all rules or by those named.
 
-    Ctrl-C stops the guest where it is, between two instructions: KeyboardInterrupt. Either way it is whole: `run` and `step` can be called
-    again, and `resume` goes on with a call.
+    Ctrl-C stops the guest where it is, between two instructions: KeyboardInterrupt. Either way it is whole:
+    `run` and `step` can be called again, and `resume` goes on with a call.
 
     >>> import emu
     >>> with emu.Process() as p:
@@ -70,74 +83,54 @@ class Process(Answers):
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         *,
-        sysroot: str = "/",
-        cwd: str | None = None,
-        trace: Sequence[str] | Literal["all"] = (),
+        sysroot: str | os.PathLike[str] = "/",
+        cwd: str | os.PathLike[str] | None = None,
+        trace: Sequence[str] | str = (),
         seed: int = 0,
         time: int | Literal["now"] | None = None,
-        schedule: Literal["round-robin", "random"] | Policy = "round-robin",
-        tls_dtors: Literal["model", "guest"] = "model",
-        unload_rule: Literal["dtor-count", "nodelete-flag"] = "dtor-count",
+        schedule: Schedule | str | Policy = "round-robin",
+        tls_dtors: TlsDtors = "model",
+        unload_rule: UnloadRule = "dtor-count",
         stdin: int | BinaryIO | None = None,
         stdout: int | BinaryIO | None = None,
         stderr: int | BinaryIO | None = None,
         writable: Sequence[str] = (),
+        writable_as_root: bool = False,
         max_memory: int | None = None,
         timeout: float | None = None,
         check: bool | Sequence[str] = False,
+        engine: EngineName | None = None,
+        cpu: CpuName = "host",
     ) -> None:
-        if unload_rule == "nodelete-flag" and tls_dtors == "guest":
-            raise ArgumentError(
-                "unload_rule nodelete-flag is not what the guest's libc does: it needs tls_dtors model"
-            )
-        host = build_host_program() if program is None else None
-        if isinstance(schedule, str):
-            schedule = Random(seed) if schedule == "random" else RoundRobin()
-        config = RunConfig(
-            program=os.fspath(program) if program is not None else "emu-host",
-            args=tuple(args),
-            env=dict(os.environ if env is None else env),
-            cwd=cwd if cwd is not None else os.getcwd() if sysroot == "/" else "/",
-            sysroot=sysroot,
-            seed=seed,
-            start_time=_start_time(time),
-            writable=tuple(writable),
-            max_memory=max_memory,
-            tls_dtors=tls_dtors,
-            unload_rule=unload_rule,
-            image=host.image if host is not None else None,
-            policy=schedule,
-            stdio=(_descriptor(stdin, 0), _descriptor(stdout, 1), _descriptor(stderr, 2)),
-        )
+        wanted = given.Wanted(
+            program, args, env, sysroot, cwd, seed, time, schedule, tls_dtors, unload_rule, (stdin, stdout, stderr), writable,
+            writable_as_root, max_memory, engine, cpu,
+        )  # fmt: skip
+        config, main = given.run_config(wanted)
+        timeout = given.limit(timeout)
         self._bus = EventBus()
-        self.place = Place()
-        self._traced = CATEGORIES if trace == "all" else tuple(trace)
-        try:
-            self._bus.subscribe(self._seen, self._traced)
-        except ValueError as error:
-            raise Error(str(error)) from None
-        self.inner = Inner(config, self._bus)
+        self.place = Position()
+        self._traced = given.categories(trace)
+        self._bus.subscribe(self._seen, self._traced)
+        self.inner = Inner(config, self._bus, self._caller)
         """The composition root underneath."""
-        self._history = History(self.inner, frozenset(self._traced))
-        self._destroyed = Destructions(self.inner) if "dtors" in self._traced else None
-        self._checked = Checked(self.inner, self._bus, check) if check else None
-        self.place.observers = self._history, self._destroyed, self._checked
-        self.memory = Memory(self.inner, self._describe)
+        self._answers = Answers(self, self._bus, self._traced, check)
+        self.place.observers = self._answers.observers
+        self.memory = Memory(self.inner, partial(describe, self.inner))
         self.engine = Engine(self.inner, timeout)
         self.calls = Calls(self.engine, self.memory)
-        self._hosting = host is not None
+        self._linking = Linking(self, self.inner, self.engine, self.calls, self.memory)
+        self._hosting = main is not None
         self.libraries: weakref.WeakSet[Library] = weakref.WeakSet()
         self.driven: weakref.WeakSet[Thread] = weakref.WeakSet()
+        self._timeline: Timeline | None = None
         self.watch: Callable[[Record], None] | None = None
         """Told of each event that is traced."""
         self.inner.load()
-        if self._checked is not None:
-            self._checked.checker.loaded()
-        if self.inner.rtld is not None:
-            self.inner.rtld.describe_caller = self._caller
+        self._answers.loaded()
         self._hooks = Hooks(self)
         if self.inner.contract is not None:
-            self._enter(host.main if host is not None else None)
+            self._enter(main)
 
     def _enter(self, main: int | None) -> None:
         """Link and initialise, up to where Python takes over."""
@@ -147,27 +140,33 @@ class Process(Answers):
         station = engine.station()
         engine.stations.append(station)
         trap = loaded.program.bias + main if main is not None else None
-        self.inner.complete_backtraces(callers.Callers(engine, trap).complete)
+        self.inner.backtraces.complete_with(callers.Callers(engine, trap).complete)
         if trap is not None:
             engine.host_at(trap, station)
         else:
             station.then = Jump(contract.rtld.namespaces[0].maps[0].entry, (0, 0, contract.fini_stub))
 
-            def start(_contract: Contract, _call: Call) -> Hosted:
+            def start(_contract: Contract, _call: HostedCall) -> Hosted:
                 return engine.serve(station, at_once=True, first=(contract.link, contract.initialise))
 
             contract.traps[contract.start_stub] = start
         engine.start()
 
+    def listen(self, sink: Callable[[Record], None], categories: Sequence[str]) -> None:
+        """Hand every later event of some categories to `sink`, whether they are traced or not."""
+        self._bus.subscribe(sink, categories)
+
     def _seen(self, record: Record) -> None:
-        self.place.records.append(record)
+        self.place.keep(record)
         if self.watch is not None:
             self.watch(record)
 
-    # -- running ---------------------------------------------------------------------------------------------------------
+    # -- running ---------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Run the program to its end and return its exit status (128 + N if signal N killed it: see `report`)."""
+        """Run the program to its end and return its exit status (128 + N if
+        signal N killed it: see `report`).
+        """
         self._leave()
         with self.engine.limited():
             while self.engine.result is None:
@@ -183,8 +182,8 @@ class Process(Answers):
     def step(self, until: str | Breakpoint = "event") -> Event | str | Breakpoint | None:
         """Run the program until something happens and return that, None when the process ends first.
 
-        `until` is "event" (one of those traced), a category or kind of events that is traced, "trap" (the next system call or
-        hosted function, whose name is returned), or a breakpoint.
+        `until` is "event" (one of those traced), a category or kind of events that is traced, "trap" (the
+        next system call or hosted function, whose name is returned), or a breakpoint.
         """
         with self.engine.limited():
             if isinstance(until, str):
@@ -201,7 +200,7 @@ class Process(Answers):
         wanted = None
         if until not in ("event", "trap"):
             wanted = kinds_of(until)
-            self._must_trace(wanted, until)
+            self._answers.must_trace(wanted, until)
         elif until == "event" and not self._traced:
             raise Error("step until an event: none are traced, see Process(trace=...)")
         if not self.place.running:
@@ -218,6 +217,8 @@ class Process(Answers):
                     record = self.place.records[self.place.cursor - 1]
                     if wanted is None or type(record.event) in wanted:
                         return Event(record)
+                if until != "trap" and self.place.beyond:
+                    self.place.whole()
                 if self.ended:
                     return None
                 self.engine.proceed()
@@ -246,9 +247,11 @@ class Process(Answers):
                 self.engine.begin()
 
     def close(self) -> None:
-        """End a hosting process as a return from `main` does; a program that is not over is dropped where it is.
+        """End a hosting process as a return from `main` does;
+        a program that is not over is dropped where it is.
 
-        Raises GuestFault if a signal kills the guest at that. Leaving the `with` block does so too, unless another error leaves it already.
+        Raises GuestFault if a signal kills the guest at that. Leaving the `with` block does so too, unless
+        another error leaves it already.
         """
         if self._hosting and not self.ended and self.engine.usable:
             self.engine.finish()
@@ -269,36 +272,201 @@ class Process(Answers):
             return self.inner.symbols.call_site(address)
         return callers.place()
 
-    # -- snapshots ---------------------------------------------------------------------------------------------------------
+    @property
+    def timeline(self) -> Timeline:
+        """This program's run once more, in silence, to go to its events and back: see `Timeline`.
+
+        Raises StateError for an empty program.
+        """
+        if self._hosting:
+            raise StateError("the empty program has no run of its own to go back in: give Process a program")
+        if self._timeline is None:
+            from emu.api.timeline import Timeline
+
+            self._timeline = Timeline(self.inner.config, self._traced)
+        return self._timeline
+
+    def gdb(self, address: str | int) -> Result | None:
+        """Serve debuggers at `address` ([HOST:]PORT or unix:PATH) on the timeline: see `Timeline.gdb`."""
+        return self.timeline.gdb(address)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is over."""
+        return self.engine.result is not None
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, None before the end."""
+        return self.engine.result.status if self.engine.result is not None else None
+
+    @property
+    def report(self) -> str:
+        """What is to be said of how the process ended: where a signal killed it; empty otherwise."""
+        return self.engine.result.report if self.engine.result is not None else ""
+
+    # -- what is loaded, threads and TLS ---------------------------------------------------------------------
+
+    def dlopen(self, path: str | bytes | os.PathLike[str], flags: int = RTLD_NOW) -> Library:
+        """Open an object by the guest's dlopen. Raises OpenError with dlerror's text."""
+        return self._linking.dlopen(path, flags)
+
+    def dlclose(self, handle: int) -> None:
+        """Close a handle by the guest's dlclose. Raises OpenError."""
+        self._linking.dlclose(handle)
+
+    @property
+    def rtld(self) -> Rtld:
+        """The dynamic linker's state. Raises StateError for a static program."""
+        return self._linking.rtld
+
+    @property
+    def link_maps(self) -> LinkMaps:
+        """What is loaded, in all namespaces."""
+        return self._linking.link_maps
+
+    @property
+    def namespaces(self) -> list[LinkMaps]:
+        """What is loaded, by namespace."""
+        return self._linking.namespaces
+
+    def scopes(self, library: Library | str) -> Scopes:
+        """Return the scopes in which the references of an object are looked up, in order."""
+        return self._linking.scopes(library)
+
+    def symbols(self, library: Library | str) -> list[Symbol]:
+        """Return what an object defines for others.
+
+        >>> import emu
+        >>> with emu.Process() as p:
+        ...     wanted = ("errno", "memcpy", "stdout")
+        ...     sorted({(s.name, s.kind) for s in p.symbols("libc.so.6") if s.name in wanted})
+        [('errno', 'thread-local data'), ('memcpy', 'function'), ('stdout', 'data')]
+        """
+        return self._linking.symbols(library)
+
+    def lookup(self, name: str, version: str | None = None, scope: Library | str | None = None) -> Symbol:
+        """Return what a name (mangled or not) means in the global scope, or in that of `scope` (an object)
+        alone. Raises SymbolNotFoundError.
+        """
+        return self._linking.lookup(name, version, scope)
+
+    def function(self, name: str | Symbol, library: Library | None = None) -> Function:
+        """Return the function of a name in the global scope, or of a symbol.
+
+        Raises SymbolNotFoundError, NotAFunctionError.
+        """
+        return self._linking.function(name, library)
+
+    def function_at(self, address: int, prototype: Prototype | None = None) -> Function:
+        """Return the function at an address."""
+        return self._linking.function_at(address, prototype)
+
+    def data_address(self, symbol: Symbol) -> int:
+        """Return where the data of a symbol are; thread-local data are those of
+        the thread in which calls would run.
+        """
+        return self._linking.data_address(symbol)
+
+    def thread(self, name: str | None = None) -> Thread:
+        """Make a thread that Python drives."""
+        return self._linking.thread(name)
+
+    @property
+    def threads(self) -> Threads:
+        """The threads of the guest, the main thread first."""
+        return self._linking.threads
+
+    def tls(self, thread: Thread | ThreadInfo | int | None = None) -> Tls:
+        """Return the thread-local storage of a thread (a thread id will do; None: the main thread)."""
+        return self._linking.tls(thread)
+
+    # -- what happened, and why ------------------------------------------------------------------------------
+
+    def events(self, kind: str | None = None) -> Events:
+        """Return what has happened so far, all or those of a category (`dtors`) or kind (`dtor_run`).
+
+        Raises Error for what is not traced, and where more happened than is kept (262,144).
+        """
+        return self._answers.events(kind)
+
+    def why_loaded(self, library: Library | str) -> Reasons:
+        """Return why an object is loaded, as `emu why` tells it: the reasons with who,
+        where and since when, and what would let it go.
+
+        Who and when come from the trace (`dl` and `dtors`, `bindings` for references): what is not known for
+        want of it is said.
+        """
+        return self._answers.why_loaded(library)
+
+    @property
+    def destroyed(self) -> Destroyed:
+        """The thread_local objects whose destructors have run, or begun to run, in their order.
+
+        Raises Error if `dtors` is not traced.
+        """
+        return self._answers.destroyed
+
+    def findings(self) -> Findings:
+        """Return what `emu check` finds, so far or, once the process is over, altogether.
+
+        Raises Error without Process(check=True).
+        """
+        return self._answers.findings()
+
+    def explain(self, symbol: str, *, from_object: str | None = None, version: str | None = None) -> Answer:
+        """Return why a symbol binds where it does (see `emu explain`)."""
+        return self._answers.explain(symbol, from_object=from_object, version=version)
+
+    # -- snapshots -------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Note the whole state of the process: memory, registers of all threads, kernel and linker. See `Snapshot`.
+        """Note the whole state of the process: memory, registers of all threads, kernel and linker.
 
-        Raises StateError where none can be taken: in a handler or a Python function that the guest is calling, and while a thread is inside the
-        linker (dlopen) or in a system call that is half done; the error names it.
+        See `Snapshot`.
+
+        Raises StateError where none can be taken: in a handler or a Python function that the guest is
+        calling, and while a thread is inside the linker (dlopen) or in a system call that is half done; the
+        error names it.
         """
         return Snapshot(self)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Put the process back into the state of a snapshot of its own, even after its end or a crash. Raises ArgumentError, StateError."""
+        """Put the process back into the state of a snapshot of its own, even after its end or a crash.
+
+        Raises ArgumentError, StateError.
+        """
         if snapshot.process is not self:
             raise ArgumentError(f"{snapshot!r} is not of this process")
         snapshot.restore()
 
+    def renew(self, snapshot: Snapshot, schedule: Policy) -> None:
+        """Go back to a snapshot for another use: without the handlers and breakpoints that were put since,
+        and under another schedule.
+
+        Raises as `restore` does.
+        """
+        self.restore(snapshot)
+        self._hooks.forget()
+        self.watch = None
+        self.inner.kernel.scheduler.policy = schedule
+
     @property
     def aside(self) -> list[object]:
         """What a snapshot leaves alone, being Python's."""
-        return [self, self.calls, self._hooks]
+        return [self, self.calls, self._hooks, self._linking, self._answers]
 
-    # -- hooks ------------------------------------------------------------------------------------------------------------------
+    # -- hooks -----------------------------------------------------------------------------------------------
 
     def interpose(
         self, where: str | Function | int, handler: Callable[..., Any], prototype: Prototype | None = None
     ) -> Interposition:
-        """Let `handler` answer every call of a guest function, from whoever it comes; other code runs as fast as before.
+        """Let `handler` answer every call of a guest function, from whoever it comes;
+        other code runs as fast as before.
 
-        `prototype` has the types; without one the handler gets as many unsigned 64-bit words as it takes, and returns one. The result's `original` is the
-        function itself, for the handler to call. A handler that is a generator yields calls of the guest (see `Call`) and returns the result.
+        `prototype` has the types; without one the handler gets as many unsigned 64-bit words as it takes, and
+        returns one. The result's `original` is the function itself, for the handler to call. A handler that
+        is a generator yields calls of the guest (see `HostedCall`) and returns the result.
 
         >>> import ctypes, emu
         >>> with emu.Process() as p:
@@ -312,9 +480,14 @@ class Process(Answers):
     def breakpoint(
         self, where: str | Function | int, handler: Callable[[Breakpoint], object] | None = None
     ) -> Breakpoint:
-        """Call `handler` whenever the instruction at `where` is about to run; without one it is a place for `step` to go to.
+        """Call `handler` whenever the instruction at `where` is about to run;
+        without one it is a place for `step` to go to.
 
-        It may read and change registers and memory. One that is a generator may also have the guest called, see `Call`.
+        `where` is a function (by its name, also where only the static symbol table has it), "FILE:LINE", or
+        an address. What is nowhere yet is pending: it is looked for in each object that is loaded later.
+
+        It may read and change registers and memory. One that is a generator may also have the guest called,
+        see `HostedCall`.
 
         >>> import emu
         >>> with emu.Process() as p:
@@ -329,7 +502,9 @@ class Process(Answers):
         return self._hooks.breakpoint(where, handler)
 
     def resume(self) -> None:
-        """Go on with a call that was broken off, by Ctrl-C or by the limit of time, to its end; its result is lost."""
+        """Go on with a call that was broken off, by Ctrl-C or by the limit of time, to its end;
+        its result is lost.
+        """
         self.engine.resume()
 
     def __repr__(self) -> str:
@@ -337,18 +512,3 @@ class Process(Answers):
             f"ended with status {self.status}" if self.ended else "running" if self.place.running else "ready"
         )
         return f"<emu.Process {self.inner.config.program}, {state}>"
-
-
-def _descriptor(file: int | BinaryIO | None, default: int) -> int:
-    return default if file is None else file if isinstance(file, int) else file.fileno()
-
-
-def _start_time(given: int | Literal["now"] | None) -> int:
-    """Return nanoseconds since the epoch. Raises ArgumentError."""
-    if given is None:
-        return EPOCH_NS
-    if given == "now":
-        return host_time.time_ns()
-    if not isinstance(given, int) or not 0 <= given < 1 << 33:
-        raise ArgumentError(f'time={given!r} is neither "now" nor a whole number of seconds since 1970')
-    return given * 10**9

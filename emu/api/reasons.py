@@ -1,4 +1,6 @@
-"""Why an object is loaded: the answer of `emu why`, about a process that Python holds in the middle of its life."""
+"""Why an object is loaded: the answer of `emu why`, about a process that Python
+holds in the middle of its life.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from emu.analysis import why
 from emu.analysis.names import GoneError, NotFoundError, find_objects, gone_text
-from emu.analysis.reasons import Reasons as Asked
+from emu.analysis.reasons import ReasonFinder as Asked
 from emu.analysis.reasons import is_kept
 from emu.analysis.why_text import details, headline, moment_lines
 from emu.api.events import table
@@ -28,10 +30,11 @@ _DTORS = ("tls-destructors", "nodelete-destructors")
 class Reasons(Table["Reason"]):
     """The reasons why an object is loaded, as a sequence (`reasons` is the tuple); empty where it is not.
 
-    `loaded`: it is there; `gone`: it was. `kept`: a dlclose that collects now would leave it there; an object that nothing holds any more stays
-    until the next such dlclose, and has the one reason `never-collected`. `remedies` is the shortest list of changes that would let it go,
-    `unknown` what is not known since its category of events is not traced, in words. Where several namespaces have the object, all are
-    told of. `repr` is the whole answer.
+    `loaded`: it is there; `gone`: it was. `kept`: a dlclose that collects now would leave it there; an object
+    that nothing holds any more stays until the next such dlclose, and has the one reason `never-collected`.
+    `remedies` is the shortest list of changes that would let it go, `unknown` what is not known since its
+    category of events is not traced, in words. Where several namespaces have the object, all are told of.
+    `repr` is the whole answer.
     """
 
     head = ("reason", "who, where, since when")
@@ -94,7 +97,9 @@ class _Asked(Asked):
         self._engine = engine
 
     def ask_thread(self, number: int) -> ThreadState:
-        """Find out what a thread does now: one that Python drives waits for Python, unless it is in a call."""
+        """Find out what a thread does now: one that Python drives waits for
+        Python, unless it is in a call.
+        """
         state = super().ask_thread(number)
         stations = (*self._engine.stations, *self._engine.workers.values())
         if any(s.task is not None and s.task.tid == number and not s.busy for s in stations):
@@ -105,7 +110,9 @@ class _Asked(Asked):
 def reasons(
     engine: Engine, history: History, traced: Sequence[str], name: str, map_: LinkMap | None = None
 ) -> Reasons:
-    """Return why `map_` is loaded (None: whatever is called `name`), with what `history` has seen by way of the categories `traced`."""
+    """Return why `map_` is loaded (None: whatever is called `name`), with what `history` has seen by way of
+    the categories `traced`.
+    """
     asked = _Asked(engine, history)
     rtld = asked.rtld
     try:

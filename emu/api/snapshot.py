@@ -16,8 +16,9 @@ _UNDONE = "was opened after the snapshot that was restored"
 class Snapshot:
     """What `Process.snapshot` returns. It can be restored any number of times, in milliseconds.
 
-    What is Python's stays as it is: interpositions, breakpoints, callbacks. Libraries and threads are again what they were: those closed since are
-    open, those opened since are not to be used. Events told since are forgotten.
+    What is Python's stays as it is: interpositions, breakpoints, callbacks. Libraries and threads are again
+    what they were: those closed since are open, those opened since are not to be used. Events told since are
+    forgotten.
 
     >>> import ctypes, emu
     >>> with emu.Process() as p:

@@ -1,10 +1,11 @@
 """Where guest threads wait for Python: the guest's side of calls between the two.
 
-A station is a hosted function of the thread: the empty program's `main`, the start routine of a thread that Python made, a function of Python's
-that the guest called. Control comes back to Python when such a function pauses, and Python goes on with it, or with another
-station, which the scheduler then runs: threads that are not at the station in use wait on a futex of their own, and the guest's other
-threads run as the schedule has it. Python's own functions run while the CPU stands still, never inside one of its hooks: they may call the guest
-again, to any depth.
+A station is a hosted function of the thread: the empty program's `main`, the start routine of a thread that
+Python made, a function of Python's that the guest called. Control comes back to Python when such a function
+pauses, and Python goes on with it, or with another station, which the scheduler then runs: threads that are
+not at the station in use wait on a futex of their own, and the guest's other threads run as the schedule has
+it. Python's own functions run while the CPU stands still, never inside one of its hooks: they may call the
+guest again, to any depth.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from emu.api.errors import ClosedError, StateError
 from emu.core.effects import PAUSE, Effect, Hosted, Jump, Resume, SystemCall
-from emu.glibc.call_page import Caller
+from emu.core.errors import MemoryFault
+from emu.glibc.call_page import BlockCaller
 from emu.machine import regs
 
 if TYPE_CHECKING:
-    from emu.glibc.call import Call
+    from emu.glibc.call import HostedCall
     from emu.glibc.contract import Contract
-    from emu.kernel.task import Task
-    from emu.machine.cpu import Context
+    from emu.kernel.run.task import Task
+    from emu.machine.engine import Context
     from emu.process import Process
+    from emu.process.backtrace import Captured
 
 T = TypeVar("T")
 Work = Generator[Effect, int, T]
@@ -37,10 +40,13 @@ _HANDLER_FOUND, _CONTINUE_UNWIND = 6, 8
 
 
 class Station:
-    """One place where `task` waits for Python. `word` is its futex; `request` is a Python function that the guest has called.
+    """One place where `task` waits for Python.
 
-    `work` is what Python wants done, `result` what came of it once `done`; `value` is what the station returns when it is told to leave,
-    or `then` is where it jumps to. `hosted` is the hosted function in progress.
+    `word` is its futex; `request` is a Python function that the guest has called.
+
+    `work` is what Python wants done, `result` what came of it once `done`; `value` is what the station
+    returns when it is told to leave, or `then` is where it jumps to. `hosted` is the hosted function in
+    progress.
     """
 
     __slots__ = (
@@ -75,23 +81,27 @@ class Station:
 class Stations:
     """The stations of one process, and the guest code by which they are reached."""
 
-    HOST_SIDE = frozenset(("_free", "_detour"))
+    HOST_SIDE = frozenset(("_free", "_detour", "_thrown"))
 
     def __init__(self, process: Process) -> None:
         self.process = process
         self.stations: list[Station] = []
-        """Where calls go, the innermost last: the main thread's, and those of Python functions that the guest is calling."""
+        """Where calls go, the innermost last: the main thread's, and those of Python
+        functions that the guest is calling.
+        """
         self.workers: dict[Task, Station] = {}
         """The stations of threads that Python made."""
         self.here: Station | None = None
         """The one that has given Python control."""
-        self.caller: Caller
+        self.caller: BlockCaller
+        self._thrown: tuple[int, list[Captured]] = 0, []
+        """The exception that a call was last found to end with, and the frames when it was thrown."""
         self._free: list[int] = []
         self._words: list[int] = []
         self._detour: int | None = None
         self._detours: dict[int, tuple[Callable[[], int], Callable[[], None], Context]] = {}
 
-    # -- set-up ---------------------------------------------------------------------------------------------------------
+    # -- set-up ----------------------------------------------------------------------------------------------
 
     @property
     def contract(self) -> Contract:
@@ -109,16 +119,21 @@ class Stations:
         page = contract.plant_call_page(CALLBACKS)
         self._free = list(reversed(page.traps))
         contract.traps.update(dict.fromkeys(page.traps, self._nobody))
-        self.caller = Caller(self.process.arena, contract.rtld.heap, page)
+        self.caller = BlockCaller(self.process.arena, contract.rtld.heap, page)
         contract.traps[page.personality] = self._personality
 
     def host_at(self, trap: int, station: Station) -> None:
-        """Make the function at `trap` a station. The first one that is reached gives Python control."""
+        """Make the function at `trap` a station: its first instructions become a trap.
 
-        def enter(_contract: Contract, _call: Call) -> Hosted:
+        The first one that is reached gives Python control.
+        """
+
+        def enter(_contract: Contract, _call: HostedCall) -> Hosted:
+            if station.hosted is not None:
+                raise MemoryFault(trap, "execute")  # not a function for the guest to call
             return self.serve(station, at_once=station in self.stations)
 
-        self.contract.traps[trap] = enter
+        self.contract.plant(trap, enter)
 
     def station(self) -> Station:
         """Return a new station."""
@@ -126,7 +141,10 @@ class Stations:
         return Station(word)
 
     def trap(self) -> int:
-        """Return the address of a function for the guest to call, not in use. Raises StateError when there are too many."""
+        """Return the address of a function for the guest to call, not in use.
+
+        Raises StateError when there are too many.
+        """
         if not self._free:
             raise StateError(f"more than {CALLBACKS} Python functions are known to the guest")
         return self._free.pop()
@@ -136,7 +154,7 @@ class Stations:
         self.contract.traps[trap] = self._nobody
         self._free.append(trap)
 
-    def _nobody(self, _contract: Contract, call: Call) -> Hosted:
+    def _nobody(self, _contract: Contract, call: HostedCall) -> Hosted:
         """Answer the call of a Python function that is not there any more."""
 
         def request() -> int:
@@ -146,10 +164,13 @@ class Stations:
 
         return self.called(request)
 
-    # -- what the guest runs -------------------------------------------------------------------------------------------------
+    # -- what the guest runs ---------------------------------------------------------------------------------
 
     def serve(self, station: Station, *, at_once: bool, first: Sequence[Step] = ()) -> Hosted:
-        """Do what is to be done `first`, then what Python wants until it wants no more. `at_once`: Python gets control before that."""
+        """Do what is to be done `first`, then what Python wants until it wants no more.
+
+        `at_once`: Python gets control before that.
+        """
         station.hosted = generator = self._serve(station, at_once, first)
         return generator
 
@@ -205,16 +226,25 @@ class Stations:
         station.request = request
         return self.serve(station, at_once=True)
 
-    def _personality(self, _contract: Contract, call: Call) -> int | Hosted:
-        """Called by the unwinder for `call`'s frame: it catches all exceptions, and lets forced unwinding pass."""
+    def _personality(self, _contract: Contract, call: HostedCall) -> int | Hosted:
+        """Called by the unwinder for `call`'s frame:
+        it catches all exceptions, and lets forced unwinding pass.
+        """
         actions = call.args[1] & 0xFFFFFFFF
         if actions & _SEARCH_PHASE:
+            self._thrown = call.args[3], self.process.backtraces.capture_callers()
             return _HANDLER_FOUND
         if not actions & _HANDLER_FRAME:
             return _CONTINUE_UNWIND
         return self._land(call)
 
-    def _land(self, call: Call) -> Hosted:
+    def frames_of(self, exception: int) -> list[Captured]:
+        """Return the frames of the thread when an exception that has ended a call was thrown."""
+        found, frames = self._thrown
+        self._thrown = 0, []
+        return frames if found == exception else []
+
+    def _land(self, call: HostedCall) -> Hosted:
         block = self.caller.catch(self.process.thread_pointer(), call.rsp, call.args[3])
         if block is None:
             return _CONTINUE_UNWIND
@@ -222,10 +252,11 @@ class Stations:
         return 0
 
     def divert(self, request: Callable[[], int], done: Callable[[], None]) -> Context:
-        """Let the thread that runs call a Python function where it is, and then go on there as if nothing had been; `done` is told before that.
-        Return the registers that it goes on with.
+        """Let the thread that runs call a Python function where it is, and then go on there as if nothing had
+        been; `done` is told before that. Return the registers that it goes on with.
 
-        For use in `interrupt`'s actions. The function finds the guest's stack below the part that belongs to the present one (psABI 3.2.2, red zone).
+        For use in `interrupt`'s actions. The function finds the guest's stack below the part that belongs to
+        the present one (psABI 3.2.2, red zone).
         """
         process, cpu = self.process, self.process.cpu
         context = cpu.save()
@@ -239,7 +270,7 @@ class Stations:
         cpu.set(regs.RIP, self._detour)
         return context
 
-    def _enter_detour(self, _contract: Contract, call: Call) -> Hosted:
+    def _enter_detour(self, _contract: Contract, call: HostedCall) -> Hosted:
         request, done, context = self._detours.pop(call.rsp)
         station = self.station()
         station.request, station.at_return, station.then = request, done, Resume(context)

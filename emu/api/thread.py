@@ -6,6 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from emu.api.errors import ClosedError, StateError
+from emu.api.pointer import ForTheGuest
 from emu.api.station import Station
 from emu.core.effects import CallGuest, Effect
 
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
 
     from emu.api.function import Function
     from emu.api.process import Process
-    from emu.kernel.task import Task
+    from emu.kernel.run.task import Task
 
 
-class Thread:
-    """A thread made by `Process.thread`. Leaving the `with` block ends it as a return from its start routine does: destructors of its
-    thread_local objects and of its keys run, then it is joined.
+class Thread(ForTheGuest):
+    """A thread made by `Process.thread`.
+
+    Leaving the `with` block ends it as a return from its start routine does:
+    destructors of its thread_local objects and of its keys run, then it is joined.
 
     >>> import emu
     >>> with emu.Process() as p:
@@ -89,7 +92,10 @@ class Thread:
         return self.task.name
 
     def call(self, function: Function, *args: Any) -> Any:
-        """Call a guest function in this thread; see `Function`. Raises ClosedError when the thread is over."""
+        """Call a guest function in this thread; see `Function`.
+
+        Raises ClosedError when the thread is over.
+        """
         return self._process.calls.call(function, args, self.task)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
 
 from emu.api.events import table
+from emu.core.text import aligned
 from emu.rtld.tls import UNALLOCATED
 
 if TYPE_CHECKING:
@@ -50,11 +51,7 @@ class Table(ABC, Generic[T]):
         return self._items[index]
 
     def __repr__(self) -> str:
-        rows = [self.head, *map(self.row, self._items)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(self.head))]
-        return "\n".join(
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
+        return "\n".join(aligned([self.head, *map(self.row, self._items)]))
 
     def _repr_html_(self) -> str:
         return table(self.head, map(self.row, self._items))
@@ -120,8 +117,10 @@ class Scopes(Table[tuple[str, ...]]):
 
 
 class TlsModule(NamedTuple):
-    """A TLS module as one thread has it. `offset` is the static offset below the thread pointer (0: dynamic); `block` is the address of the
-    thread's block, None as long as it has none.
+    """A TLS module as one thread has it.
+
+    `offset` is the static offset below the thread pointer (0: dynamic);
+    `block` is the address of the thread's block, None as long as it has none.
     """
 
     module: int
@@ -133,7 +132,9 @@ class TlsModule(NamedTuple):
 
 
 class Destructor(NamedTuple):
-    """A pending destructor of a thread_local object: the node's address, the function with its name, the object, who owns it, at which source line."""
+    """A pending destructor of a thread_local object:
+    the node's address, the function with its name, the object, who owns it, at which source line.
+    """
 
     node: int
     function: int
@@ -144,8 +145,8 @@ class Destructor(NamedTuple):
 
 
 class Tls(Table[TlsModule]):
-    """Thread-local storage of one thread: the modules; `thread_pointer`, the DTV (`dtv`, `generation` and the newest generation of the
-    process), and the pending `destructors`, the next to run first.
+    """Thread-local storage of one thread: the modules; `thread_pointer`, the DTV (`dtv`, `generation` and the
+    newest generation of the process), and the pending `destructors`, the next to run first.
     """
 
     head = ("module", "object", "size", "align", "place", "block")

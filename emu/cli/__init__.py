@@ -2,3 +2,8 @@
 
 May import every other room.
 """
+
+import gc
+
+# what is imported stays: `emu.cli.group` lets the collector begin once a command has what it needs
+gc.disable()

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from emu.cli import options
+from emu.cli import completion, options
+from emu.cli.answers import Answering, answer_options
+from emu.cli.gathered import gathered
+from emu.cli.guest import MixedCommand, has_arguments
 from emu.core.errors import EXIT_FINDINGS, EmuError, LinkError
 from emu.core.events import AuditorChoseAddress, Binding, EventBus, InitStarted, Record
 from emu.process import Process
+from emu.process.hosting import needing
 
 if TYPE_CHECKING:
     from emu.analysis.answer import Answer
     from emu.process import RunConfig
 
 
-def _print_schema(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
-    if asked:
-        from emu.analysis.answer import Answer
-        from emu.analysis.data import schema
+class _Question(NamedTuple):
+    """What binds: a symbol, referred to by an object, in a version; at the end of the run or before."""
 
-        print(json.dumps(schema(Answer, "The answer of emu explain --json"), indent=2))
-        ctx.exit()
+    symbol: str
+    from_object: str | None
+    version: str | None
+    at_exit: bool
 
 
-@click.command("explain", short_help="Tell why a symbol binds where it does.", cls=options.SeparatedCommand)
+@click.command("explain", short_help="Tell why a symbol binds where it does.", cls=MixedCommand)
 @options.guest_options
+@options.limit_options
 @click.option(
     "--from",
     "from_object",
@@ -41,35 +44,29 @@ def _print_schema(ctx: click.Context, _param: click.Parameter, asked: bool) -> N
     "--version", metavar="V", help="Only references to version V; without one, what dlvsym would give."
 )
 @click.option("--at-exit", is_flag=True, help="Run the program, and ask at its end.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-@click.option(
-    "--schema", is_flag=True, is_eager=True, expose_value=False, callback=_print_schema,
-    help="Print the JSON Schema of --json and stop.",
-)  # fmt: skip
-@click.argument("program")
+@answer_options("analysis.answer:Answer", "The answer of emu explain --json")
+@click.argument("program", shell_complete=completion.files)
 @click.argument("symbol")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@gathered(options.Guest, "guest")
+@gathered(_Question, "question")
 def command(
     program: str,
-    symbol: str,
     arguments: tuple[str, ...],
-    variables: dict[str, str],
-    clean_env: bool,
-    sysroot: str,
-    from_object: str | None,
-    version: str | None,
-    at_exit: bool,
-    as_json: bool,
+    question: _Question,
+    guest: options.Guest,
+    answering: Answering,
 ) -> int:
     """Tell why SYMBOL binds where it does in PROGRAM.
 
-    The answer has each scope and object that was searched and why it was passed over, what won and by which rules,
-    what came too late, every relocation slot, and what would change it.
+    The answer has each scope and object that was searched and why it was passed over, what won and by which
+    rules, what came too late, every relocation slot, and what would change it.
 
-    SYMBOL may be mangled or not, without its parameters if that is clear, and with @VERSION. Without -- only the linking at start-up
-    is done. With -- ARGUMENTS PROGRAM runs, and the answer follows its output: as things are when OBJECT has been opened and its
-    constructors are about to run, or (without --from, or with --at-exit) at the end.
-    The exit code is 1 if nothing of that name is there, or a reference binds to nothing that it needs.
+    SYMBOL may be mangled or not, without its parameters if that is clear, and with @VERSION. Only the linking
+    at start-up is done, unless there are ARGUMENTS or a -- behind SYMBOL. Then PROGRAM runs, and the answer
+    follows its output, on standard error: as things are when OBJECT has been opened and its constructors are
+    about to run, or (without --from, or with --at-exit) at the end. The exit code is 1 if nothing of that
+    name is there, or a reference binds to nothing that it needs.
 
     \b
     Examples:
@@ -77,28 +74,20 @@ def command(
       emu explain ./main 'ns::f(int)' --from libplugin.so
       emu explain ./main f@V1
       emu explain --env LD_PRELOAD=./p.so --json ./main malloc
-      emu explain ./host create --from ./plugin.so -- --load ./plugin.so
+      emu explain ./host create --from ./plugin.so --load ./plugin.so
+      emu explain --quiet-program --json ./host create -- | jq .explanations
     """  # noqa: D205 - click shows it as written
-    separated = click.get_current_context().meta[options.SEPARATED]
-    if arguments and not separated:
-        raise click.UsageError(f"arguments of the program go behind `--': {arguments[0]!r}")
-    running = at_exit or separated
-    config = options.run_config(program, arguments, variables, clean_env, sysroot)
-    asking = _Asking(config, symbol, from_object, version, early=from_object is not None and not at_exit)
+    from emu.analysis.text import render
+
+    running = question.at_exit or has_arguments()
+    answering = answering._replace(runs=running)
+    config = guest.config(program, arguments, hosted=needing)
+    asking = _Asking(answering.config(config), question)
     answer = asking.run() if running else asking.start()
     if answer is None:
         print(f"{config.program}: statically linked: no symbol is looked up", file=sys.stderr)
         return EXIT_FINDINGS
-    if as_json:
-        from emu.analysis.data import as_json as convert
-
-        print(json.dumps(convert(answer), indent=2))
-    else:
-        from emu.analysis.text import render
-
-        terminal = sys.stdout.isatty()
-        width = shutil.get_terminal_size().columns if terminal else 0
-        sys.stdout.write(render(answer, width=width, colour=terminal and options.wants_colour()))
+    answering.write(answer, lambda: render(answer, width=answering.width, colour=answering.colour))
     unbound = any(e.winner is None and e.reference.binding != "WEAK" for e in answer.explanations)
     return EXIT_FINDINGS if unbound else 0
 
@@ -106,17 +95,21 @@ def command(
 class _Asking:
     """One process and the question that is asked of it, at its moment."""
 
-    def __init__(
-        self, config: RunConfig, symbol: str, from_object: str | None, version: str | None, *, early: bool
-    ) -> None:
+    def __init__(self, config: RunConfig, question: _Question) -> None:
+        symbol, from_object, version, at_exit = question
+        early = from_object is not None and not at_exit
         self.symbol, self.from_object, self.version, self.early = symbol, from_object, version, early
         self.bindings: list[Binding | AuditorChoseAddress] = []
         self.early_answer: Answer | EmuError | None = None
+        self._in_part = False
+        from emu.analysis.told_then import Then
+
         bus = EventBus()
         bus.subscribe(self._binding, ("bindings",))
         if early:
             bus.subscribe(self._init, ("init",))
         self.process = Process(config, bus)
+        self.then = Then(self.process, symbol, version)
 
     def start(self) -> Answer | None:
         """Link the program and ask; what ends the linking ends up in the answer."""
@@ -129,7 +122,14 @@ class _Asking:
             self.process.start()
         except LinkError as error:
             failure = str(error)
-        return self._ask("after the linking at start-up, before any constructor", failure)
+        from emu.analysis.names import NotFoundError
+
+        try:
+            return self._ask("after the linking at start-up, before any constructor", failure)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{error}; if it comes later, a -- at the end lets the program run first"
+            ) from None
 
     def run(self) -> Answer | None:
         """Run the program and ask, when the object is there or at the end."""
@@ -160,16 +160,21 @@ class _Asking:
             moment=moment,
             failure=failure,
             bindings=self.bindings,
+            then=self.then.answer(),
         )
 
     def _binding(self, record: Record) -> None:
         self.bindings.append(record.event)
 
     def _init(self, record: Record) -> None:
-        """Ask as soon as the object is there and linked: its constructors, or those of what it needs, come next."""
-        if self.early_answer is not None or not isinstance(record.event, InitStarted):
+        """Ask as soon as the object is there and linked:
+        its constructors, or those of what it needs, come next.
+
+        One that has the name in part only is asked about, too, until one comes that has it as a whole.
+        """
+        if self.early_answer is not None and not self._in_part or not isinstance(record.event, InitStarted):
             return
-        from emu.analysis.names import NotFoundError, find_objects
+        from emu.analysis.names import NotFoundError, find_objects, names_of
 
         assert self.process.rtld is not None and self.from_object is not None
         try:
@@ -178,6 +183,11 @@ class _Asking:
             return
         if not all(map_.relocated for map_ in there):
             return
+        rtld, word = self.process.rtld, self.from_object
+        in_part = "/" not in word and not any(word in names_of(rtld, map_) for map_ in there)
+        if in_part and self.early_answer is not None:
+            return
+        self._in_part = in_part
         moment = f"when {os.path.basename(self.from_object)} was there, before its constructors"
         try:
             self.early_answer = self._ask(moment, "")

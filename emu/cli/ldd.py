@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from emu.cli import options
-from emu.cli.table import aligned
+from emu.cli import completion, options
+from emu.cli.answers import Answering, answer_options
+from emu.cli.guest import MixedCommand
 from emu.core.errors import EXIT_FINDINGS
-from emu.core.events import EventBus
+from emu.core.events import EventBus, LibraryReused
+from emu.core.text import aligned, printable
 from emu.process import Process, RunConfig
+from emu.process.execvp import DEFAULT_PATH, find_program
 
 if TYPE_CHECKING:
-    from emu.rtld.link_map import LinkMap
+    from emu.analysis.opens.listing import Listing
 
 
 @click.command(
     "ldd",
     short_help="Show what a program loads, for whom, by which rule.",
-    context_settings=options.GUEST_CONTEXT,
+    cls=MixedCommand,
 )
 @options.guest_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
-@click.argument("program")
-def command(program: str, variables: dict[str, str], clean_env: bool, sysroot: str, as_json: bool) -> int:
-    """Show what PROGRAM, or a shared library, loads, in load order: name, path, who needed it, the rule that found it.
+@answer_options("analysis.opens.listing:Listing", "The answer of emu ldd --json", ("NAME  ",), runs=False)
+@click.argument("program", shell_complete=completion.files)
+def command(
+    program: str, variables: dict[str, str], clean_env: bool, sysroot: str, answering: Answering
+) -> int:
+    """Show what PROGRAM, or a shared library, loads, in load order:
+    name, path, who needed it, the rule that found it.
 
-    Nothing of PROGRAM is executed. The exit code is 1 when an object is missing.
+    Below the table: where each object that is missing was looked for, and names for which something else was
+    there already. Nothing of PROGRAM is executed; auditors (LD_AUDIT) are, since they have a say. The exit
+    code is 1 when an object is missing.
 
     \b
     Examples:
@@ -37,9 +44,11 @@ def command(program: str, variables: dict[str, str], clean_env: bool, sysroot: s
       emu ldd ./libplugin.so
       emu ldd --json ./hello
     """
+    from emu.analysis.opens import listing
+
     env = options.environment(variables, clean_env)
     config = RunConfig(
-        program=options.find_program(program, env.get("PATH", options.DEFAULT_PATH), sysroot),
+        program=find_program(program, env.get("PATH", DEFAULT_PATH), sysroot),
         args=(),
         env=env,
         cwd=options.guest_directory(sysroot),
@@ -47,41 +56,28 @@ def command(program: str, variables: dict[str, str], clean_env: bool, sysroot: s
         keep_going=True,
         argv0=program,
     )
-    process = Process(config, EventBus())
+    bus = EventBus()
+    reused: list[LibraryReused] = []
+    bus.subscribe(
+        lambda record: reused.append(record.event) if isinstance(record.event, LibraryReused) else None,
+        ("libs",),
+    )
+    process = Process(config, bus)
     process.load()
     rtld = process.rtld
-    objects = [_object(link_map) for link_map in rtld.namespaces[0].maps] if rtld is not None else []
-    missing = (
-        [{"name": name, "needed_by": by.display_name} for name, by in rtld.missing]
-        if rtld is not None
-        else []
-    )
-    if as_json:
-        answer = {
-            "program": config.program,
-            "dynamic": rtld is not None,
-            "objects": objects,
-            "missing": missing,
-        }
-        print(json.dumps(answer, indent=2))
-    elif rtld is None:
-        print(f"{config.program}: statically linked")
-    else:
-        print(_table(objects, missing))
-    return EXIT_FINDINGS if missing else 0
+    if rtld is not None and rtld.auditor_names is not None:
+        process.start()  # auditors have a say in what is loaded
+    answer = listing.listed(process, reused)
+    answering.write(answer, lambda: _text(answer))
+    return EXIT_FINDINGS if answer.missing else 0
 
 
-def _object(link_map: LinkMap) -> dict[str, Any]:
-    return {
-        "name": link_map.needed_as or link_map.display_name,
-        "path": link_map.path,
-        "needed_by": link_map.loader.display_name if link_map.loader is not None else None,
-        "rule": link_map.found_by,
-    }
+def _text(answer: Listing) -> str:
+    from emu.analysis.opens.listing import lines
 
-
-def _table(objects: list[dict[str, Any]], missing: list[dict[str, str]]) -> str:
+    if not answer.dynamic:
+        return f"{printable(answer.program)}: statically linked\n"
     rows = [("NAME", "PATH", "NEEDED BY", "FOUND BY")]
-    rows += [(o["name"], o["path"] or "-", o["needed_by"] or "-", o["rule"] or "-") for o in objects]
-    rows += [(m["name"], "not found", m["needed_by"], "-") for m in missing]
-    return aligned(rows)
+    rows += [(o.name, o.path or "-", o.needed_by or "-", o.rule or "-") for o in answer.objects]
+    rows += [(m.name, "not found", m.needed_by, "-") for m in answer.missing]
+    return "".join(f"{line}\n" for line in (*aligned(rows), *lines(answer.missing, answer.served_by_others)))

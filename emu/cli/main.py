@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from importlib import import_module
 from typing import NoReturn
 
 import click
 
 from emu import __version__
-from emu.cli import streams
-from emu.core.errors import EXIT_USAGE, EmuError, LinkError
+from emu.cli import notes, streams
+from emu.cli.group import LazyGroup
+from emu.core.errors import (
+    EXIT_EMU,
+    EXIT_USAGE,
+    STRICT,
+    UNFORESEEN,
+    EmuError,
+    LinkError,
+    MemoryFault,
+    place_of,
+)
 
 EXIT_SIGINT = 128 + 2
 
-COMMANDS = {
-    "run": "run", "call": "call", "ldd": "ldd", "explain": "explain", "why": "why",
-    "check": "check", "report": "report", "shell": "shell", "tour": "tour", "maps": "maps", "trace-schema": "trace_schema",
-}  # fmt: skip
-"""Each sub-command and its module in this package, in the order of `emu --help`."""
 
+def _version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    print(f"emu {__version__}")
+    if notes.level() == notes.VERBOSE:
+        from emu.cli.version import details
 
-class LazyGroup(click.Group):
-    """A group that imports a sub-command when it is used: `emu run` pays for no other."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names, most used first."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the sub-command, None if there is none of that name."""
-        module = COMMANDS.get(cmd_name)
-        if module is None:
-            return None
-        command: click.Command = import_module(f"emu.cli.{module}").command
-        return command
+        print("\n".join(details()))
+    ctx.exit()
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="emu", message="%(prog)s %(version)s")
+@click.option(
+    "-V", "--version", is_flag=True, expose_value=False, callback=_version, help="Show the version and exit."
+)
 def group() -> None:
     """Run and question x86-64 ELF programs under a dynamic linker that you can read.
 
@@ -51,11 +52,22 @@ def group() -> None:
       emu explain ./hello printf         why a symbol binds where it does
       emu why ./host libplugin.so        why dlclose leaves it loaded
       emu check ./host                   destructors that never run, code used after dlclose, and more
+      emu conflicts ./host               names that one object takes from another
+      emu diff ./host --ldso real        where emu's loader and the real ld.so differ
       emu report ./host -o report.html   the whole run as a page to look at
+      emu gdb ./hello                    under gdb, forwards and backwards
       emu maps /bin/ls                   its memory after start-up
       emu shell ./hello                  a Python prompt with the process in it
+      emu sysroot add debian:13          another system, for --sysroot debian:13
       emu tour                           lessons about how all this works
+      emu help                           pages about each of these
     """
+
+
+notes.add_options(
+    group,
+    "Say more: what runs, what it costs; with --version what emu runs with, and where defaults are from.",
+)
 
 
 def error_line(error: EmuError) -> str:
@@ -84,6 +96,20 @@ def _dispatch(arguments: list[str]) -> int:
         return EXIT_USAGE
     except (KeyboardInterrupt, click.Abort):
         return EXIT_SIGINT
+    except MemoryFault as error:
+        _say(f"emu: the program's own data are broken: {error}")
+        return EXIT_EMU
+    except MemoryError:
+        _say("emu: there is not enough memory for emu itself; is there a limit (ulimit -v)?")
+        return EXIT_EMU
+    except UNFORESEEN as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            _say("emu: there are not enough descriptors for emu itself; is there a limit (ulimit -n)?")
+            return EXIT_EMU
+        if STRICT:
+            raise
+        _say(f"emu: a fault of emu itself: {place_of(error)}: {error}; EMU_STRICT=1 shows more")
+        return EXIT_EMU
     return result if isinstance(result, int) else 0
 
 

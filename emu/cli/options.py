@@ -10,39 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
 
-from emu.cli import parameters, schedule
-from emu.core.errors import EXIT_LOADER, EXIT_NOT_EXECUTABLE, ProgramError
-from emu.core.events import CATEGORIES, ON_REQUEST
-from emu.kernel.clock import EPOCH_NS
-from emu.process import RunConfig
+from emu.cli import deadline, last_words, ldso, notes, parameters, schedule
+from emu.core.errors import ProgramError
+from emu.kernel.run.clock import EPOCH_NS
+from emu.machine.engines import CPUS, ENGINES
+from emu.process import RunConfig, named_sysroot
+from emu.process.execvp import DEFAULT_PATH, find_program
+from emu.process.hosting import is_library, needing, starts_nowhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from emu.core.events import EventBus
-    from emu.kernel.policy import Policy
-    from emu.trace.output import TraceWriter
+    from emu.kernel.run.policy import Policy
 
     Command = TypeVar("Command", bound=Callable[..., Any])
-
-DEFAULT_PATH = "/bin:/usr/bin"
-"""What execvp searches where PATH is not set (glibc posix/execvpe.c, confstr _CS_PATH)."""
-
-GUEST_CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": False}
-"""Options after PROGRAM are the guest's."""
-
-
-SEPARATED = "emu.cli.separated"
-"""Where a SeparatedCommand notes it, in its context's `meta`."""
-
-
-class SeparatedCommand(click.Command):
-    """A command that knows whether there was a `--` before the guest's arguments."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as any command does."""
-        ctx.meta[SEPARATED] = "--" in args
-        return super().parse_args(ctx, args)
 
 
 def _variables(_ctx: click.Context, _param: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
@@ -55,16 +36,31 @@ def _variables(_ctx: click.Context, _param: click.Parameter, words: tuple[str, .
     return result
 
 
+_SYSROOT = click.option(
+    "--sysroot",
+    default="/",
+    metavar="DIR|NAME",
+    callback=lambda _context, _parameter, word: named_sysroot(word),
+    help="The guest's root directory, or a name that `emu sysroot list` shows.",
+)
+
+
 def guest_options(function: Command) -> Command:
-    """Add --env, --clean-env and --sysroot."""
+    """Add --env, --clean-env and --sysroot; --ldso real is refused."""
+    return _guest_options(ldso.REFUSED(function))
+
+
+def loader_options(function: Command) -> Command:
+    """Add the same, and --ldso."""
+    return _guest_options(ldso.OPTION(function))
+
+
+def _guest_options(function: Command) -> Command:
+    return _SYSROOT(_environment_options(function))
+
+
+def _environment_options(function: Command) -> Command:
     for option in (
-        click.option(
-            "--sysroot",
-            type=click.Path(exists=True, file_okay=False),
-            default="/",
-            metavar="DIR",
-            help="The guest's root directory.",
-        ),
         click.option("--clean-env", is_flag=True, help="Start from an empty environment, not from this one."),
         click.option(
             "--env",
@@ -79,51 +75,15 @@ def guest_options(function: Command) -> Command:
     return function
 
 
-def trace_options(function: Command) -> Command:
-    """Add --trace, --trace-output, --trace-format and --force; the command gets them as `tracing`."""
-
-    @wraps(function)
-    def with_tracing(
-        *args: Any,
-        categories: tuple[str, ...] | None,
-        trace_output: str | None,
-        trace_format: str | None,
-        force: bool,
-        **rest: Any,
-    ) -> Any:
-        forced = force and not rest.get("output")  # it is for the answer's file, too, where there is one
-        if categories is None and (trace_output or trace_format or forced):
-            raise click.UsageError("--trace-output, --trace-format and --force need --trace")
-        tracing = Tracing(categories or (), trace_output, trace_format or "text", force)
-        return function(*args, tracing=tracing, **rest)
-
-    for option in (
-        click.option("--force", is_flag=True, help="Let the output overwrite a file that is something else."),
-        click.option(
-            "--trace-format",
-            type=click.Choice(["text", "brief", "jsonl", "chrome"]),
-            help="Text for people (default), text with no columns but the thread, JSON Lines, or Chrome trace-event JSON for Perfetto "
-            "(tracks of threads and of objects).",
-        ),
-        click.option(
-            "--trace-output", metavar="FILE", help="Where the trace goes; standard error otherwise."
-        ),
-        click.option(
-            "--trace",
-            "categories",
-            callback=parameters.categories,
-            metavar="CATEGORIES",
-            help=f"What to trace, comma-separated: {', '.join(CATEGORIES)}, or all; and only on request {', '.join(ON_REQUEST)}.",
-        ),
-    ):
-        with_tracing = option(with_tracing)
-    return cast("Command", with_tracing)
-
-
 _RUN_OPTIONS = {
     "schedule": click.option(
         "--schedule", callback=schedule.check, default="round-robin", metavar="POLICY",
         help="Which thread runs next: round-robin (default), random (by --seed), or replay:FILE.",
+    ),
+    "preempt": click.option(
+        "--preempt", type=click.Choice(["instructions", "blocks"]),
+        help="Where a random schedule takes the CPU away: between any two instructions (default; each time costs about 0.1 ms), "
+        "or only between basic blocks.",
     ),
     "record_schedule": click.option(
         "--record-schedule", metavar="FILE", help="Write the decisions about threads to FILE, for replay:FILE."
@@ -140,12 +100,24 @@ _RUN_OPTIONS = {
         "--writable", multiple=True, type=click.Path(exists=True, file_okay=False), metavar="DIR",
         help="Let writes under DIR through to the host; others vanish at exit. Repeatable.",
     ),
+    "writable_as_root": click.option(
+        "--writable-as-root", is_flag=True,
+        help="As root, let set-user-id and set-group-id bits and other owners through to --writable directories, too.",
+    ),
     "max_memory": click.option(
         "--max-memory", callback=parameters.size, metavar="SIZE",
-        help="Limit of the guest's memory, as in 512M.",
+        help="Limit of the guest's memory, as in 512M (default 4G): pages that it has touched, and its files in memory; what is only mapped does not count.",
+    ),
+    "cpus": click.option(
+        "--cpus", type=click.IntRange(1, 1024), default=1, metavar="N",
+        help="How many processors the guest sees (default 1); its threads run one at a time all the same.",
+    ),
+    "max_processes": click.option(
+        "--max-processes", type=click.IntRange(1, 4096), default=256, metavar="N",
+        help="How many processes the guest may have at a time (default 256); fork then fails with EAGAIN.",
     ),
     "timeout": click.option(
-        "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+        "--timeout", type=float, callback=deadline.seconds, metavar="SECONDS",
         help="End the run with exit code 124 after that time.",
     ),
     "tls_dtors": click.option(
@@ -154,10 +126,23 @@ _RUN_OPTIONS = {
     ),
     "unload_rule": click.option(
         "--unload-rule", type=click.Choice(["dtor-count", "nodelete-flag"]), default="dtor-count",
-        help="What keeps a DSO with pending thread_local destructors: their count, as in glibc 2.23 and later (default), or NODELETE, as in 2.18 to 2.22.",
+        help="What keeps a DSO with pending thread_local destructors: their count, as in glibc 2.22 and later (default), or NODELETE, as in 2.18 to 2.21.",
+    ),
+    "engine": click.option(
+        "--engine", type=click.Choice(ENGINES),
+        help="What executes the code: unicorn (default) emulates an x86-64-v2 CPU anywhere; kvm is the host's own CPU, with AVX, at native speed "
+        "(`emu engines` tells if it is there); auto is kvm for programs that unicorn cannot run. Without it EMU_ENGINE decides.",
+    ),
+    "cpu": click.option(
+        "--cpu", type=click.Choice(CPUS), default="host",
+        help="The level of the CPU that the program finds, as far as the engine has it (default: all there is).",
+    ),
+    "all_frames": click.option(
+        "--all-frames", is_flag=True, help="Show every frame of a backtrace: calls that repeat and those inside a language's own library, too."
     ),
 }  # fmt: skip
-_OF_THE_SCHEDULE = ("schedule", "record_schedule")
+_OF_THE_SCHEDULE = ("schedule", "preempt", "record_schedule")
+_NOT_OF_SESSIONS = ("start_time", "timeout", "max_processes", "all_frames", "writable_as_root", "cpus")
 
 
 def run_config(
@@ -166,16 +151,23 @@ def run_config(
     variables: dict[str, str],
     clean_env: bool,
     sysroot: str,
+    *,
+    hosted: Callable[[RunConfig], RunConfig] | None = None,
     **fields: Any,
 ) -> RunConfig:
-    """Return the run of a program, which is searched for as a shell does, from what `guest_options` say. `fields` are others of RunConfig.
+    """Return how to run a program, which is searched for as a shell does, with what `guest_options` give;
+    `fields` are other fields of RunConfig.
 
-    Raises ProgramError.
+    `hosted` gives the run of a library in the empty program, for commands that take one in the place of a
+    program. Raises ProgramError.
     """
     env = environment(variables, clean_env)
     found = find_program(program, env.get("PATH", DEFAULT_PATH), sysroot)
+    notes.detail(
+        f"{found} in {sysroot}, with arguments {arguments!r}" if arguments else f"{found} in {sysroot}"
+    )
     ignored, blocked = inherited_signals()
-    return RunConfig(
+    config = RunConfig(
         found,
         arguments,
         env,
@@ -185,13 +177,23 @@ def run_config(
         ignored=ignored,
         blocked=blocked,
         nice=os.getpriority(os.PRIO_PROCESS, 0),
+        die=last_words.die,
+        verbose=notes.level() == notes.VERBOSE,
         **fields,
     )
+    if hosted is not None and is_library(found, sysroot):
+        does = "needs" if hosted is needing else "opens and closes"
+        notes.say(f"{program} is a library: an empty program {does} it")
+        return hosted(config)
+    if hosted is None and starts_nowhere(found, sysroot):
+        notes.say(f"{program} is a library and cannot be run: `emu call {program} FUNCTION` calls into it")
+    return config
 
 
 def inherited_signals() -> tuple[tuple[int, ...], int]:
-    """Return the signals that our parent has ignored, as nohup does and shells do for jobs in the background, and those that it has
-    blocked, as a mask. That of SIGPIPE and SIGXFSZ cannot be known: Python itself ignores them.
+    """Return the signals that this process was started with ignored (by nohup, or by a shell, for a job in
+    the background), and the mask of those that were blocked. SIGPIPE and SIGXFSZ are left out: Python ignores
+    both, so that nobody can tell.
     """
     unknown = (signal.SIGPIPE, signal.SIGXFSZ)
     ignored = (
@@ -201,23 +203,48 @@ def inherited_signals() -> tuple[tuple[int, ...], int]:
     return tuple(sorted(ignored)), sum(1 << number - 1 for number in blocked)
 
 
+class Guest(NamedTuple):
+    """What `guest_options` and `limit_options` give: the guest's environment, file system and limits."""
+
+    variables: dict[str, str]
+    clean_env: bool
+    sysroot: str
+    limits: dict[str, Any]
+
+    def config(
+        self, program: str, arguments: tuple[str, ...], hosted: Callable[[RunConfig], RunConfig] | None = None
+    ) -> RunConfig:
+        """Return the run of a program as `Running.config` does. Raises ProgramError."""
+        return run_config(
+            program, arguments, self.variables, self.clean_env, self.sysroot, hosted=hosted, **self.limits
+        )
+
+
 class Running(NamedTuple):
-    """How a program is to be run: what `run_options` and `guest_options` say. `fields` are those of RunConfig."""
+    """How a program is to be run: what `run_options` and `guest_options` give;
+    `fields` are fields of RunConfig.
+    """
 
     fields: dict[str, Any]
     schedule: str
+    preempt: str | None
     record_schedule: str | None
     variables: dict[str, str]
     clean_env: bool
 
-    def config(self, program: str, arguments: tuple[str, ...]) -> RunConfig:
-        """Return the run of a program, which is searched for as a shell does. Raises ProgramError."""
-        return run_config(program, arguments, self.variables, self.clean_env, **self.fields)
+    def config(
+        self, program: str, arguments: tuple[str, ...], hosted: Callable[[RunConfig], RunConfig] | None = None
+    ) -> RunConfig:
+        """Return the run of a program, which is searched for as a shell does; see `run_config`.
+
+        Raises ProgramError.
+        """
+        return run_config(program, arguments, self.variables, self.clean_env, hosted=hosted, **self.fields)
 
     @contextmanager
     def policy(self) -> Iterator[Policy]:
         """Give the schedule, recorded if that was asked for. Raises ScheduleError and TraceError."""
-        policy = schedule.make_policy(self.schedule, self.fields["seed"])
+        policy = schedule.make_policy(self.schedule, self.fields["seed"], self.preempt)
         with schedule.recorded(policy, self.record_schedule) as recorder:
             yield recorder
 
@@ -233,20 +260,57 @@ def run_options(function: Command) -> Command:
     return _running(function, tuple(_RUN_OPTIONS))
 
 
+def limit_options(function: Command) -> Command:
+    """Add --timeout and --max-memory to a command that has no other option of a run; it gets them,
+    as fields of RunConfig, as `limits`.
+    """
+
+    @wraps(function)
+    def with_limits(*args: Any, timeout: float | None, max_memory: int | None, **rest: Any) -> Any:
+        limits = {"timeout": timeout, "max_memory": max_memory}
+        with deadline.deadline(timeout, rest.get("program", rest.get("library", "emu"))):
+            return function(*args, limits=limits, **rest)
+
+    for name in ("timeout", "max_memory"):
+        with_limits = _RUN_OPTIONS[name](with_limits)
+    return cast("Command", with_limits)
+
+
+def run_loader_options(function: Command) -> Command:
+    """Add the same, and --ldso."""
+    return _running(function, (*_RUN_OPTIONS, "ldso"))
+
+
 def session_options(function: Command) -> Command:
     """Add those options of a run that `emu.Process` takes; the command gets them as `running`."""
-    return _running(function, tuple(name for name in _RUN_OPTIONS if name not in ("start_time", "timeout")))
+    return _running(function, tuple(name for name in _RUN_OPTIONS if name not in _NOT_OF_SESSIONS))
 
 
-def _running(function: Command, names: tuple[str, ...]) -> Command:
+def search_options(function: Command) -> Command:
+    """Add those options of a run that do not say which thread runs, nor end the search as a whole;
+    the command gets them as `running`.
+    """
+    return _running(
+        function, tuple(name for name in _RUN_OPTIONS if name not in (*_OF_THE_SCHEDULE, "timeout"))
+    )
+
+
+def sides_options(function: Command) -> Command:
+    """Add those options of a run that several runs can share: neither --sysroot nor --ldso."""
+    shared = tuple(name for name in _RUN_OPTIONS if name != "record_schedule")
+    return _running(function, shared, _environment_options)
+
+
+def _running(function: Command, names: tuple[str, ...], guest: Callable[[Any], Any] | None = None) -> Command:
     @wraps(function)
     def with_running(
         *args: Any,
-        schedule: str,
-        record_schedule: str | None,
+        schedule: str = "round-robin",
+        preempt: str | None = None,
         variables: dict[str, str],
         clean_env: bool,
-        sysroot: str,
+        record_schedule: str | None = None,
+        sysroot: str = "/",
         **rest: Any,
     ) -> Any:
         fields = {name: rest.pop(name) for name in names if name not in _OF_THE_SCHEDULE}
@@ -255,83 +319,18 @@ def _running(function: Command, names: tuple[str, ...]) -> Command:
             raise click.UsageError(
                 "--unload-rule nodelete-flag is not what the guest's libc does: it needs --tls-dtors model"
             )
-        running = Running(fields, schedule, record_schedule, variables, clean_env)
-        return function(*args, running=running, **rest)
+        if fields["unload_rule"] == "nodelete-flag" and fields.get("ldso") == "real":
+            raise click.UsageError(
+                "--unload-rule nodelete-flag is not what the guest's own ld.so does: it needs --ldso emu"
+            )
+        running = Running(fields, schedule, preempt, record_schedule, variables, clean_env)
+        with deadline.deadline(fields.get("timeout"), rest.get("program", "emu")):
+            return function(*args, running=running, **rest)
 
     for name in reversed(names):
-        with_running = _RUN_OPTIONS[name](with_running)
-    return cast("Command", guest_options(with_running))
-
-
-class Tracing(NamedTuple):
-    """What the user wants traced, where to and in which format."""
-
-    categories: tuple[str, ...]
-    path: str | None
-    form: str
-    force: bool
-
-    @contextmanager
-    def attached(self, bus: EventBus) -> Iterator[None]:
-        """Subscribe a writer for the duration of a run. Raises TraceError."""
-        if not self.categories:
-            yield
-            return
-        from emu.trace.output import ended_by
-
-        flush = self._chrome(bus) if self.form == "chrome" else self._writer(bus).flush
-        with ended_by(flush, lambda: bus.upcoming > 1):
-            yield
-
-    def _chrome(self, bus: EventBus) -> Callable[[], None]:
-        """Subscribe a Chrome trace and return what ends it."""
-        from emu.cli.last_words import flush_before_death
-        from emu.trace import chrome, jsonl, text
-        from emu.trace.output import TraceWriter, open_output
-
-        beginnings = (*text.BEGINNINGS, jsonl.BEGINNING, chrome.BEGINNING)
-        where = self.path or "standard error"
-        descriptor = 2 if self.path is None else open_output(self.path, beginnings, force=self.force)
-        trace = chrome.ChromeTrace(
-            TraceWriter(descriptor, where, text.render, buffered=True, fresh=self.path is not None),
-            self.categories,
-        )
-        flush_before_death(trace.close)
-        bus.subscribe(trace, {*self.categories, *chrome.TRACKS})
-        return trace.close
-
-    def _writer(self, bus: EventBus) -> TraceWriter:
-        from emu.trace import text
-        from emu.trace.output import TraceWriter, open_output
-
-        path, form = self.path, self.form
-        render = text.render_brief if form == "brief" else text.render
-        beginnings = text.BEGINNINGS
-        if form == "jsonl" or path is not None:
-            from emu.trace import chrome, jsonl
-
-            beginnings = (*text.BEGINNINGS, jsonl.BEGINNING, chrome.BEGINNING)
-            render = jsonl.render if form == "jsonl" else render
-        if path is None:
-            if form == "text" and os.isatty(2) and wants_colour():
-                render = text.render_coloured
-            writer = TraceWriter(2, "standard error", render, buffered=False)
-        else:
-            writer = TraceWriter(
-                open_output(path, beginnings, force=self.force), path, render, buffered=True, fresh=True
-            )
-            if form != "jsonl":
-                writer.line(text.BRIEF_BEGINNING if form == "brief" else text.BEGINNING)
-            from emu.cli.last_words import flush_before_death
-
-            flush_before_death(writer.flush)
-        bus.subscribe(writer, self.categories)
-        return writer
-
-
-def wants_colour() -> bool:
-    """Whether a terminal, if there is one, shall have colour. Source: no-color.org."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+        with_running = ldso.OPTION(with_running) if name == "ldso" else _RUN_OPTIONS[name](with_running)
+    guest = guest or (_guest_options if "ldso" in names else guest_options)
+    return cast("Command", guest(with_running))
 
 
 def environment(variables: dict[str, str], clean: bool) -> dict[str, str]:
@@ -352,28 +351,3 @@ def guest_directory(sysroot: str) -> str:
     if root == "/":
         return here
     return here.removeprefix(root) or "/" if f"{here}/".startswith(f"{root}/") else "/"
-
-
-def find_program(name: str, path: str, sysroot: str) -> str:
-    """Return the guest path of `name`: itself if it has a slash, otherwise the first executable in `path`.
-
-    Raises ProgramError: 127 when there is none, 126 when there are only files that may not be executed.
-    Source: execvp(3); glibc posix/execvpe.c:__execvpe_common.
-    """
-    if "/" in name:
-        return name
-    if not name:
-        raise ProgramError("'': command not found", EXIT_LOADER)
-    denied = False
-    for folder in path.split(":"):
-        candidate = f"{folder.rstrip('/')}/{name}" if folder else f"./{name}"
-        host = candidate if sysroot == "/" else os.path.join(sysroot, candidate.lstrip("/"))
-        # Links of another root cannot be followed here; the process does it, by the guest's rules.
-        if os.path.isfile(host) or (sysroot != "/" and os.path.islink(host)):
-            if os.path.islink(host) or os.access(host, os.X_OK):
-                return candidate
-            denied = True
-    if denied:
-        raise ProgramError(f"{name}: Permission denied", EXIT_NOT_EXECUTABLE)
-    hint = f" (the file here is ./{name})" if sysroot == "/" and os.path.isfile(name) else ""
-    raise ProgramError(f"{name}: command not found{hint}", EXIT_LOADER)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from emu.cli import options
+from emu import __version__
+from emu.cli import completion, notes, options
+from emu.cli.guest import MixedCommand
 from emu.cli.run import die_at_once
+from emu.cli.tracing import follow_option
 from emu.core.errors import EmuError
 from emu.core.events import EventBus
 from emu.process import Process
+from emu.process.hosting import opening
+
+if TYPE_CHECKING:
+    from emu.process import Result
 
 
-@click.command("report", short_help="Write one HTML page about a run.", cls=options.SeparatedCommand)
+@click.command("report", short_help="Write one HTML page about a run.", cls=MixedCommand)
 @options.run_options
 @click.option("-o", "--output", required=True, metavar="FILE", help="The HTML file to write.")
 @click.option("--force", is_flag=True, help="Overwrite a file that is no emu report.")
@@ -21,7 +30,10 @@ from emu.process import Process
     "--max-events", type=click.IntRange(1), default=100_000, show_default=True, metavar="N",
     help="List that many events in full, and of later ones some; the report says which are left out.",
 )  # fmt: skip
-@click.argument("program")
+@follow_option(
+    "Which processes have a section: all that the program starts, too (default), none of those, or those that run a program of that name."
+)
+@click.argument("program", shell_complete=completion.files)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def command(
     program: str,
@@ -30,34 +42,35 @@ def command(
     output: str,
     force: bool,
     max_events: int,
+    follow: str,
 ) -> int:
-    """Run PROGRAM and write one HTML file about the run: findings of emu check, lives of objects, destructors, dependencies, memory, TLS, events.
+    """Run PROGRAM and write one HTML file about the run:
+    findings of emu check, lives of objects, destructors, dependencies, memory, TLS, events.
 
-    The file needs no network and nothing beside it, and takes the place of an earlier report when the run is over. The program's output is its
-    own; its arguments go behind --. The exit code is 0 if the report was written, however the program ended: the report says how.
+    The file needs no network and nothing beside it, and takes the place of an earlier report when the run is
+    over. The program's output is its own; its arguments go behind it, or behind -- if they read as options of
+    emu report. The exit code is 0 if the report was written, however the program ended: the report says how.
 
     \b
     Examples:
       emu report ./host -o report.html
-      emu report ./host -o report.html -- --load ./plugins/a.so
+      emu report ./host -o report.html --load ./plugins/a.so
       emu report --max-events 500000 ./host -o big.html
     """  # noqa: D205 - click shows it as written
-    if arguments and not click.get_current_context().meta[options.SEPARATED]:
-        raise click.UsageError(f"arguments of the program go behind `--': {arguments[0]!r}")
-    from emu.analysis.report import Report
     from emu.analysis.report_page import BEGINNING, page
+    from emu.analysis.report_tree import TreeReport
     from emu.trace.output import check_output, write_output
 
-    config = running.config(program, arguments)
+    config = running.config(program, arguments, opening)
     bus = EventBus()
     die_at_once()
     check_output(output, (BEGINNING,), force=force, what="report")
     with running.scheduled(config) as scheduled:
         process = Process(scheduled, bus)
-        report = Report(process, max_events)
+        report = TreeReport(process, max_events, follow, __version__)
         try:
             result = report.run()
-            ended, failure = f"exit code {result.status}", result.report
+            ended, failure = _ended(result), result.report
         except EmuError as error:
             if process.rtld is None or not process.rtld.started:
                 raise
@@ -65,4 +78,17 @@ def command(
     if failure:
         print(failure, file=sys.stderr)
     write_output(output, page(report.data(ended)), "report")
+    notes.written(output)
     return 0
+
+
+def _ended(result: Result) -> str:
+    """Return how the program ended, in a few words."""
+    if not result.signal:
+        return f"exit code {result.status}"
+    name = (
+        signal.Signals(result.signal).name
+        if result.signal in set(signal.Signals)
+        else f"signal {result.signal}"
+    )
+    return f"killed by {name} (exit code {result.status})"

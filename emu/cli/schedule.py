@@ -1,4 +1,6 @@
-"""The options of `emu run` about threads: which policy schedules them, and where its decisions are written."""
+"""The options of `emu run` about threads: which policy schedules them, and
+where its decisions are written.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +9,30 @@ from contextlib import contextmanager
 
 import click
 
-from emu.kernel.policy import BEGINNING, Policy, Random, Recording, Replay, RoundRobin, ScheduleError
-
-_REPLAY = "replay:"
+from emu.cli import notes
+from emu.kernel.run.policy import BEGINNING, REPLAY, Policy, Random, Recording, RoundRobin, replay_of
 
 
 def check(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     """Accept round-robin, random and replay:FILE."""
-    if value in ("round-robin", "random") or value.startswith(_REPLAY) and value != _REPLAY:
+    if value in ("round-robin", "random") or value.startswith(REPLAY) and value != REPLAY:
         return value
     raise click.BadParameter(f"{value!r} is no schedule: choose round-robin, random or replay:FILE")
 
 
-def make_policy(schedule: str, seed: int) -> Policy:
-    """Return the policy that a checked option value names. Raises ScheduleError."""
+def make_policy(schedule: str, seed: int, preempt: str | None = None) -> Policy:
+    """Return the policy that a checked option value names;
+    `preempt` is instructions, blocks or what the policy does by itself. Raises ScheduleError.
+    """
     if schedule == "random":
-        return Random(seed)
-    if not schedule.startswith(_REPLAY):
+        return Random(seed, whole_blocks=preempt == "blocks")
+    if preempt is not None:
+        raise click.UsageError(
+            "--preempt chooses for --schedule random: round-robin keeps to blocks, a replay to its file"
+        )
+    if not schedule.startswith(REPLAY):
         return RoundRobin()
-    path = schedule.removeprefix(_REPLAY)
-    try:
-        with open(path, encoding="utf-8") as file:
-            return Replay(file, path)
-    except OSError as error:
-        raise ScheduleError(path, 0, str(error.strerror)) from None
-    except UnicodeDecodeError:
-        raise ScheduleError(path, 0, "not text in UTF-8") from None
+    return replay_of(schedule.removeprefix(REPLAY))
 
 
 @contextmanager
@@ -48,3 +48,4 @@ def recorded(policy: Policy, path: str | None) -> Iterator[Policy]:
     recording = Recording(policy, writer.line)
     with ended_by(writer.flush, lambda: recording.decided):
         yield recording
+    notes.written(path)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from emu.cli import options, parameters
+from emu.cli import answers, completion, options, parameters, streams
+from emu.cli.guest import MixedCommand
 from emu.core.errors import EXIT_FINDINGS, EmuError
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
-@click.command(
-    "shell", short_help="Give a Python prompt with the process in it.", context_settings=options.GUEST_CONTEXT
-)
+@click.command("shell", short_help="Give a Python prompt with the process in it.", cls=MixedCommand)
 @options.session_options
 @click.option(
     "--trace", "categories", callback=parameters.categories, default="all", metavar="CATEGORIES",
@@ -35,7 +34,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 )  # fmt: skip
 @click.option("-c", "code_text", metavar="CODE", help="Run this Python code in place of a prompt.")
 @click.option("--plain", is_flag=True, help="Python's own prompt, even where IPython is installed.")
-@click.argument("program", required=False)
+@click.argument("program", required=False, shell_complete=completion.files)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def command(
     program: str | None,
@@ -48,12 +47,13 @@ def command(
 ) -> int:
     """Load PROGRAM, stop before its first instruction, and give a Python prompt with the process in it.
 
-    p is the emu.Process; emu and ctypes are imported. Libraries are linked and initialised, so guest functions can be called; p.run() lets
-    PROGRAM run, and Ctrl-C is then the guest's, as in emu run. Without PROGRAM the process is an empty one that hosts libraries. Options after
-    PROGRAM are PROGRAM's own.
+    p is the emu.Process; emu and ctypes are imported. Libraries are linked and initialised, so guest
+    functions can be called; p.run() lets PROGRAM run, and Ctrl-C is then the guest's, as in emu run. Without
+    PROGRAM the process is an empty one that hosts libraries. Behind PROGRAM come its arguments, behind -- if
+    they read as options of emu shell.
 
-    Where standard input is no terminal, its lines run as a script. An error that a script leaves uncaught ends it with a traceback and
-    exit code 1.
+    Where standard input is no terminal, its lines run as a script. An error that a script leaves uncaught
+    ends it with a traceback and exit code 1.
 
     \b
     Examples:
@@ -75,6 +75,7 @@ def command(
 
     import emu
 
+    streams.allow_escapes()
     # The guest writes to the same descriptors, unbuffered by us.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with running.policy() as policy, open(os.devnull, "rb") as nothing:
@@ -96,7 +97,10 @@ def command(
 
 
 class _Console(code.InteractiveConsole):
-    """Python's own prompt, or a script. `failed` tells whether an error was left; one of emu's own is shown without emu's frames."""
+    """Python's own prompt, or a script.
+
+    `failed` tells whether an error was left; one of emu's own is shown without emu's frames.
+    """
 
     failed = False
 
@@ -160,7 +164,7 @@ def _prompt(namespace: dict[str, Any], banner: str, *, plain: bool) -> None:
 
         config = Config()
         config.TerminalInteractiveShell.banner1 = banner + "\n"
-        if not options.wants_colour():
+        if not answers.wants_colour():
             config.TerminalInteractiveShell.colors = "NoColor"
         start_ipython(argv=[], user_ns=namespace, config=config)
         return

@@ -1,4 +1,6 @@
-"""The command's own standard output and error: one that cannot be written to is an error with an exit code, as any other."""
+"""The command's own standard output and error: one that cannot be written to is an error with an exit code,
+as any other.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from emu.core.errors import EmuError
+from emu.core.text import harmless
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -17,7 +20,10 @@ _NAMES = {1: "standard output", 2: "standard error"}
 
 
 class StreamError(EmuError):
-    """A standard stream cannot be written to: the disk is full, or it was closed before `emu` began. `number` is its descriptor."""
+    """A standard stream cannot be written to: the disk is full, or it was closed before `emu` began.
+
+    `number` is its descriptor.
+    """
 
     def __init__(self, number: int, text: str) -> None:
         super().__init__(text)
@@ -25,9 +31,30 @@ class StreamError(EmuError):
 
 
 class ReaderGoneError(StreamError):
-    """The reader of a standard stream has gone, as with `| head`: the command ends silently, as by SIGPIPE."""
+    """The reader of a standard stream has gone, as with `| head`: the command ends silently,
+    as by SIGPIPE.
+    """
 
     exit_code = EXIT_SIGPIPE
+
+
+class _Text(io.TextIOWrapper):
+    """The one place that all text of ours passes:
+    names of files and symbols are the guest's, and must not reach a terminal as they are.
+    """
+
+    raw_text = False
+
+    def write(self, text: str, /) -> int:
+        super().write(text if self.raw_text else harmless(text, colour=self.isatty()))
+        return len(text)
+
+
+def allow_escapes() -> None:
+    """Let a prompt or a page have the terminal to itself: what it writes is the user's own, or ours."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, _Text):
+            stream.raw_text = True
 
 
 class _StandardStream(io.FileIO):
@@ -42,9 +69,11 @@ class _StandardStream(io.FileIO):
 
 
 def install() -> None:
-    """Make sys.stdout and sys.stderr raise StreamError, and keep closed descriptors 0 to 2 from becoming those of other files.
+    """Make sys.stdout and sys.stderr raise StreamError, and keep closed
+    descriptors 0 to 2 from becoming those of other files.
 
-    Such a number is taken with O_PATH, which can neither be read nor written, and which the guest does not get.
+    Such a number is taken with O_PATH, which can neither be read nor written, and which the guest does not
+    get.
     """
     for number in range(3):
         try:
@@ -64,6 +93,4 @@ def _stream(number: int, old: TextIO | None) -> io.TextIOWrapper:
     raw = _StandardStream(number, "w", closefd=False)
     lines = number == 2 or raw.isatty()
     encoding = old.encoding if old is not None else "utf-8"
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=lines
-    )
+    return _Text(io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=lines)

@@ -1,34 +1,23 @@
-"""`emu tour`: lessons about the dynamic linker; `tools/tour.py` sees to it that every output in them is real."""
+"""`emu tour`: lessons about the dynamic linker;
+`tools/tour.py` sees to it that every output in them is real.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 
-from emu.cli.options import wants_colour
+from emu.cli import completion, markdown
 from emu.core.errors import EmuError
 
 PAGES = Path(__file__).resolve().parent.parent / "tour"
 INDEX = PAGES / "README.md"
-_MOST_COLUMNS = 110
 
 
 class TourError(EmuError):
     """A lesson's files cannot be written; the message names the file and why."""
-
-
-class Block(NamedTuple):
-    """A fenced code block of a page: its language, the name of the file that it shows (or ""), its text, and its lines, fences included."""
-
-    language: str
-    name: str
-    text: str
-    first: int
-    end: int
 
 
 def lessons() -> list[Path]:
@@ -36,28 +25,17 @@ def lessons() -> list[Path]:
     return sorted(PAGES.glob("[0-9]*.md"), key=lambda page: int(page.name.partition("-")[0]))
 
 
-def blocks(page: str) -> list[Block]:
-    """Return the code blocks of a page in Markdown."""
-    from markdown_it import MarkdownIt
-
-    found = []
-    for token in MarkdownIt().parse(page):
-        if token.type == "fence" and token.map is not None:
-            language, _, name = token.info.strip().partition(" ")
-            found.append(Block(language, name, token.content, *token.map))
-    return found
-
-
 @click.command("tour", short_help="Learn how a dynamic linker works.")
 @click.option(
     "--files", "folder", type=click.Path(), metavar="DIR",
     help="Write the lesson's programs into DIR, and build.sh with the commands that build them; nothing is overwritten.",
 )  # fmt: skip
-@click.argument("lesson", type=int, required=False)
+@click.argument("lesson", type=int, required=False, shell_complete=completion.lessons)
 def command(lesson: int | None, folder: str | None) -> None:
     """Learn how a dynamic linker works: show LESSON, or without one the list of lessons.
 
-    A lesson has a question, a small program, what the usual tools and emu show of it, the rule behind, and something to try.
+    A lesson has a question, a small program, what the usual tools and emu show of it, the rule behind, and
+    something to try.
 
     \b
     Examples:
@@ -75,27 +53,15 @@ def command(lesson: int | None, folder: str | None) -> None:
         _write_files(pages[lesson - 1].read_text(encoding="utf-8"), Path(folder))
         print(f"the programs of lesson {lesson} are in {folder}; build them: cd {folder} && sh build.sh")
         return
-    text = (INDEX if lesson is None else pages[lesson - 1]).read_text(encoding="utf-8")
-    if sys.stdout.isatty() and wants_colour():
-        _show(text)
-    else:
-        sys.stdout.write(text)
-
-
-def _show(text: str) -> None:
-    """Print a page for a terminal."""
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    console = Console()
-    console.print(
-        Markdown(text, code_theme="ansi_dark", hyperlinks=False), width=min(console.width, _MOST_COLUMNS)
-    )
+    markdown.show((INDEX if lesson is None else pages[lesson - 1]).read_text(encoding="utf-8"))
 
 
 def _write_files(page: str, folder: Path) -> None:
-    """Write the files that a page shows. Raises TourError before anything is written if one is there already."""
-    files = {block.name: block.text for block in blocks(page) if block.name}
+    """Write the files that a page shows.
+
+    Raises TourError before anything is written if one is there already.
+    """
+    files = {block.name: block.text for block in markdown.blocks(page) if block.name}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,5 @@
-"""Assertions whose failures say why: what keeps a library, which destructors ran where, what `emu check` finds.
+"""Assertions whose failures say why: what keeps a library,
+which destructors ran where, what `emu check` finds.
 
 They raise AssertionError and need no pytest; under it, their own frames are left out of its tracebacks.
 """
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
 
 
 def assert_unloaded(library: Library | str, process: Process | None = None) -> None:
-    """Assert that an object has gone; `process` is needed where it is given by its name. Fails, too, for a name that was never loaded.
+    """Assert that an object has gone; `process` is needed where it is given by its name.
 
-    The failure is the answer of `Process.why_loaded`: what keeps it, since when, what would let it go. Raises AssertionError.
+    Fails, too, for a name that was never loaded.
+
+    The failure is the answer of `Process.why_loaded`: what keeps it, since when, what would let it go. Raises
+    AssertionError.
     """
     __tracebackhide__ = True
     why = _why(library, process)
@@ -39,10 +43,12 @@ def assert_loaded(library: Library | str, process: Process | None = None) -> Non
 def assert_dtor_order(
     process: Process, expected: Sequence[str | tuple[str, ...]], *, library: Library | str | None = None
 ) -> None:
-    """Assert which destructors of thread_local objects have run so far, in which order; `library` leaves out those of other DSOs.
+    """Assert which destructors of thread_local objects have run so far, in which order;
+    `library` leaves out those of other DSOs.
 
-    Each is called by its type, its variable, its destructor or its DSO (`Noisy`, `shop::Noisy`, `noisy`, `~Noisy()`, `libplugin.so`), or, in a tuple, by
-    several of these or the thread's name: `("libplugin.so", "worker")`. Qualifiers may be left out. The failure is a diff, with threads and places.
+    Each is called by its type, its variable, its destructor or its DSO (`Noisy`, `shop::Noisy`, `noisy`,
+    `~Noisy()`, `libplugin.so`), or, in a tuple, by several of these or the thread's name: `("libplugin.so",
+    "worker")`. Qualifiers may be left out. The failure is a diff, with threads and places.
     Raises AssertionError; Error if the process does not trace `dtors`.
     """
     __tracebackhide__ = True
@@ -54,10 +60,13 @@ def assert_dtor_order(
 
 
 def assert_no_findings(process: Process) -> None:
-    """Assert that `emu check` finds nothing. A process that hosts libraries is ended first, since some rules are about the end.
+    """Assert that `emu check` finds nothing.
 
-    The failure is the report of `emu check`. Raises AssertionError; StateError for a program that is not over; Error for a process that
-    is not checked; GuestFault if a signal killed the guest at its end, and no rule is about that.
+    A process that hosts libraries is ended first, since some rules are about the end.
+
+    The failure is the report of `emu check`. Raises AssertionError; StateError for a program that is not
+    over; Error for a process that is not checked; GuestFault if a signal killed the guest at its end, and no
+    rule is about that.
     """
     __tracebackhide__ = True
     from emu.api import GuestFault, StateError

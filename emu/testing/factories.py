@@ -1,4 +1,6 @@
-"""What the fixtures `emu_library` and `emu_program` are: functions that make something and remember to end it."""
+"""What the fixtures `emu_library` and `emu_program` are:
+functions that make something and remember to end it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ _NOW = 2
 
 
 class LibraryFactory:
-    """Opens objects in one process: `emu_library("./libplugin.so")`. What is still open at the end of the test is closed, the last one first."""
+    """Opens objects in one process: `emu_library("./libplugin.so")`.
+
+    What is still open at the end of the test is closed, the last one first.
+    """
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -35,14 +40,20 @@ class LibraryFactory:
 
 
 class ProgramFactory:
-    """Makes processes of programs: `emu_program("./main", "argument")`. They stand before their first instruction; the end of the test ends them."""
+    """Makes processes of programs: `emu_program("./main", "argument")`.
 
-    def __init__(self, start: Callable[..., Process]) -> None:
-        self._start = start
+    They stand before their first instruction; the end of the test ends them.
+    """
+
+    def __init__(self, start: Callable[..., Process], over: Callable[[Process], None]) -> None:
+        """`over` is told of each process whose test is over."""
+        self._start, self._over = start, over
         self._started: list[Process] = []
 
     def __call__(self, program: str | os.PathLike[str], *args: str, **options: Any) -> Process:
-        """Make a process of a program and its arguments; `options` are those of `emu.Process`, before those of the marker. Raises Error."""
+        """Make a process of a program and its arguments;
+        `options` are those of `emu.Process`, before those of the marker. Raises Error.
+        """
         process = self._start(program, args, **options)
         self._started.append(process)
         return process
@@ -50,4 +61,8 @@ class ProgramFactory:
     def close(self) -> None:
         """End the processes."""
         while self._started:
-            self._started.pop().close()
+            process = self._started.pop()
+            try:
+                process.close()
+            finally:
+                self._over(process)

@@ -16,7 +16,10 @@ _NAMELESS = "(anonymous namespace)::"
 
 
 def difference(process: Process, expected: Sequence[Name], library: Library | str | None) -> str:
-    """Return the text of the failure, empty if the destructors have run as expected. Raises Error if they are not traced."""
+    """Return the text of the failure, empty if the destructors have run as expected.
+
+    Raises Error if they are not traced.
+    """
     ran = [one for one in process.destroyed if library is None or _is_of(one, library)]
     if len(ran) == len(expected) and all(map(is_called, ran, expected)):
         return ""
@@ -51,7 +54,8 @@ def _diff(expected: Sequence[Name], ran: Sequence[DestroyedObject]) -> Iterator[
 
     words = [_word(name) for name in expected]
     width = max(map(len, words), default=0)
-    # What ran is told apart by the expected names: by that in its own place if it fits, else by the first that does.
+    # What ran is told apart by the expected names: by that in its own place if it fits, else by the first
+    # that does.
     keys = [
         next((words[n] for n in (at, *range(len(words))) if n < len(words) and is_called(one, expected[n])), str(one))
         for at, one in enumerate(ran)

@@ -1,8 +1,9 @@
 """The pytest plugin: guest processes as fixtures, and tests run under many schedules of the guest's threads.
 
-A test under N schedules is one item, as a property of hypothesis is one: it has one result, it stops at the first schedule under which it fails,
-and says how to run it under that one alone. Its fixtures of function scope are made anew for each schedule, as pytest-repeat has them, since
-what a process was before cannot be undone. An item that makes no choice between threads is not repeated: each run would be the same.
+A test under N schedules is one item, as a property of hypothesis is one: it has one result, it stops at the
+first schedule under which it fails, and says how to run it under that one alone. Its fixtures of function
+scope are made anew for each schedule, as pytest-repeat has them, since what a process was before cannot be
+undone. An item that makes no choice between threads is not repeated: each run would be the same.
 """
 
 from __future__ import annotations
@@ -15,22 +16,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from emu.testing.exploring import ExploredRun, search
 from emu.testing.factories import LibraryFactory, ProgramFactory
-from emu.testing.schedules import Run, Schedule, parse
+from emu.testing.pool import Pool
+from emu.testing.schedules import Schedule, ScheduledRun, parse
 from emu.testing.settings import ARGUMENTS, Settings, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from emu.api import Process
 
 _FIXTURES = frozenset(("emu_process", "emu_library", "emu_program"))
 _SETTINGS = pytest.StashKey[Settings]()
-_RUN = pytest.StashKey[Run]()
+_RUN = pytest.StashKey[ScheduledRun]()
+_POOL = pytest.StashKey[Pool]()
 _MARKER = (
     f"emu({', '.join(f'{name}=...' for name in ARGUMENTS)}): how the guest processes of a test are made. "
     "schedules=N repeats the test under N schedules of the guest's threads, round-robin and then random ones by `seed` and its "
-    'successors; schedule="random:17" is one for ever. The others are arguments of emu.Process (trace: beyond dl and dtors; check: on by default).'
+    'successors; schedule="random:17" is one for ever; explore=N searches the schedules that matter, in at most N runs. '
+    "The others are arguments of emu.Process (trace: beyond dl and dtors; check: on by default)."
 )
 
 
@@ -38,8 +43,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
     group = parser.getgroup("emu", "emu: guest processes under schedules")
     group.addoption(
-        "--emu-schedule", metavar="POLICY[:SEED]", type=_schedule,
-        help="Run each test under this schedule alone: round-robin, or random:SEED as a failure names it.",
+        "--emu-schedule", metavar="POLICY[:SEED]|replay:FILE", type=_schedule,
+        help="Run each test under this schedule alone: round-robin, random:SEED as a failure names it, or replay:FILE.",
     )  # fmt: skip
     group.addoption(
         "--emu-schedules", metavar="N", type=_count,
@@ -66,7 +71,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check the markers. Raises UsageError, which names the test and the argument; a worker of xdist, which cannot, lets the test fail."""
+    """Check the markers.
+
+    Raises UsageError, which names the test and the argument; a worker of xdist,
+    which cannot, lets the test fail.
+    """
     for item in items if not hasattr(config, "workerinput") else ():
         _settings(item)
 
@@ -82,25 +91,31 @@ def _settings(item: pytest.Item) -> Settings:
     return item.stash[_SETTINGS]
 
 
-# -- the schedules of a test ----------------------------------------------------------------------------------------------
+# -- the schedules of a test ---------------------------------------------------------------------------------
 
 
-def _runs(item: pytest.Item) -> list[Run]:
+def _runs(item: pytest.Item) -> list[ScheduledRun]:
     """Return the runs of a test: one for each schedule."""
     try:
         wanted, config = _settings(item), item.config
     except pytest.UsageError:
-        return [Run()]  # its set-up will say so
+        return [ScheduledRun()]  # its set-up will say so
     only: Schedule | None = config.getoption("--emu-schedule")
     if not _FIXTURES & set(getattr(item, "fixturenames", ())) and wanted.repeats is None:
-        return [Run()]
+        return [ScheduledRun()]
     schedules = [only] if only is not None else wanted.schedules(config.getoption("--emu-schedules"))
-    return [Run(schedule, number, len(schedules)) for number, schedule in enumerate(schedules, 1)]
+    return [ScheduledRun(schedule, number, len(schedules)) for number, schedule in enumerate(schedules, 1)]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test under its schedules."""
+    """Run a test under its schedules, or as long as a search goes on."""
+    if most := _searched(item):
+        item.stash[_RUN] = ScheduledRun()
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        _repeat(item, nextitem, search(most))
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
     runs = _runs(item)
     item.stash[_RUN] = runs[0]
     if len(runs) == 1:
@@ -111,8 +126,21 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     return True
 
 
-def _repeat(item: pytest.Item, nextitem: pytest.Item | None, runs: list[Run]) -> None:
-    """Run a test until it fails, or has passed under all schedules; report its last run, with the time of all."""
+def _searched(item: pytest.Item) -> int | None:
+    """Return the most runs of a test's search, None if it has none:
+    one schedule alone, asked for on the command line, goes before.
+    """
+    try:
+        wanted = _settings(item).explore
+    except pytest.UsageError:
+        return None
+    return wanted if item.config.getoption("--emu-schedule") is None else None
+
+
+def _repeat(item: pytest.Item, nextitem: pytest.Item | None, runs: Iterable[ScheduledRun]) -> None:
+    """Run a test until it fails, or has passed under all schedules;
+    report its last run, with the time of all.
+    """
     from _pytest.runner import runtestprotocol
 
     again = copy.copy(
@@ -123,7 +151,7 @@ def _repeat(item: pytest.Item, nextitem: pytest.Item | None, runs: list[Run]) ->
     for run in runs:
         item.stash[_RUN] = run
         item._report_sections.clear()
-        last = run is runs[-1]
+        last = isinstance(runs, list) and run is runs[-1]
         reports = runtestprotocol(item, log=False, nextitem=nextitem if last else again)
         for report in reports:
             report.duration = spent[report.when] = spent.get(report.when, 0.0) + report.duration
@@ -174,6 +202,9 @@ def _noting(item: pytest.Item) -> Generator[None, Any, Any]:
         return (yield)
     except BaseException as error:
         run = item.stash.get(_RUN, None)
+        if isinstance(run, ExploredRun) and type(error).__name__ == "GivenUp":
+            run.given_up = True  # what is left of the run is known from others
+            return None
         if run is not None:
             run.failed = True
             if isinstance(error, (Exception, pytest.fail.Exception)):
@@ -181,9 +212,13 @@ def _noting(item: pytest.Item) -> Generator[None, Any, Any]:
         raise
 
 
-def _note(item: pytest.Item, run: Run, error: BaseException) -> None:
-    """Add the schedule to an error, with the command that repeats it, and take the frames of our own from it."""
-    if run.count > 1:
+def _note(item: pytest.Item, run: ScheduledRun, error: BaseException) -> None:
+    """Add the schedule to an error, with the command that repeats it, and take the
+    frames of our own from it.
+    """
+    if isinstance(run, ExploredRun):
+        error.add_note(run.note())
+    elif run.count > 1:
         command = f"pytest {_word(item)} --emu-schedule={run.schedule}"
         error.add_note(
             f"emu: schedule {run.schedule}, number {run.number} of {run.count}, fails; to repeat it: {command}"
@@ -215,32 +250,49 @@ def _shorten(error: BaseException) -> None:
         entries[last].tb_next = None
 
 
-# -- fixtures -------------------------------------------------------------------------------------------------------------
+# -- fixtures ------------------------------------------------------------------------------------------------
+
+
+def _pool(request: pytest.FixtureRequest) -> Pool:
+    return request.config.stash.setdefault(_POOL, Pool())
 
 
 def _start(request: pytest.FixtureRequest) -> Any:
     item: pytest.Item = request.node
-    options, run = _settings(item).options, item.stash.setdefault(_RUN, Run())
+    options, run = _settings(item).options, item.stash.setdefault(_RUN, ScheduledRun())
+    pool = _pool(request)
 
     def start(program: Any = None, args: Any = (), **more: Any) -> Process:
-        from emu.api import Process
+        if "schedule" in more:
+            from emu.api import Process
 
-        return Process(program, args, **{"schedule": run.policy(), **options, **more})
+            return Process(program, args, **{**options, **more})
+        process = pool.take(program, args, run.policy(), {**options, **more})
+        run.begin(process)
+        return process
 
     return start
 
 
 @pytest.fixture
 def emu_process(request: pytest.FixtureRequest) -> Iterator[Process]:
-    """An emu.Process that hosts libraries, by the arguments of the marker `emu`; it traces `dl` and `dtors`, is checked, and ends with the test."""
+    """An emu.Process that hosts libraries, by the arguments of the marker `emu`;
+    it traces `dl` and `dtors`, is checked, and ends with the test.
+    """
     process: Process = _start(request)()
     yield process
-    process.close()
+    try:
+        process.close()
+    finally:
+        _pool(request).give_back(process)
 
 
 @pytest.fixture
 def emu_library(emu_process: Process) -> Iterator[LibraryFactory]:
-    """Open an object in `emu_process`: emu_library("./libplugin.so", flags=emu.RTLD_NOW). What is still open when the test ends is closed."""
+    """Open an object in `emu_process`: emu_library("./libplugin.so", flags=emu.RTLD_NOW).
+
+    What is still open when the test ends is closed.
+    """
     factory = LibraryFactory(emu_process)
     yield factory
     factory.close()
@@ -249,6 +301,6 @@ def emu_library(emu_process: Process) -> Iterator[LibraryFactory]:
 @pytest.fixture
 def emu_program(request: pytest.FixtureRequest) -> Iterator[ProgramFactory]:
     """Make an emu.Process of a program: emu_program("./main", "argument").run(); it ends with the test."""
-    factory = ProgramFactory(_start(request))
+    factory = ProgramFactory(_start(request), _pool(request).give_back)
     yield factory
     factory.close()

@@ -1,4 +1,4 @@
-"""Schedules by name: `round-robin`, `random:17`; and how many of them a test is run under."""
+"""Schedules by name: `round-robin`, `random:17`, `replay:FILE`; and how many of them a test is run under."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from emu.kernel.policy import Decision, Policy
+    from emu.api import Process
+    from emu.kernel.run.policy import Decision, Policy
 
 _SEEDS = 1 << 64
 
 
 class Schedule(NamedTuple):
-    """A schedule of threads: round-robin, or random by `seed`."""
+    """A schedule of threads: round-robin, random by `seed`, or that of the file at `path`."""
 
     policy: str
     seed: int = 0
+    path: str = ""
 
     def __str__(self) -> str:
+        if self.path:
+            return f"replay:{self.path}"
         return f"{self.policy}:{self.seed}" if self.policy == "random" else self.policy
 
 
@@ -26,15 +30,19 @@ ROUND_ROBIN = Schedule("round-robin")
 
 
 def parse(text: str) -> Schedule:
-    """Return the schedule that POLICY[:SEED] names. Raises ValueError."""
+    """Return the schedule that POLICY[:SEED] or replay:FILE names. Raises ValueError."""
     policy, colon, seed = text.partition(":")
     if text == "round-robin":
         return ROUND_ROBIN
+    if policy == "replay" and seed:
+        return Schedule(policy, path=seed)
     if policy == "random" and not colon:
         return Schedule(policy)
     if policy == "random" and seed.isascii() and seed.isdigit() and int(seed) < _SEEDS:
         return Schedule(policy, int(seed))
-    raise ValueError(f"{text!r} is no schedule: choose round-robin or random:SEED, SEED a number below 2^64")
+    raise ValueError(
+        f"{text!r} is no schedule: choose round-robin, random:SEED (SEED a number below 2^64) or replay:FILE"
+    )
 
 
 def several(count: int, seed: int) -> Iterator[Schedule]:
@@ -44,25 +52,35 @@ def several(count: int, seed: int) -> Iterator[Schedule]:
         yield Schedule("random", (seed + number) % _SEEDS)
 
 
-class Run:
-    """One run of a test: its schedule, its number of `count`. `choices` are the decisions of its schedulers, `failed` tells of an exception."""
+class ScheduledRun:
+    """One run of a test: its schedule, its number of `count`.
+
+    `choices` are the decisions of its schedulers, `failed` tells of an exception.
+    """
 
     def __init__(self, schedule: Schedule = ROUND_ROBIN, number: int = 1, count: int = 1) -> None:
         self.schedule, self.number, self.count = schedule, number, count
         self.choices, self.failed = 0, False
 
+    def begin(self, process: Process) -> None:
+        """A process of the run was made."""
+
     def policy(self) -> Policy:
         """Return a policy for one process of the run."""
-        from emu.kernel.policy import Random, RoundRobin
+        from emu.kernel.run.policy import Random, RoundRobin, replay_of
 
-        chosen = Random(self.schedule.seed) if self.schedule.policy == "random" else RoundRobin()
+        chosen: Policy = RoundRobin()
+        if self.schedule.path:
+            chosen = replay_of(self.schedule.path)
+        elif self.schedule.policy == "random":
+            chosen = Random(self.schedule.seed)
         return _Counted(self, chosen)
 
 
 class _Counted:
     """A policy whose decisions are counted."""
 
-    def __init__(self, run: Run, policy: Policy) -> None:
+    def __init__(self, run: ScheduledRun, policy: Policy) -> None:
         self._run, self._policy = run, policy
 
     def choose(self, tasks: Sequence[int]) -> Decision:

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from emu.machine.engines import CPUS, ENGINES
 from emu.testing.schedules import Schedule, parse, several
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 PROCESS = (
-    "seed", "trace", "env", "cwd", "sysroot", "tls_dtors", "unload_rule", "check", "stdin", "stdout", "stderr", "writable", "max_memory", "timeout", "time",
+    "seed", "trace", "env", "cwd", "sysroot", "tls_dtors", "unload_rule", "check", "stdin", "stdout", "stderr", "writable",
+    "writable_as_root", "max_memory", "timeout", "time",
+    "engine", "cpu",
 )  # fmt: skip
 """Arguments that are those of `emu.Process`."""
-ARGUMENTS = ("schedules", "schedule", *PROCESS)
+ARGUMENTS = ("schedules", "schedule", "explore", *PROCESS)
 _TRACED = ("dl", "dtors")
-_CHOICES = {"tls_dtors": ("model", "guest"), "unload_rule": ("dtor-count", "nodelete-flag")}
+_CHOICES = {
+    "tls_dtors": ("model", "guest"),
+    "unload_rule": ("dtor-count", "nodelete-flag"),
+    "engine": ENGINES,
+    "cpu": CPUS,
+}
 
 
 class Settings(NamedTuple):
-    """What a test has asked for: how many schedules, or which one (None: not said). `options` are keyword arguments of `emu.Process`."""
+    """What a test has asked for: how many schedules, or which one (None: not said),
+    or at most how many runs of a search.
+
+    `options` are keyword arguments of `emu.Process`.
+    """
 
     repeats: int | None
     schedule: Schedule | None
     options: dict[str, Any]
+    explore: int | None = None
 
     def schedules(self, count: int | None) -> list[Schedule]:
         """Return the schedules of the test; `count`, if given, goes before its own number."""
@@ -33,7 +46,10 @@ class Settings(NamedTuple):
 
 
 def settings(markers: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> Settings:
-    """Return the settings from the arguments of markers, the farthest first. Raises ValueError, which names the argument."""
+    """Return the settings from the arguments of markers, the farthest first.
+
+    Raises ValueError, which names the argument.
+    """
     given: dict[str, Any] = {}
     for args, kwargs in markers:
         if args:
@@ -42,29 +58,34 @@ def settings(markers: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> Se
             if name not in ARGUMENTS:
                 raise ValueError(f"no argument {name!r}{_nearest(name)}; there are {', '.join(ARGUMENTS)}")
         given.update(kwargs)
-    for name, least in (("schedules", 1), ("seed", 0)):
+    for name, least in (("schedules", 1), ("explore", 1), ("seed", 0)):
         value = given.get(name, least)
         if type(value) is not int or not least <= value < 1 << 64:
             raise ValueError(f"{name}={value!r}: a whole number from {least} on is wanted")
     for name, choices in _CHOICES.items():
         if given.get(name, choices[0]) not in choices:
             raise ValueError(f"{name}={given[name]!r}: choose from {', '.join(choices)}")
-    if "schedules" in given and "schedule" in given:
-        raise ValueError("schedules and schedule exclude each other")
+    if len({"schedules", "schedule", "explore"} & set(given)) > 1:
+        raise ValueError("schedules, schedule and explore exclude each other")
     chosen = given.pop("schedule", None)
     try:
         schedule = parse(chosen) if chosen is not None else None
     except (AttributeError, ValueError):
-        raise ValueError(f"schedule={chosen!r}: choose round-robin or random:SEED") from None
+        raise ValueError(f"schedule={chosen!r}: choose round-robin, random:SEED or replay:FILE") from None
+    explore = given.pop("explore", None)
     return Settings(
         given.pop("schedules", None),
         schedule,
         {"seed": 0, "check": True, **given, "trace": _trace(given.get("trace", ()))},
+        explore,
     )
 
 
 def _trace(wanted: Any) -> Any:
-    """Return the categories of events to trace: those asked for, and those that the assertions need. Raises ValueError."""
+    """Return the categories of events to trace: those asked for, and those that the assertions need.
+
+    Raises ValueError.
+    """
     from emu.core.events import CATEGORIES, ON_REQUEST
 
     if wanted == "all":
