@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
+from emu.sysroot.inspect import inspect
 from tools import fixtures
 from tools.fixtures import Outcome
 
@@ -71,9 +73,9 @@ def native(*words: str, cwd: Path) -> Outcome:
     )
 
 
-def compile_c(folder: Path, *words: str) -> None:
-    """Run gcc in ``folder``; raises subprocess.CalledProcessError."""
-    subprocess.run(["gcc", *words], cwd=folder, check=True)
+def compile_c(folder: Path, *words: str, compiler: str = "gcc") -> None:
+    """Run a compiler in ``folder``; raises subprocess.CalledProcessError."""
+    subprocess.run([compiler, *words], cwd=folder, check=True)
 
 
 def run_emu(run: Run, *emu_options: str, timeout: float = EMU_TIMEOUT) -> Outcome:
@@ -88,3 +90,34 @@ def run_emu(run: Run, *emu_options: str, timeout: float = EMU_TIMEOUT) -> Outcom
         check=False,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+#: The glibc whose addresses, sizes and inner functions the pages show.
+PAGES_GLIBC = "2.36"
+
+#: Of the lines that a page shows, the share that another glibc must print as well.
+_SHARE = 0.8
+
+
+def of_the_pages() -> bool:
+    """Whether programs here run with the glibc that the pages were written on."""
+    return inspect("/").version == PAGES_GLIBC
+
+
+def mostly(shown: str, printed: str) -> bool:
+    """Whether another glibc's output is that of a page but for numbers, and for few lines that are its own.
+
+    `...` of a line stands for anything, a line of it for any lines.
+    """
+
+    def plain(text: str) -> list[str]:
+        lines = (
+            re.sub(r"0x(?:[0-9a-f]+|\.\.\.)|\d+", "N", " ".join(line.split())) for line in text.splitlines()
+        )
+        return [line for line in lines if line not in ("", "...")]
+
+    # The width decides where a line of an answer is wrapped: none is looked for as a line.
+    found, wanted = " ".join(plain(printed)), plain(shown)
+    patterns = [".*?".join(map(re.escape, line.split("..."))) for line in wanted]
+    there = sum(bool(re.search(pattern, found)) for pattern in patterns)
+    return there >= _SHARE * len(wanted)

@@ -1,4 +1,6 @@
-"""The system's own programs print in emu what they print natively: one command line each, run without a shell."""
+"""The system's own programs print in emu what they print natively:
+one command line each, run without a shell.
+"""
 
 from __future__ import annotations
 

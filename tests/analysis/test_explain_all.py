@@ -1,4 +1,6 @@
-"""Every reference of a program with libstdc++: a look-up told again ends where the binding did, and changes nothing."""
+"""Every reference of a program with libstdc++: a look-up told again ends where the
+binding did, and changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -61,8 +63,8 @@ def _winner(facts: Facts, question: Question) -> tuple[str, int]:
         for step in scope.steps
         if step.outcome == "won"
     ]
-    assert won == [retelling.found[0].display_name]
-    return retelling.found[0].display_name, facts.address(retelling.found)
+    assert won == [retelling.found.map.display_name]
+    return retelling.found.map.display_name, retelling.found.address
 
 
 def test_every_binding_is_told_as_it_happened() -> None:

@@ -10,13 +10,13 @@ import pytest
 
 from emu.analysis.answer import (
     Answer,
+    AppliedRule,
     Definition,
     Explanation,
     LoadedObject,
     Reference,
-    Rule,
     ScopeSearched,
-    Step,
+    SearchStep,
 )
 from emu.analysis.data import Address
 from emu.analysis.text import VERDICTS, render
@@ -60,11 +60,11 @@ def _answer() -> Answer:
         main, 0, "call", "V1", "libsome.so", "GLOBAL", "FUNC", "DEFAULT", ("R_X86_64_JUMP_SLOT",)
     )
     steps = (
-        Step(main, 0, "passed-over", "bloom-filter", (), ""),
-        Step(lib, 0, "won", "same-version", (), ""),
+        SearchStep(main, 0, "passed-over", "bloom-filter", (), ""),
+        SearchStep(lib, 0, "won", "same-version", (), ""),
     )
     scope = ScopeSearched("global", main, "the global scope", steps)
-    rule = Rule("version", "it has the version that is asked for, " + "and that is a long story " * 8)
+    rule = AppliedRule("version", "it has the version that is asked for, " + "and that is a long story " * 8)
     one = Explanation(reference, (scope,), definition, (rule,), (), (), (), ())
     objects = tuple(LoadedObject(name, 0, name, None, "", "start-up", True) for name in (main, lib))
     return Answer(main, "f", "f", "now", "", objects, (one,), (), (), ())

@@ -188,6 +188,18 @@ def test_exit_in_a_call_ends_the_process(p: emu.Process, lib: emu.Library) -> No
     assert caught.value.status == p.status == 3
 
 
+def test_an_exception_says_where_it_was_thrown(lib: emu.Library) -> None:
+    with pytest.raises(emu.GuestException) as caught:
+        lib.fail(1)
+    frames = caught.value.backtrace
+    assert frames[0].level == 0 and frames[0].file.endswith("plugin.cc") and frames[0].line
+    assert not any(frame.function.startswith(("__cxa_throw", "_Unwind_")) for frame in frames)
+    assert any(frame.object == "[Python]" and frame.file == __file__ for frame in frames)
+    assert f"thrown here:\n    #0 {frames[0].function} ({frames[0].file}:{frames[0].line})" in str(
+        caught.value
+    )
+
+
 def test_errors_say_which_object_and_why(p: emu.Process, lib: emu.Library) -> None:
     with pytest.raises(emu.SymbolNotFoundError, match=r"\./libplugin\.so: no symbol nothing"):
         lib.nothing  # noqa: B018
@@ -196,8 +208,6 @@ def test_errors_say_which_object_and_why(p: emu.Process, lib: emu.Library) -> No
         lib.answer()
     with pytest.raises(emu.ArgumentError, match="argument 1: 0x10000000000 does not fit"):
         lib.fail(1 << 40)
-    with pytest.raises(emu.ArgumentError, match="by value"):
-        lib.swap.argtypes = [Pair]
     with pytest.raises(OSError, match="cannot open shared object file"):
         p.dlopen("./nothing.so")
     with pytest.raises(emu.MemoryAccessError, match="0x10 is not mapped"):
@@ -213,7 +223,9 @@ def test_errors_say_which_object_and_why(p: emu.Process, lib: emu.Library) -> No
 def test_memory_of_an_unloaded_library_says_so(p: emu.Process, lib: emu.Library) -> None:
     where = lib.symbol("answer").address
     lib.close()
-    with pytest.raises(emu.MemoryAccessError, match=r"\./libplugin\.so\+0x\w+, unloaded at .* by dlclose"):
+    with pytest.raises(
+        emu.MemoryAccessError, match=r"\./libplugin\.so\+0x\w+ in answer, unloaded at .* by dlclose"
+    ):
         p.memory.read(where, 4)
 
 

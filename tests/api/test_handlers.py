@@ -118,9 +118,11 @@ def test_a_program_runs_to_a_breakpoint(built_fixtures: object, capfd: pytest.Ca
     from tools import fixtures
 
     with emu.Process("./main", ["c"], fixtures.BASE_ENV, cwd=str(fixtures.CACHE / "tls-dsos")) as p:
-        stop = p.breakpoint("write")
+        # Not write: glibc writes what is left in stdout when all is finalised, where no snapshot can be
+        # taken.
+        stop = p.breakpoint("exit")
         assert p.step(stop) is stop
-        assert stop["rdi"] == 1
+        assert stop["rdi"] == 0
         there = p.snapshot()
         assert p.run() == 0
         once = capfd.readouterr().out

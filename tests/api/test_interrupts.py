@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,3 +154,33 @@ def test_processes_that_are_gone_leave_no_threads(endless: Path) -> None:
         if thread.name == "emu interrupts":
             thread.join(5)
     assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize(
+    "edge", ["before the watcher hears", "before the run is known", "after it has ended"]
+)
+def test_ctrl_c_at_the_edge_of_a_run_is_not_lost(
+    endless: Path, edge: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_wakeup_fd = signal.set_wakeup_fd
+    calls = []
+
+    def at_the_edge(fd: int, *, warn_on_full_buffer: bool = True) -> int:
+        calls.append(fd)
+        if edge == "before the watcher hears" and len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        old = set_wakeup_fd(fd, warn_on_full_buffer=warn_on_full_buffer)
+        if edge == "before the run is known" and len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)  # the watcher looks now, and finds no run
+        if edge == "after it has ended" and len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return old
+
+    with emu.Process(endless, timeout=600) as p:
+        if edge == "after it has ended":
+            p.memory.write(p.lookup("enough").address, b"\1")
+        monkeypatch.setattr(signal, "set_wakeup_fd", at_the_edge)
+        with pytest.raises(KeyboardInterrupt):
+            p.run()
+        assert not p.ended or edge == "after it has ended"

@@ -1,4 +1,6 @@
-"""Ways out of a call that are no return: a jump over Python's frames, the end of the thread; and ways in: signals, other threads, exit handlers."""
+"""Ways out of a call that are no return: a jump over Python's frames, the end of the thread; and ways in:
+signals, other threads, exit handlers.
+"""
 
 from __future__ import annotations
 

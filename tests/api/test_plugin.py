@@ -1,4 +1,6 @@
-"""What a plugin's author writes: the tests read as they would with ctypes, and say what no native test can."""
+"""What a plugin's author writes: the tests read as they would with ctypes, and
+say what no native test can.
+"""
 
 from __future__ import annotations
 

@@ -259,5 +259,5 @@ def test_many_restores_leak_nothing(p: emu.Process, lib: emu.Library) -> None:
     for _ in range(1000):
         p.restore(snapshot)
     after = held()
-    assert after[0] == before[0] and after[2] <= before[2] + 50
+    assert after[0] <= before[0] and after[2] <= before[2] + 50
     assert after[1] <= before[1] + 20  # the host's allocator has its own mappings

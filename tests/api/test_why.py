@@ -1,4 +1,6 @@
-"""`Process.why_loaded`: the answer of `emu why` in the middle of a process's life, with Python among the callers."""
+"""`Process.why_loaded`: the answer of `emu why` in the middle of a process's
+life, with Python among the callers.
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import pytest
 from emu.cli import options, parameters
 from emu.core.errors import ProgramError
 from emu.core.events import CATEGORIES
+from emu.process.execvp import find_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,13 +81,13 @@ def test_a_program_is_searched_like_execvp(tmp_path: Path, monkeypatch: pytest.M
     _executable(tmp_path / "tool")
     _executable(tmp_path / "a" / "script", 0o644)
     path = f"{tmp_path}/a:{tmp_path}/b/"
-    assert options.find_program("tool", path, "/") == f"{tmp_path}/b/tool"
-    assert options.find_program("tool", f":{path}", "/") == "./tool"
-    assert options.find_program("./x", path, "/") == "./x"
+    assert find_program("tool", path, "/") == f"{tmp_path}/b/tool"
+    assert find_program("tool", f":{path}", "/") == "./tool"
+    assert find_program("./x", path, "/") == "./x"
     with pytest.raises(ProgramError, match="^nothing: command not found$") as missing:
-        options.find_program("nothing", path, "/")
+        find_program("nothing", path, "/")
     with pytest.raises(ProgramError, match="^script: Permission denied$") as denied:
-        options.find_program("script", path, "/")
+        find_program("script", path, "/")
     assert (missing.value.exit_code, denied.value.exit_code) == (127, 126)
 
 
@@ -94,7 +95,7 @@ def test_a_sysroot_has_its_own_programs_and_directories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _executable(tmp_path / "root" / "opt" / "tool")
-    assert options.find_program("tool", "/bin:/opt", str(tmp_path / "root")) == "/opt/tool"
+    assert find_program("tool", "/bin:/opt", str(tmp_path / "root")) == "/opt/tool"
     monkeypatch.chdir(tmp_path / "root" / "opt")
     assert options.guest_directory(str(tmp_path / "root")) == "/opt"
     assert options.guest_directory("/") == str(tmp_path / "root" / "opt")

@@ -1,5 +1,5 @@
-"""`emu report`: what is in its data, and in a headless browser: it opens without errors, filters, marks what is deferred, and keeps hostile
-names out of the markup.
+"""`emu report`: what is in its data, and in a headless browser:
+it opens without errors, filters, marks what is deferred, and keeps hostile names out of the markup.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from emu.analysis.report import Rows
+from emu import __version__
+from emu.analysis.frames import is_standard
+from emu.analysis.report import ReportRows
 from emu.analysis.report_events import EventList
 from emu.analysis.report_page import BEGINNING, page
-from emu.core.events import Record, Syscall
+from emu.core.events import Record
+from emu.core.task_events import Syscall
 from tests.support import emu
 from tools import fixtures
 
@@ -53,6 +56,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.needs("chromium")
 def test_it_opens_marks_what_is_deferred_and_filters(report: Path) -> None:
     whole = _attributes(report)
     assert "error" not in whole and "ready" in whole
@@ -62,6 +66,73 @@ def test_it_opens_marks_what_is_deferred_and_filters(report: Path) -> None:
     assert "error" not in filtered
 
 
+@pytest.mark.needs("chromium")
+def test_a_nodelete_object_that_is_closed_is_deferred_and_the_head_tells_what_ran(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    assert emu("report", "./main", "-o", str(path), "--", "flag", cwd=_FOLDER).exit == 0
+    data = _data(path)
+    assert _attributes(path)["deferred"] == "plugin.so"
+    (life,) = (one for one in data["lives"]["rows"] if one["deferred"])
+    ((_, kept),) = life["kept"]
+    assert any("NODELETE" in reason for reason in kept["reasons"])
+    assert "since event ," not in json.dumps(data) and ", )" not in json.dumps(data)
+    assert (data["program"], data["arguments"], data["ended"]) == ("./main", ["flag"], "exit code 0")
+    assert data["version"] == __version__ and re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", data["built"])
+
+
+def test_a_death_is_named_in_the_head(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    assert (
+        emu("report", "./main", "-o", str(path), "--", "null-read", cwd=fixtures.CACHE / "death-signals").exit
+        == 0
+    )
+    assert _data(path)["ended"] == "killed by SIGSEGV (exit code 139)"
+
+
+@pytest.mark.needs("chromium")
+def test_an_event_has_the_command_that_goes_there(report: Path) -> None:
+    data = _data(report)
+    cells, dtors = data["events"], data["categories"].index("dtors")
+    number = next(cells[at] for at in range(0, len(cells), 5) if cells[at + 3] == dtors)
+    assert _attributes(report, f"#event={number}")["command"] == "emu gdb --at dtors:1 ./main count"
+
+
+def test_what_the_program_did_has_most_of_the_axis(report: Path) -> None:
+    whole = _attributes(report)
+    assert int(whole["share"]) >= 50
+    assert whole["axis"] == f"0-{_data(report)['last']}"
+    first = _data(report)["started"]
+    assert 0 < first < _data(report)["last"]
+    assert _attributes(report, f"#zoom={first}-{first + 20}")["axis"] == f"{first}-{first + 20}"
+
+
+@pytest.mark.needs("chromium")
+def test_a_large_graph_stays_in_its_card_and_shows_neighbours(report: Path, tmp_path: Path) -> None:
+    data = _data(report)
+    names = [f"lib{n}.so" for n in range(60)]
+    data["objects"] = [[name, 0] for name in names]
+    data["lives"]["rows"], data["spans"] = [], [part for n in range(60) for part in (n, 1, 9)]
+    data["edges"] = [[names[0], name, "needed"] for name in names[1:]] + [[names[5], names[6], "bound", 3]]
+    path = tmp_path / "large.html"
+    path.write_text(page(data))
+    seen = _attributes(path)
+    assert "error" not in seen and int(seen["graph"]) <= 0
+    assert _attributes(path, "#node=lib5.so")["near"] == "3"
+
+
+def test_the_standard_librarys_names_are_nobodys_to_change() -> None:
+    for name in (
+        "std::x",
+        "vtable for std::ctype<char>",
+        "guard variable for __gnu_cxx::f()::y",
+        "core::fmt::Write",
+    ):
+        assert is_standard(name)
+    for name in ("mystd::x", "ns::std_like", "vtable for ns::Thing", "stdx::y"):
+        assert not is_standard(name)
+
+
+@pytest.mark.needs("chromium")
 def test_light_and_dark(report: Path) -> None:
     light = _attributes(report, "", "--blink-settings=preferredColorScheme=1")
     dark = _attributes(report, "", "--blink-settings=preferredColorScheme=0")
@@ -76,17 +147,21 @@ def test_nothing_is_asked_of_a_network(report: Path) -> None:
     assert "innerHTML" not in text
 
 
+@pytest.mark.needs("chromium")
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     done = emu("report", "/bin/echo", "-o", "r.html", "--", "x", cwd=tmp_path)
     assert done.exit == 0
     evil = "</script><img src=x onerror=document.documentElement.dataset.error=1>"
     none: dict[str, Any] = {"rows": [], "left_out": 0}
     data = {
-        "program": evil, "ended": evil, "last": 2, "seen": 2, "categories": ["libs"], "strings": [evil], "events": [1, 0, 7, 0, 0],
+        "program": evil, "arguments": [evil], "version": "1", "built": evil, "started": 1,
+        "ended": evil, "last": 2, "seen": 2, "categories": ["libs"], "strings": [evil], "events": [1, 0, 7, 0, 0],
         "left_out": {evil: 1}, "first_left_out": 2, "threads": [[7, evil]], "edges": [[evil, evil, "needed"]],
         "before": {"rows": [["0x0", "0x1", "r--", evil]], "left_out": 0}, "after": none, "objects": [[evil, 0]], "spans": [0, 1, 2],
         "findings": {"left_out": 1, "rows": [{"rule": evil, "severity": "error", "message": evil, "thread": 7, "event": 1, "frames": [evil],
-                     "related": [{"title": evil, "thread": 7, "event": 2, "frames": [evil]}], "objects": [evil]}]},
+                     "related": [{"title": evil, "thread": 7, "event": 2, "frames": [evil]}], "objects": [evil], "remedies": [evil]}]},
+        "failures": {"left_out": 0, "rows": [{"rule": "open-failed", "severity": "info", "message": evil, "thread": 7, "event": 1, "frames": [evil],
+                     "related": [], "objects": [evil], "story": [evil], "remedies": [evil]}]},
         "lives": {"left_out": 1, "rows": [{"object": 0, "from": 1, "to": None, "closed": None, "deferred": [], "kept": [], "kept_left_out": 1,
                   "start": "0x0", "end": {"reasons": [evil], "remedies": [evil]}}]},
         "destructors": {"left_out": 0, "rows": [{"thread": 7, "function": evil, "object": "0x0", "owner": evil, "source": "", "registered": 1,
@@ -96,6 +171,8 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
                 "threads": [{"thread": 7, "name": evil, "ended": 2, "pointer": "0x0", "dtv": "0x0", "length": 0, "generation": 0,
                              "blocks": [[1, evil, 8, 8, 16, "0x0", evil, None]]}]},
     }  # fmt: skip
+    data |= {"process": 0, "parent": 0}
+    data["processes"] = {"rows": [{**data, "process": 2, "parent": 1}], "left_out": 1}
     path = tmp_path / "evil.html"
     path.write_text(page(data))
     assert "</script><img" not in path.read_text()
@@ -131,6 +208,7 @@ def test_an_earlier_report_stays_until_there_is_a_new_one(tmp_path: Path) -> Non
     assert {one.name for one in tmp_path.iterdir()} == {"report.html", "link.html"}
 
 
+@pytest.mark.needs("chromium")
 def test_its_findings_are_those_of_check(tmp_path: Path) -> None:
     path, folder = tmp_path / "report.html", fixtures.CACHE / "check-key-destructor"
     assert emu("report", "./main", "-o", str(path), "--", "./libs2n.so", cwd=folder).exit == 0
@@ -150,6 +228,34 @@ def test_its_findings_are_those_of_check(tmp_path: Path) -> None:
     assert "error" not in seen and seen["findings"] == "1"
 
 
+@pytest.mark.needs("chromium")
+def test_remedies_and_opens_that_failed_are_shown(tmp_path: Path) -> None:
+    path, folder = tmp_path / "report.html", fixtures.CACHE / "opens-that-fail"
+    assert emu("report", "./main", "-o", str(path), "--", "now:./data.so", cwd=folder).exit == 0
+    (failed,) = _data(path)["failures"]["rows"]
+    assert failed["message"].startswith("dlopen of ./data.so failed: ./data.so: undefined symbol: not_there")
+    assert any("libentry.so" in remedy for remedy in failed["remedies"]) and failed["story"]
+    seen = _attributes(path)
+    assert "error" not in seen and (seen["findings"], seen["failures"]) == ("0", "1")
+    taken = fixtures.CACHE / "check-name-taken"
+    assert (
+        emu(
+            "report",
+            "--env",
+            "LD_PRELOAD=./preload.so",
+            "./main-static",
+            "-o",
+            str(path),
+            "--force",
+            cwd=taken,
+        ).exit
+        == 0
+    )
+    (finding,) = _data(path)["findings"]["rows"]
+    assert len(finding["remedies"]) == 2
+
+
+@pytest.mark.needs("chromium")
 def test_each_thread_has_its_storage(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     assert (
@@ -178,6 +284,7 @@ def test_each_thread_has_its_storage(tmp_path: Path) -> None:
     assert "error" not in seen and seen["storage"] == str(threads[-1]["thread"])
 
 
+@pytest.mark.needs("chromium")
 def test_what_is_left_out_is_said_and_the_size_has_a_limit(tmp_path: Path) -> None:
     path, limit = tmp_path / "report.html", 200
     done = emu("report", "--max-events", str(limit), "./main", "-o", str(path), "--", "count", cwd=_FOLDER)
@@ -206,6 +313,6 @@ def test_long_texts_take_the_room_of_several_events() -> None:
 
 
 def test_other_tables_say_what_they_leave_out() -> None:
-    rows = Rows(limit=2)
+    rows = ReportRows(limit=2)
     assert [rows.add(number) for number in range(5)] == [True, True, False, False, False]
     assert rows.data() == {"rows": [0, 1], "left_out": 3}

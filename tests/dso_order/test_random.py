@@ -1,6 +1,7 @@
 """Random graphs with random scripts: the emulator prints what the real ld.so prints.
 
-Each example is a graph of its own with one long script; a disagreement is shown at its smallest, ready for the tables.
+Each example is a graph of its own with one long script; a disagreement is shown at its smallest, ready for
+the tables.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from tests import tiers
 from tools.dso_fuzz import compare
 from tools.dso_graph.build import base
 from tools.dso_graph.run import EmuServer
@@ -28,12 +30,13 @@ def server() -> Iterator[EmuServer]:
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_emu_equals_native(server: EmuServer, chunk: int) -> None:
+def test_emu_equals_native(server: EmuServer, chunk: int, request: pytest.FixtureRequest) -> None:
     compared = 0
+    examples = EXAMPLES * (tiers.LONG if request.config.getoption("tier") == "long" else 1)
 
     @seed(chunk)
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         database=None,
         deadline=None,
         phases=[Phase.generate],
@@ -47,4 +50,4 @@ def test_emu_equals_native(server: EmuServer, chunk: int) -> None:
         assert not findings.disagreements, findings.disagreements[0]
 
     check()
-    assert compared >= EXAMPLES * 0.9
+    assert compared >= examples * 0.9

@@ -1,4 +1,6 @@
-"""The tables of graphs: the real ld.so prints what is written down, and the emulator prints what ld.so does."""
+"""The tables of graphs: the real ld.so prints what is written down, and the
+emulator prints what ld.so does.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from emu.elf import constants as c
 from emu.elf.builder import ElfBuilder
 from emu.elf.dynamic import Dynamic
-from emu.elf.eh_frame import Frame
+from emu.elf.eh_frame import FrameEntry
 from emu.elf.header import Ehdr, Phdr, check_loadable, parse_ehdr, parse_phdrs
 from emu.elf.image import FileImage
 from emu.elf.symtab import SymbolTable
@@ -41,13 +41,13 @@ def read_object(data: bytes, name: str, *, open_exec: bool = False) -> Object:
     """Read all of an object, as a loader would."""
     ehdr = parse_ehdr(data, name)
     phdrs = parse_phdrs(data, ehdr, name)
-    check_loadable(ehdr, phdrs, len(data), name, open_exec=open_exec)
+    check_loadable(ehdr, phdrs, name, open_exec=open_exec)
     image = FileImage(data, phdrs, name)
     segment = next(phdr for phdr in phdrs if phdr.type == c.PT_DYNAMIC)
     dynamic = Dynamic(image.read(segment.vaddr, segment.filesz), name)
     table = SymbolTable(image, phdrs, dynamic, name)
-    defs = version_defs(image, phdrs, dynamic, table.strings, name)
-    needs = version_needs(image, phdrs, dynamic, table.strings, name)
+    defs = list(version_defs(image, dynamic, table.strings, name))
+    needs = list(version_needs(image, dynamic, table.strings, name))
     return Object(ehdr, phdrs, image, dynamic, table, defs, needs)
 
 
@@ -83,7 +83,7 @@ def rich_builder() -> ElfBuilder:
     b.define(b"tls_zero", b.tbss(8), size=8, type_=c.STT_TLS)
     b.note(b"GNU", c.NT_GNU_BUILD_ID, bytes(range(20)))
     b.gnu_property(c.GNU_PROPERTY_X86_ISA_1_NEEDED, c.GNU_PROPERTY_X86_ISA_1_BASELINE)
-    b.frames = [Frame(answer, 6), Frame(pid, 14, bytes([0x44, 0x0E, 16]))]
+    b.frames = [FrameEntry(answer, 6), FrameEntry(pid, 14, bytes([0x44, 0x0E, 16]))]
     return b
 
 

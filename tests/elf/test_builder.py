@@ -10,7 +10,7 @@ import pytest
 
 from emu.elf import constants as c
 from emu.elf.builder import ElfBuilder
-from emu.elf.eh_frame import Frame
+from emu.elf.eh_frame import FrameEntry
 from emu.elf.header import check_executable
 from emu.elf.relocations import iter_rela, relr_addresses
 from tests.elf.support import RETURN_42, read_object, rich_builder
@@ -132,7 +132,7 @@ def test_the_unwinder_finds_our_frames(tmp_path: Path) -> None:
     # through: push %rbx; call *%rdi; pop %rbx; ret
     at = b.text(b"\x53\xff\xd7\x5b\xc3")
     b.define(b"through", at, size=5)
-    b.frames = [Frame(at, 5, bytes([0x41, 0x0E, 16, 0x83, 2, 0x43, 0x0E, 8]))]
+    b.frames = [FrameEntry(at, 5, bytes([0x41, 0x0E, 16, 0x83, 2, 0x43, 0x0E, 8]))]
     library = tmp_path / "libframe.so"
     library.write_bytes(b.build())
     source = tmp_path / "main.cc"
@@ -164,7 +164,7 @@ def test_a_single_segment_image_is_one_load_whose_offsets_are_its_addresses() ->
     b = ElfBuilder(soname=b"linux-vdso.so.1", single_segment=True, hash_style="both", text_vaddr=0x400)
     getcpu = b.text(RETURN_42)
     b.define(b"__vdso_getcpu", getcpu, size=6, version=b"LINUX_2.6")
-    b.frames = [Frame(getcpu, 6)]
+    b.frames = [FrameEntry(getcpu, 6)]
     b.note(b"Linux", 0, b"\0\0\6\0")
     data = b.build()
     o = read_object(data, "linux-vdso.so.1")

@@ -1,4 +1,6 @@
-"""Unwind information: the rules are those that pyelftools' own decoder and the standard give, and damage ends in ElfError."""
+"""Unwind information: the rules are those that pyelftools' own decoder and the
+standard give, and damage ends in ElfError.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ import pytest
 
 from emu.core.errors import ElfError, MemoryFault
 from emu.elf import cfi
+from emu.elf.cfa_program import structs
 from emu.elf.cfi import UnwindTable
-from emu.elf.eh_frame import Frame, encode_eh_frame, encode_eh_frame_hdr
+from emu.elf.eh_frame import FrameEntry, encode_eh_frame, encode_eh_frame_hdr
 from emu.elf.expression import evaluate, parse_expression
 from tests.elf.support import LIBC, LIBSTDCXX
 
@@ -33,7 +36,7 @@ class Bytes:
         raise MemoryFault(address, "read")
 
 
-def _table(*frames: Frame) -> UnwindTable:
+def _table(*frames: FrameEntry) -> UnwindTable:
     section, table = encode_eh_frame(frames, _FRAMES)
     header = encode_eh_frame_hdr(table, _HEADER, _FRAMES)
     return UnwindTable(Bytes({_FRAMES: section, _HEADER: header}), _HEADER, len(header), "made")
@@ -83,9 +86,10 @@ def test_every_function_of_a_library(path: str) -> None:
 
 
 def test_rules_hold_from_their_location_on() -> None:
-    # advance 4; CFA rsp+16, rbp at CFA-16; remember; advance 2; CFA rsp+24; restore; advance 1; rbx same; r12 undefined; rbp restored
+    # advance 4; CFA rsp+16, rbp at CFA-16; remember; advance 2; CFA rsp+24; restore; advance 1; rbx same; r12
+    # undefined; rbp restored
     program = bytes.fromhex("44 0e10 8602 0a 42 0e18 41 0b 0803 070c c6")
-    table = _table(Frame(_START, 8, program), Frame(_START + 16, 4, b"\x0e\x20", signal=True))
+    table = _table(FrameEntry(_START, 8, program), FrameEntry(_START + 16, 4, b"\x0e\x20", signal=True))
     at_call = {16: (cfi.OFFSET, -8)}
     assert table.row(_START - 1) is None
     assert table.row(_START + 8) is None
@@ -99,9 +103,10 @@ def test_rules_hold_from_their_location_on() -> None:
 
 
 def test_forms_with_signed_and_factored_operands() -> None:
-    # def_cfa_sf rbp, -2 (factor -8); val_offset rbx, 3; register r12 in rax; offset_extended_sf r13, -1; args_size 8
+    # def_cfa_sf rbp, -2 (factor -8); val_offset rbx, 3; register r12 in rax; offset_extended_sf r13, -1;
+    # args_size 8
     program = bytes.fromhex("12067e 140303 090c00 110d7f 2e08")
-    table = _table(Frame(_START, 4, program))
+    table = _table(FrameEntry(_START, 4, program))
     row = table.row(_START)
     assert row is not None and (row.cfa_register, row.cfa_offset) == (6, 16)
     assert _rules(table, _START) == {
@@ -110,7 +115,7 @@ def test_forms_with_signed_and_factored_operands() -> None:
 
 
 def _value(code: str, first: int | None = None, registers: tuple[int | None, ...] = (5, None, 7)) -> int:
-    expression = parse_expression(bytes.fromhex(code), cfi._structs(), "x")
+    expression = parse_expression(bytes.fromhex(code), structs(), "x")
     return evaluate(expression, registers, Bytes({0x100: struct.pack("<Qq", 0x200, -2)}), "x", first)
 
 
@@ -159,7 +164,7 @@ def test_wrong_expressions_end(code: str, why: str) -> None:
     ],
 )  # fmt: skip
 def test_damaged_search_tables_are_elf_errors(field: int, value: bytes, why: str) -> None:
-    section, entries = encode_eh_frame([Frame(_START, 8)], _FRAMES)
+    section, entries = encode_eh_frame([FrameEntry(_START, 8)], _FRAMES)
     header = bytearray(encode_eh_frame_hdr(entries, _HEADER, _FRAMES))
     header[field : field + len(value)] = value
     table = UnwindTable(Bytes({_FRAMES: section, _HEADER: bytes(header)}), _HEADER, len(header), "made")
@@ -168,7 +173,7 @@ def test_damaged_search_tables_are_elf_errors(field: int, value: bytes, why: str
 
 
 def test_without_a_search_table_the_records_are_passed_over() -> None:
-    frames = [Frame(_START + 32 * n, 16, bytes([0x0E, 8 * n])) for n in range(5)]
+    frames = [FrameEntry(_START + 32 * n, 16, bytes([0x0E, 8 * n])) for n in range(5)]
     section, entries = encode_eh_frame(frames[::-1], _FRAMES)
     header = bytearray(encode_eh_frame_hdr(entries, _HEADER, _FRAMES))
     header[2:4] = b"\xff\xff"

@@ -61,3 +61,41 @@ def test_what_is_no_name_comes_back(number: int) -> None:
 @given(st.text(alphabet="_ZNKSTIEJDpt0123456789abcfilmPRFMXLsc", max_size=200))
 def test_any_text_gives_a_text(text: str) -> None:
     assert isinstance(demangle("_Z" + text), str)
+
+
+def test_rusts_v0_mangling() -> None:
+    names = {
+        "_RNvC6_123foo3bar": "123foo::bar",
+        "_RNCINvNtC3foo3bar3bazmE0B6_": "foo::bar::baz::<u32>::{closure#0}",
+        "_RNvMC0INtC8arrayvec8ArrayVechKj7b_E3new": "<arrayvec::ArrayVec<u8, 123>>::new",
+        "_RNqCs4fqI2P2rA04_11utf8_identsu30____7hkackfecea1cbdathfdh9hlq6y": "utf8_idents::საჭმელად_გემრიელი_სადილი",
+    }
+    assert {name: demangle(name) for name in names} == names
+
+
+@pytest.mark.parametrize(
+    "name", ["_R", "_RNvC", "_Rust_function", "_RNvXsp_NtCs8vvnNNkWOIF_4core3fmtjNtB4_3Fmt"]
+)
+def test_what_only_looks_like_v0_stays(name: str) -> None:
+    assert demangle(name) == name
+
+
+def test_a_v0_name_that_means_a_gigabyte_stays() -> None:
+    name, before = "_RIC1aThhE", "3_"
+    for _ in range(40):
+        here = len(name) - 2
+        name += f"TB{before}B{before}E"
+        before = _base62(here)
+    name += "E"
+    assert demangle(name) == name
+
+
+def _base62(number: int) -> str:
+    digits = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    if number == 0:
+        return "_"
+    number, text = number - 1, ""
+    while True:
+        text, number = digits[number % 62] + text, number // 62
+        if not number:
+            return f"{text}_"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu.kernel.futex import Futexes, Waiter, wake_operation
-from emu.kernel.task import Task
+from emu.kernel.run.futex import Futexes, Waiter, wake_operation
+from emu.kernel.run.task import Task
 
 WORD, OTHER = (0, 0x1000), (0, 0x2000)
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from emu.kernel.clock import NEVER, Clock
-from emu.kernel.policy import (
+from emu.kernel.idle import Deadlock, next_task
+from emu.kernel.run.block import Block
+from emu.kernel.run.clock import NEVER, Clock
+from emu.kernel.run.policy import (
     BEGINNING,
     SLICE,
     Decision,
@@ -18,12 +20,11 @@ from emu.kernel.policy import (
     RoundRobin,
     ScheduleError,
 )
-from emu.kernel.scheduler import Deadlock, Scheduler
-from emu.kernel.task import SIGNALLED, TIMED_OUT, WOKEN, Task
-from emu.kernel.waiting import Block
+from emu.kernel.run.scheduler import Scheduler
+from emu.kernel.run.task import SIGNALLED, TIMED_OUT, WOKEN, Task
 
 if TYPE_CHECKING:
-    from emu.kernel.kernel import Kernel
+    from emu.kernel.kernel import System
 
 # -- policies ------------------------------------------------------------------------------------------------
 
@@ -95,11 +96,10 @@ def test_a_schedule_of_another_program_is_refused() -> None:
 # -- the scheduler -------------------------------------------------------------------------------------------
 
 
-class _Signals:
-    host_stops = False
+class _Host:
+    """Nothing comes from the host."""
 
-    def take_from_host(self) -> None:
-        """Nothing comes from the host."""
+    stops = speaks = False
 
 
 class _Timers:
@@ -109,14 +109,21 @@ class _Timers:
         """There is none."""
 
 
-class _Kernel:
-    """As much of a kernel as the scheduler asks for."""
+class _Process:
+    def __init__(self, count: int) -> None:
+        self.tasks = {tid: Task(tid) for tid in range(1, count + 1)}
+        self.timers = _Timers()
+
+
+class _System:
+    """As much of a system with one process as the scheduler asks for."""
 
     def __init__(self, count: int) -> None:
         self.clock = Clock()
-        self.signals, self.timers = _Signals(), _Timers()
-        self.tasks = {tid: Task(tid) for tid in range(1, count + 1)}
-        self.scheduler = Scheduler(cast("Kernel", self))
+        self.host = _Host()
+        self.processes = {1: _Process(count)}
+        self.tasks = self.processes[1].tasks
+        self.scheduler = Scheduler(self.clock)
         self.scheduler.current = self.tasks[1]
 
     def pass_time(self) -> None:
@@ -125,7 +132,7 @@ class _Kernel:
 
     def run(self) -> tuple[int, int]:
         """Pick, and let the task run that was picked."""
-        task, blocks = self.scheduler.pick()
+        task, blocks, _ = next_task(cast("System", self))
         self.scheduler.current = task
         return task.tid, blocks
 
@@ -134,82 +141,82 @@ class _Kernel:
 
 
 def test_tasks_take_turns() -> None:
-    kernel = _Kernel(3)
+    system = _System(3)
     for tid in (2, 3):
-        kernel.scheduler.add(kernel.tasks[tid])
+        system.scheduler.add(system.tasks[tid])
     order = []
     for _ in range(6):
-        kernel.scheduler.ready.append(kernel.scheduler.current)
-        order.append(kernel.run()[0])
+        system.scheduler.ready.append(system.scheduler.current)
+        order.append(system.run()[0])
     assert order == [2, 3, 1, 2, 3, 1]
-    assert not kernel.scheduler.lone
+    assert not system.scheduler.lone
 
 
 def test_company_makes_a_decision_due_only_for_one_that_ran_alone() -> None:
-    kernel = _Kernel(3)
-    kernel.scheduler.add(kernel.tasks[2])
-    assert kernel.scheduler.due == "woken"
-    kernel.scheduler.ready.insert(0, kernel.tasks[1])
-    assert kernel.run() == (1, SLICE)
-    kernel.scheduler.add(kernel.tasks[3])
-    assert kernel.scheduler.due == ""
+    system = _System(3)
+    system.scheduler.add(system.tasks[2])
+    assert system.scheduler.due == "woken"
+    system.scheduler.ready.insert(0, system.tasks[1])
+    assert system.run() == (1, SLICE)
+    system.scheduler.add(system.tasks[3])
+    assert system.scheduler.due == ""
 
 
 def test_time_jumps_to_the_first_deadline_when_nobody_can_run() -> None:
-    kernel = _Kernel(2)
-    kernel.block(1, deadline=500)
-    kernel.block(2, deadline=200)
-    assert kernel.run()[0] == 2
-    assert kernel.clock.now == 200
-    assert kernel.tasks[2].woken == TIMED_OUT
-    kernel.block(2)
-    assert kernel.run()[0] == 1
-    assert kernel.clock.now == 500
+    system = _System(2)
+    system.block(1, deadline=500)
+    system.block(2, deadline=200)
+    assert system.run()[0] == 2
+    assert system.clock.now == 200
+    assert system.tasks[2].woken == TIMED_OUT
+    system.block(2)
+    assert system.run()[0] == 1
+    assert system.clock.now == 500
 
 
 def test_a_wait_that_was_ended_has_no_deadline_left() -> None:
-    kernel = _Kernel(2)
-    kernel.block(1, deadline=500)
-    kernel.scheduler.wake(kernel.tasks[1])
-    assert kernel.scheduler.next_deadline == NEVER
-    assert kernel.run()[0] == 1
+    system = _System(2)
+    system.block(1, deadline=500)
+    system.scheduler.wake(system.tasks[1])
+    assert system.scheduler.next_deadline == NEVER
+    assert system.run()[0] == 1
     for _ in range(1000):  # and leaves nothing behind
-        kernel.block(1, deadline=10**9)
-        kernel.scheduler.wake(kernel.tasks[1])
-        kernel.run()
-    assert len(kernel.scheduler._deadlines) < 100
+        system.block(1, deadline=10**9)
+        system.scheduler.wake(system.tasks[1])
+        system.run()
+    assert len(system.scheduler._deadlines) < 100
 
 
 def test_what_was_waited_for_is_a_better_reason_than_a_signal() -> None:
-    kernel = _Kernel(1)
-    task = kernel.tasks[1]
+    system = _System(1)
+    task = system.tasks[1]
     task.call = object()  # type: ignore[assignment]
-    kernel.block(1)
-    kernel.scheduler.wake(task, SIGNALLED)
-    kernel.scheduler.wake(task, TIMED_OUT)
+    system.block(1)
+    system.scheduler.wake(task, SIGNALLED)
+    system.scheduler.wake(task, TIMED_OUT)
     assert task.woken == SIGNALLED
-    kernel.scheduler.wake(task)
+    system.scheduler.wake(task)
     assert task.woken == WOKEN
-    assert kernel.scheduler.ready == [task]
+    assert system.scheduler.ready == [task]
 
 
 def test_readiness_is_asked_at_each_choice() -> None:
-    kernel = _Kernel(2)
+    system = _System(2)
     state = {"ready": False}
-    kernel.block(2, ready=lambda: state["ready"])
-    kernel.scheduler.yield_cpu()
-    assert kernel.scheduler.due == "yielded"
-    kernel.scheduler.ready.append(kernel.tasks[1])
-    assert kernel.run()[0] == 1
+    system.block(2, ready=lambda: state["ready"])
+    system.scheduler.yield_cpu()
+    assert system.scheduler.due == "yielded"
+    system.scheduler.ready.append(system.tasks[1])
+    assert system.run()[0] == 1
     state["ready"] = True
-    kernel.scheduler.ready.append(kernel.tasks[1])
-    assert kernel.run()[0] == 1
-    assert [task.tid for task in kernel.scheduler.ready] == [2]
+    system.scheduler.ready.append(system.tasks[1])
+    assert system.run()[0] == 1
+    assert [task.tid for task in system.scheduler.ready] == [2]
 
 
 def test_nobody_to_run_and_nothing_to_come_is_a_deadlock() -> None:
-    kernel = _Kernel(2)
-    kernel.block(1)
-    kernel.block(2)
+    system = _System(2)
+    system.block(1)
+    system.block(2)
     with pytest.raises(Deadlock):
-        kernel.run()
+        system.run()

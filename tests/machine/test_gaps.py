@@ -42,3 +42,25 @@ def test_the_highest_gap_that_fits(seed: int) -> None:
         else:
             start, size = mapped.pop()
             mapped.append((space.mremap(start, size, length, MREMAP_MAYMOVE), length))
+
+
+def test_areas_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emu.machine.address_space.MAX_AREAS", 5)
+    space = AddressSpace(Arena())
+    base = space.mmap(0x10000000, 16 * PAGE_SIZE, 1, fixed=True)
+    for page in (1, 3):
+        space.mprotect(base + page * PAGE_SIZE, PAGE_SIZE, 0)
+    with pytest.raises(OSError, match="max_map_count"):
+        space.mprotect(base + 5 * PAGE_SIZE, PAGE_SIZE, 0)
+    with pytest.raises(OSError, match="max_map_count"):
+        space.munmap(base + 5 * PAGE_SIZE, PAGE_SIZE)
+    with pytest.raises(OSError, match="max_map_count"):
+        space.mremap(base, PAGE_SIZE, 2 * PAGE_SIZE, MREMAP_MAYMOVE)
+    space.mprotect(base + 2 * PAGE_SIZE, PAGE_SIZE, 0)  # joins its neighbours
+    assert len(list(space)) == 3
+    for address in (0x20000000, 0x30000000, 0x40000000):  # as Linux does, mmap makes one more than others may
+        space.mmap(address, PAGE_SIZE, 1, fixed=True)
+    with pytest.raises(OSError, match="max_map_count"):
+        space.mmap(0x50000000, PAGE_SIZE, 1, fixed=True)
+    space.munmap(base, 16 * PAGE_SIZE)
+    space.mmap(0x50000000, PAGE_SIZE, 1, fixed=True)

@@ -15,21 +15,21 @@ from emu.core.errors import MemoryFault
 from emu.glibc.stubs import build_stubs
 from emu.machine import regs
 from emu.machine.address_space import MMAP_BASE, AddressSpace
-from emu.machine.arena import PROT_READ, PROT_WRITE, Arena
-from emu.machine.cpu import Cpu, CpuException, PageFault, Stopped
+from emu.machine.arena import PROT_READ, PROT_WRITE, Arena, physical
+from emu.machine.cpu import UnicornCpu
+from emu.machine.engine import CpuException, InstructionError, PageFault, Stopped
 from emu.machine.scan import REFUSED, find_special
-from emu.machine.special import InstructionError
 
 PAGE = 4096
 
 
 @pytest.fixture(scope="module")
-def cpu() -> Cpu:
-    return Cpu(Arena())
+def cpu() -> UnicornCpu:
+    return UnicornCpu(Arena())
 
 
 @pytest.fixture
-def space(cpu: Cpu) -> Iterator[AddressSpace]:
+def space(cpu: UnicornCpu) -> Iterator[AddressSpace]:
     space = AddressSpace(cpu.arena)
     space.on_change = cpu.range_changes
     yield space
@@ -104,7 +104,7 @@ def test_areas_and_page_permissions_agree(operations: list[tuple[int, int, int]]
     for page, prot in enumerate(model):
         area = space.find(base + page * PAGE)
         assert (area.prot if area is not None else 0) == prot
-        assert _arena.perms[(base >> 12) + page] & 7 == prot
+        assert _arena.perm((physical(base) >> 12) + page) & 7 == prot
     assert space.total == sum(PAGE for prot in model if prot)
     space.munmap(base, 32 * PAGE)
 
@@ -123,13 +123,13 @@ _arena = Arena()
         ("f4", CpuException(13)),
     ],
 )
-def test_faults_are_exact(cpu: Cpu, space: AddressSpace, code: str, outcome: object) -> None:
+def test_faults_are_exact(cpu: UnicornCpu, space: AddressSpace, code: str, outcome: object) -> None:
     address = space.mmap(0, PAGE, 7)
     space.arena.write(address, bytes.fromhex(code))
     assert cpu.run(address) == outcome
 
 
-def test_a_trap_sees_and_sets_registers(cpu: Cpu, space: AddressSpace) -> None:
+def test_a_trap_sees_and_sets_registers(cpu: UnicornCpu, space: AddressSpace) -> None:
     address = space.mmap(0, PAGE, 7)
     space.arena.write(address, bytes.fromhex("b82a000000 0f05 f4 0f05"))
     seen = []
@@ -146,7 +146,7 @@ def test_a_trap_sees_and_sets_registers(cpu: Cpu, space: AddressSpace) -> None:
     assert seen == [(42, 7), (42, 10)]
 
 
-def test_the_floating_point_state_survives_fxsave_and_fxrstor(cpu: Cpu, space: AddressSpace) -> None:
+def test_the_floating_point_state_survives_fxsave_and_fxrstor(cpu: UnicornCpu, space: AddressSpace) -> None:
     address = space.mmap(0, PAGE, 7)
     space.arena.write(address, bytes.fromhex("d9e8 d9eb 0f57c0 f4"))
     cpu.run(address)
@@ -157,7 +157,7 @@ def test_the_floating_point_state_survives_fxsave_and_fxrstor(cpu: Cpu, space: A
     assert image[32:42] == bytes.fromhex("35c26821a2da0fc90040")  # pi is on top of the stack
 
 
-def test_an_avx_instruction_stops_the_run(cpu: Cpu, space: AddressSpace) -> None:
+def test_an_avx_instruction_stops_the_run(cpu: UnicornCpu, space: AddressSpace) -> None:
     address = space.mmap(0, PAGE, 7)
     space.arena.write(address, bytes.fromhex("9090 eb00 c5f058c2 c3"))
     with pytest.raises(InstructionError) as stopped:
@@ -165,7 +165,7 @@ def test_an_avx_instruction_stops_the_run(cpu: Cpu, space: AddressSpace) -> None
     assert stopped.value.address == address + 4
 
 
-def test_a_block_with_special_instructions_runs_once(cpu: Cpu, space: AddressSpace) -> None:
+def test_a_block_with_special_instructions_runs_once(cpu: UnicornCpu, space: AddressSpace) -> None:
     address = space.mmap(0, PAGE, 7)
     space.arena.write(
         address, bytes.fromhex("48ffc0 d9e8 d9fe 48ffc0 dbe3 48ffc1 0f05")
@@ -178,7 +178,7 @@ def test_a_block_with_special_instructions_runs_once(cpu: Cpu, space: AddressSpa
         assert (cpu.get(regs.RAX), cpu.get(regs.RCX)) == (2, 1)
 
 
-def test_a_hook_forgets_code_that_was_replaced(cpu: Cpu, space: AddressSpace) -> None:
+def test_a_hook_forgets_code_that_was_replaced(cpu: UnicornCpu, space: AddressSpace) -> None:
     address = space.mmap(0, PAGE, 7)
     cpu.on_trap = cpu.stop
     for code, outcome in (
@@ -192,14 +192,14 @@ def test_a_hook_forgets_code_that_was_replaced(cpu: Cpu, space: AddressSpace) ->
         assert cpu.run(address) == outcome
 
 
-def test_exceptions_do_not_add_up_to_a_double_fault(cpu: Cpu, space: AddressSpace) -> None:
+def test_exceptions_do_not_add_up_to_a_double_fault(cpu: UnicornCpu, space: AddressSpace) -> None:
     address = space.mmap(0, PAGE, 7)
     space.arena.write(address, bytes.fromhex("31c9f7f1"))
     for _ in range(3):
         assert cpu.run(address) == CpuException(0)
 
 
-def test_an_unmasked_x87_exception_leaves_the_operands(cpu: Cpu, space: AddressSpace) -> None:
+def test_an_unmasked_x87_exception_leaves_the_operands(cpu: UnicornCpu, space: AddressSpace) -> None:
     address = space.mmap(0, PAGE, 7)
     # fninit; fldcw 0x37b (zero divide unmasked); fld1; fldz; fyl2x: the logarithm of zero
     space.arena.write(address, bytes.fromhex("dbe3 d92d08000000 d9e8 d9ee d9f1 0f05 7b03"))
@@ -235,7 +235,7 @@ def test_the_scan_agrees_with_a_disassembler(parts: list[str]) -> None:
 
 
 def test_stub_code_is_what_its_comments_say() -> None:
-    image, stubs = build_stubs(0x10000, ["start", "f", "profile", "pltexit"], 0x1234)
+    image, stubs = build_stubs(0x10000, ["start", "f", "profile", "pltexit"], 0x1234, b"\x0f\x05")
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
 
     def text(address: int, size: int) -> list[str]:
@@ -257,7 +257,7 @@ def test_blocks_are_counted_alike_in_machine_code_and_in_python(
     space: AddressSpace, monkeypatch: pytest.MonkeyPatch, machine: str
 ) -> None:
     monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine=machine))
-    cpu = Cpu(space.arena)
+    cpu = UnicornCpu(space.arena)
     address = space.mmap(0, PAGE, 7)
     space.arena.write(
         address, bytes.fromhex("b90a000000 ffc9 75fc 90 f4")
@@ -282,7 +282,7 @@ def test_blocks_are_counted_alike_in_machine_code_and_in_python(
 
 
 def test_contexts_go_on_in_and_out_of_a_trap_alike(space: AddressSpace) -> None:
-    cpu = Cpu(space.arena)
+    cpu = UnicornCpu(space.arena)
     address = space.mmap(0, PAGE, 7)
     space.arena.write(
         address, bytes.fromhex("b801000000 0f05 4801c0 0f0b")
@@ -305,3 +305,30 @@ def test_contexts_go_on_in_and_out_of_a_trap_alike(space: AddressSpace) -> None:
     cpu.on_trap = lambda: cpu.restore(outside)
     cpu.run(address)
     assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (2, address + 10)
+
+
+def test_guard_pages_fault_until_they_are_removed(space: AddressSpace) -> None:
+    address = space.mmap(0, 3 * PAGE, 3)
+    space.arena.write(address, b"x" * 3 * PAGE)
+    space.guard(address + PAGE, PAGE, True)
+    assert len(list(space)) == 1
+    space.mprotect(address, 3 * PAGE, PROT_READ)
+    space.mprotect(address, 3 * PAGE, PROT_READ | PROT_WRITE)
+    space.discard(address, 3 * PAGE)
+    assert not space.arena.check(address + PAGE, 1, PROT_READ)
+    assert space.arena.check(address + 2 * PAGE, 1, PROT_WRITE)
+    moved = space.mremap(address, 3 * PAGE, 3 * PAGE, 3, address - 16 * PAGE)
+    assert not space.arena.check(moved + PAGE, 1, PROT_READ)
+    space.guard(moved, 3 * PAGE, False)
+    assert space.arena.check(moved + PAGE, 1, PROT_WRITE)
+    assert space.arena.read(moved + PAGE, 2) == b"\0\0"
+    space.guard(moved, PAGE, True)
+    space.munmap(moved, PAGE)
+    space.mmap(moved, PAGE, 3, fixed=True)
+    assert space.arena.check(moved, 1, PROT_WRITE)
+
+
+def test_guard_pages_only_in_private_anonymous_memory(space: AddressSpace) -> None:
+    address = space.mmap(0, PAGE, 3, shared=True)
+    with pytest.raises(OSError, match="guard"):
+        space.guard(address, PAGE, True)

@@ -1,4 +1,6 @@
-"""For gdb's Python: print the frames of the stopped program as JSON, without what is not on the stack (tail calls) and what is before main."""
+"""For gdb's Python: print the frames of the stopped program as JSON, without what is not on the stack (tail
+calls) and what is before main.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""Auditors: what emu adds to what they hear (events, reasons, names of frames), and that nothing of theirs is left in a run without them."""
+"""Auditors: what emu adds to what they hear (events, reasons, names of frames), and that nothing of theirs is
+left in a run without them.
+"""
 
 from __future__ import annotations
 

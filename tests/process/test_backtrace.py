@@ -20,10 +20,10 @@ from tools.fixtures import Run
 
 if TYPE_CHECKING:
     from emu.core.effects import Hosted
-    from emu.glibc.call import Call
+    from emu.glibc.call import HostedCall
     from emu.glibc.contract import Contract
 
-_RUNS = [pytest.param(run, id=run.id) for run in all_runs() if run.fixture.startswith("backtrace-")]
+_RUNS = [pytest.param(run, id=run.id) for run in all_runs() if "backtraces" in run.tags]
 _LINE = re.compile(
     r"    #(\d+) (?P<name>.*?)(?: \((?P<file>[^():]*):(?P<line>\d+)\))? \[(?P<where>[^\[\]]*)\](?: \((?P<note>.*)\))?"
 )
@@ -38,7 +38,9 @@ class _Frame(NamedTuple):
 
 
 def _plain(name: str) -> str:
-    """A function's qualified name without arguments, template arguments and return type: demanglers and DWARF differ in these."""
+    """A function's qualified name without arguments, template arguments and return type:
+    demanglers and DWARF differ in these.
+    """
     name = re.sub(r"\.(part|cold|constprop|isra)(\.\d+)*", "", name)
     name = name.replace("(anonymous namespace)", "{anonymous}").replace("operator()", "operator{}")
     previous = ""
@@ -49,7 +51,9 @@ def _plain(name: str) -> str:
 
 
 def _of_the_loader(name: str) -> bool:
-    """Whether a frame is part of dlopen's and dlclose's inside, where the emulator's own frame takes the place of ld.so's."""
+    """Whether a frame is part of dlopen's and dlclose's inside,
+    where the emulator's own frame takes the place of ld.so's.
+    """
     return name.startswith(("_dl_catch_", "__GI__dl_catch_"))
 
 
@@ -79,7 +83,7 @@ def _gdb_frames(run: Run) -> list[_Frame]:
 
 
 def _emu_frames(run: Run) -> list[_Frame]:
-    done = run_emu(run, "--tls-dtors", "guest")
+    done = run_emu(run, "--tls-dtors", "guest", "--all-frames")
     lines = done.stderr.decode().splitlines()
     report = next(i for i, line in enumerate(lines) if line.startswith("emu: "))
     frames = []
@@ -98,6 +102,7 @@ def _emu_frames(run: Run) -> list[_Frame]:
     return _until_main(frames)
 
 
+@pytest.mark.needs("gdb")
 @pytest.mark.parametrize("run", _RUNS)
 @pytest.mark.usefixtures("built_fixtures")
 def test_frames_are_those_of_gdb(run: Run) -> None:
@@ -111,7 +116,9 @@ def test_frames_are_those_of_gdb(run: Run) -> None:
 def _at_each_call(
     run: Run, hosted: str, capfd: pytest.CaptureFixture[str]
 ) -> list[tuple[int, list[FrameInfo]]]:
-    """Run a fixture here; return the first argument of each call of a hosted function, and the backtrace there."""
+    """Run a fixture here; return the first argument of each call of a hosted
+    function, and the backtrace there.
+    """
     folder = fixtures.CACHE / run.fixture
     config = RunConfig(run.argv[0], run.argv[1:], fixtures.BASE_ENV | run.env, str(folder))
     process = Process(config, EventBus())
@@ -121,7 +128,7 @@ def _at_each_call(
     handler = process.contract.traps[address]
     calls = []
 
-    def observed(contract: Contract, call: Call) -> int | Hosted:
+    def observed(contract: Contract, call: HostedCall) -> int | Hosted:
         calls.append((call.args[0], process.backtrace(process.task)))
         return handler(contract, call)
 
@@ -139,7 +146,8 @@ def test_libgcc_unwinds_the_same_frames(capfd: pytest.CaptureFixture[str]) -> No
     assert [frame.function for frame in first[:2]] == ["_dl_find_object", "_Unwind_Find_FDE"]
     ours = [frame.pc for frame in first if not frame.inlined]
     theirs = [address for address, _ in calls]
-    # libgcc asks for the place of each frame from its own entry outward: the byte before where the frame goes on.
+    # libgcc asks for the place of each frame from its own entry outward: the byte before where the frame goes
+    # on.
     start = ours.index(theirs[0] + 1)
     assert [pc - 1 for pc in ours[start:]] == theirs[: len(ours) - start]
     assert first[-1].function == "_start"

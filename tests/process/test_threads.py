@@ -1,4 +1,6 @@
-"""Threads under every policy: the same output, the same trace for a seed, races found and replayed, deadlocks told."""
+"""Threads under every policy: the same output, the same trace for a seed, races found
+and replayed, deadlocks told.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from tools import fixtures
 from tools.fixtures import Outcome, Run
 
 _PROGRAMS = Path(__file__).parent / "programs"
-_RUNS = [pytest.param(run, id=run.id) for run in all_runs() if run.fixture.startswith("thread-")]
+_RUNS = [pytest.param(run, id=run.id) for run in all_runs() if "threads" in run.tags]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,22 @@ def test_a_race_shows_under_random_and_replays(programs: Path, tmp_path: Path) -
     assert again.read_bytes() == (tmp_path / str(seed)).read_bytes()
 
 
+def test_a_race_within_a_basic_block_shows_where_instructions_are_preempted(
+    programs: Path, tmp_path: Path
+) -> None:
+    lost = None
+    for seed in range(1, 6):
+        options = ("--schedule", "random", "--seed", str(seed))
+        record = tmp_path / str(seed)
+        said = _emu(programs, *options, "--record-schedule", str(record), "./plain-race").stdout
+        lost = lost or (said != b"6000 of 6000\n" and (said, record))
+        assert _emu(programs, *options, "--preempt", "blocks", "./plain-race").stdout == b"6000 of 6000\n"
+    assert lost, "no seed shows it"
+    assert b'"instruction":' in lost[1].read_bytes()
+    assert _emu(programs, "--schedule", f"replay:{lost[1]}", "./plain-race").stdout == lost[0]
+    assert _emu(programs, "--preempt", "blocks", "./plain-race").exit == 2
+
+
 def test_a_schedule_that_does_not_fit_is_named(programs: Path, tmp_path: Path) -> None:
     record = tmp_path / "schedule"
     assert _emu(programs, "--record-schedule", str(record), "./race").exit == 0
@@ -90,8 +108,8 @@ def test_a_deadlock_names_threads_places_and_holders(programs: Path) -> None:
     for pattern in (
         r"^emu: ./deadlock: deadlock: all 4 threads wait",
         r"thread 1000 \(deadlock\) waits on a futex at 0x\w+, for the end of thread 1001 \(backwards\)",
-        r"thread 1001 \(backwards\) waits .*, held by thread 1002 \(forwards\)",
-        r"from ./deadlock\+0x\w+ in backwards\+0x\w+ \(.*deadlock.c:14\)",
+        r"thread 1001 \(backwards\) waits on a futex at 0x\w+ \(first in ./deadlock\), held by thread 1002 \(forwards\)",
+        r"#\d backwards \(.*deadlock.c:14\) \[./deadlock\+0x\w+\]",
         r"thread 1002 \(forwards\) waits .*, held by thread 1001 \(backwards\)",
         r"thread 1003 \(robust\) waits .*, held by thread 1002 \(forwards\)",
     ):

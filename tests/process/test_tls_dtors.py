@@ -1,4 +1,6 @@
-"""thread_local destructors: the model's trace equals that of libc's own code, and every trace repeats byte for byte."""
+"""thread_local destructors: the model's trace equals that of libc's own code, and
+every trace repeats byte for byte.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,7 @@ import pytest
 from tests import support
 from tools.fixtures import Run
 
-_RUNS = [
-    run
-    for run in support.all_runs()
-    if run.fixture.startswith(("tls-", "exit-", "hello-", "weak-", "unique-"))
-]
+_RUNS = [run for run in support.all_runs() if "tls-dtors" in run.tags]
 
 
 def _trace(run: Run, path: Path, *options: str) -> bytes:
@@ -22,7 +20,9 @@ def _trace(run: Run, path: Path, *options: str) -> bytes:
 
 
 def _facts(trace: bytes) -> list[str]:
-    """The lines without the time stamp: libc's code makes other system calls on the way (it takes a lock), time may differ."""
+    """The lines without the time stamp: libc's code makes other system calls on the
+    way (it takes a lock), time may differ.
+    """
     return [" ".join(line.split()[2:]) for line in trace.decode().splitlines()]
 
 

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from emu.core.types import ReadableMemory
 from emu.elf import cfi
 from emu.elf.cfi import UnwindTable
-from emu.elf.eh_frame import Frame as Unwind
+from emu.elf.eh_frame import FrameEntry as Unwind
 from emu.elf.eh_frame import encode_eh_frame, encode_eh_frame_hdr
-from emu.process.unwind import MAX_FRAMES, Frame, Surroundings, walk
+from emu.process.unwind import MAX_FRAMES, Surroundings, UnwoundFrame, walk
 from tests.elf.test_cfi import Bytes
 
 _CODE, _FRAMES, _HEADER, _STACK, _OTHER = 0x1000, 0x8000, 0x9000, 0x20000, 0x40000
 _CALL = b"\xe8\0\0\0\0"
-#: Functions of 32 bytes: a leaf, one with rbp saved, one with a CFA by expression, a signal trampoline, the outermost, one that recurses.
+#: Functions of 32 bytes: a leaf, one with rbp saved, one with a CFA by expression, a signal trampoline, the
+#: outermost, one that recurses.
 _FUNCTIONS = [
     Unwind(_CODE, 32),
     Unwind(_CODE + 32, 32, bytes.fromhex("0e10 8602 0d06")),
@@ -42,6 +43,8 @@ def _around(
         lambda address: table if _CODE <= address < _CODE + 160 else None,
         lambda address: _CODE <= address < _CODE + len(code),
         lambda address: _STACK if _STACK <= address < _STACK + len(stack) else None,
+        lambda address: 0,
+        lambda address: False,
     )
 
 
@@ -50,7 +53,7 @@ def _sections() -> tuple[bytes, bytes]:
     return section, encode_eh_frame_hdr(table, _HEADER, _FRAMES)
 
 
-def _walk(registers: Sequence[int], around: Surroundings) -> tuple[list[Frame], str]:
+def _walk(registers: Sequence[int], around: Surroundings) -> tuple[list[UnwoundFrame], str]:
     frames = []
     steps = walk(registers, around)
     while True:
@@ -85,7 +88,8 @@ def test_rules_lead_to_the_outermost_frame() -> None:
 
 
 def test_an_interrupted_frame_is_looked_up_exactly() -> None:
-    # the trampoline's frame: rsp at +16, the word behind is rsp, the next the pc: the first byte of the outermost function
+    # the trampoline's frame: rsp at +16, the word behind is rsp, the next the pc: the first byte of the
+    # outermost function
     stack = _words(0, 0, _STACK + 256, _STACK + 256, _CODE + 128)
     frames, reason = _walk(_registers(_CODE + 100), _around(stack, *_sections()))
     assert [(frame.pc, frame.signal, frame.exact) for frame in frames] == [

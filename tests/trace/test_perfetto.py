@@ -1,4 +1,6 @@
-"""Chrome traces in Perfetto's own trace processor: nothing is dropped, and tracks, nesting, counters and arrows are what was meant."""
+"""Chrome traces in Perfetto's own trace processor:
+nothing is dropped, and tracks, nesting, counters and arrows are what was meant.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +29,7 @@ QUERIES = {
 }
 
 
+@pytest.mark.needs("chromium")
 @pytest.mark.parametrize("run", ["unload-rules:count", "thread-tls-dtors"])
 def test_perfetto_reads_it(run: str, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"

@@ -15,9 +15,9 @@ from emu.trace.fields import ADDRESSES, event_name, field_kinds
 from emu.trace.schema import schema
 
 NUMBERS = frozenset((
-    "align", "bits", "by_namespace", "cached_lookups", "count_after", "count_before", "cycles", "generation", "ifunc", "joiner",
+    "value", "align", "bits", "by_namespace", "cached_lookups", "count_after", "count_before", "cycles", "generation", "ifunc", "joiner",
     "lazy", "load_cycles", "lookups", "module", "namespace", "next", "number", "objects", "offset", "opencount", "opencount_after", "opencount_before",
-    "phnum", "previous", "relative", "relocation_cycles", "size", "slots", "status", "surplus", "symbolic", "thread", "used",
+    "phnum", "previous", "process", "relative", "relocation_cycles", "size", "slots", "status", "surplus", "symbolic", "thread", "used",
 ))  # fmt: skip
 """Integer fields that are no addresses."""
 

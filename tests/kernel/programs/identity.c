@@ -1,8 +1,10 @@
 #include "report.h"
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
@@ -18,6 +20,9 @@ static void limit(const char *name, int which) {
 int main(int argc, char **argv) {
     printf("%d\n", getpid() == (int)syscall(SYS_gettid));
     printf("%d %d %d\n", getuid() == geteuid(), getgid() == getegid(), getppid() > 0);
+    CALL(kill(getppid(), 0));
+    CALL(sched_getscheduler(getppid()));
+    CALL(kill(getppid(), 999));
     uid_t r, e, s;
     CALL(getresuid(&r, &e, &s));
     printf("%d\n", r == e && e == s && r == getuid());

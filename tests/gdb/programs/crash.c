@@ -1,0 +1,8 @@
+#include <stdio.h>
+static int *nowhere;
+static int deref(int *p) { return *p; }
+int main(void) {
+    puts("before");
+    fflush(stdout);
+    return deref(nowhere);
+}

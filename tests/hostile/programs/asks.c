@@ -1,0 +1,8 @@
+#include <stdio.h>
+#include <unistd.h>
+
+int main(void) {
+    puts("asking");
+    fflush(stdout);
+    return getppid() == 0;
+}

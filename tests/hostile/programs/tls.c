@@ -1,0 +1,2 @@
+__thread int a = 3;
+int f(int x) { return a += x; }

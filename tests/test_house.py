@@ -1,0 +1,138 @@
+"""The rules of the house that ruff, mypy and import-linter do not know: CONTRIBUTING.md, rules 6, 8 and 9."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MOST_LINES, MOST_OF_A_FUNCTION = 400, 60
+ONE_PIECE = "One piece:"
+"""How the docstring of a file that is longer begins the sentence that says why."""
+LONG_FUNCTIONS = {
+    "emu/rtld/relocate.py:_entries": "one match in psABI's order, in the loop in which a start-up spends its time",
+}
+FACES = {
+    "Process": "the face, and what is behind it",
+    "ProcessEnded": "the error, and the event",
+    "Timeline": "the face, and gdb's",
+    "Tls": "one thread's for Python, and the linker's",
+}
+"""Names that Python's users see, and that are the right ones below, too."""
+GIVEN = {"rtld", "contract"}
+"""What is made with all that it needs: no other room assigns to it."""
+
+QUESTIONS = {
+    "Which formula does a relocation have?": "emu/rtld/relocate.py",
+    "In which directories is a library looked for?": "emu/rtld/search_path.py",
+    "Why does dlclose leave an object loaded?": "emu/rtld/close.py",
+    "Which thread runs next?": "emu/kernel/run/scheduler.py",
+    "What becomes of an error in a system call's handler?": "emu/kernel/dispatch.py",
+    "How is a child of fork made?": "emu/process/tree.py",
+    "Which signal does a bad access raise, and who says so?": "emu/process/ending.py",
+    "What does a snapshot hold?": "emu/core/memento.py",
+    "Who keeps the list of thread_local destructors?": "emu/glibc/cxa_thread_atexit_impl.py",
+    "Where do options have their defaults from?": "emu/cli/defaults.py",
+}
+"""What a stranger may ask, and where the map is to lead."""
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def _files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _classes() -> Iterator[tuple[str, Path, ast.ClassDef]]:
+    for path in _files("emu"):
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.ClassDef):
+                yield node.name, path, node
+
+
+@pytest.mark.parametrize("folder", ["emu", "tests", "tools"])
+def test_files_are_short_or_say_why_not(folder: str) -> None:
+    """A long file that is one piece says so in its docstring; one that is short again says it no more."""
+    wrong = []
+    for path in _files(folder):
+        text = path.read_text()
+        lines, said = text.count("\n"), (text.split('"""', 2) + [""])[1]
+        if (lines > MOST_LINES) != (ONE_PIECE in said) and path != Path(__file__):
+            wrong.append(
+                f"{_name(path)}: {lines} lines, {ONE_PIECE!r} is {'' if ONE_PIECE in said else 'not '}there"
+            )
+    assert wrong == []
+
+
+def test_functions_are_short() -> None:
+    long = set()
+    for path in _files("emu", "tools"):
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
+                body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+                if body and node.end_lineno - body[0].lineno + 1 > MOST_OF_A_FUNCTION:
+                    long.add(f"{_name(path)}:{node.name}")
+    assert long == set(LONG_FUNCTIONS)
+
+
+def test_no_class_name_twice() -> None:
+    """But for a protocol and what implements it, and for names of the Python face; `_name` is its file's."""
+    named = defaultdict(list)
+    for name, path, node in _classes():
+        protocol = any(ast.unparse(base).startswith("Protocol") for base in node.bases)
+        named[name].append((protocol, _name(path)))
+    twice = {
+        name: [path for _, path in places]
+        for name, places in named.items()
+        if len(places) > 1 and not name.startswith("_") and not any(protocol for protocol, _ in places)
+    }
+    assert {name: places for name, places in twice.items() if name not in FACES} == {}
+    assert set(FACES) <= set(twice), "a name that is unique again"
+
+
+def _assigned(tree: ast.Module) -> Iterator[ast.Attribute]:
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, (ast.AugAssign, ast.AnnAssign)):
+            targets = [node.target]
+        for target in targets:
+            for part in target.elts if isinstance(target, ast.Tuple) else [target]:
+                if isinstance(part, ast.Attribute):
+                    yield part
+
+
+def test_nothing_is_assigned_from_another_room_after_birth() -> None:
+    """To the linker and libc's contract only their own rooms assign, to `_private` the class's file."""
+    wrong = []
+    for path in _files("emu"):
+        tree, room = _tree(path), path.relative_to(ROOT).parts[1]
+        own = {part.attr for part in _assigned(tree) if ast.unparse(part.value) in ("self", "cls")}
+        for part in _assigned(tree):
+            owner = ast.unparse(part.value)
+            last = owner.rsplit(".", 1)[-1]
+            foreign = last in GIVEN and room != {"rtld": "rtld", "contract": "glibc"}[last]
+            private = part.attr.startswith("_") and not part.attr.startswith("__") and part.attr not in own
+            if foreign or private:
+                wrong.append(f"{_name(path)}:{part.lineno} {ast.unparse(part)}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("question", "answer"), QUESTIONS.items())
+def test_the_map_leads_there(question: str, answer: str) -> None:
+    """emu/README.md names the file, in a section in which its room is named as well."""
+    assert (ROOT / answer).is_file()
+    path = Path(answer)
+    room, parts = path.parts[1], (ROOT / "emu/README.md").read_text("utf-8").split("\n## ")
+    assert any(path.name in part and room in part for part in parts), question

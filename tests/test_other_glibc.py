@@ -1,0 +1,162 @@
+"""Fixtures under other releases of glibc: emu with that system as its sysroot gives
+what that system's real ld.so gives.
+
+By default every tenth fixture on 2.31, 2.41 and the newest; with `--glibc all`, and in the long tier, every
+run of every fixture on each release that Debian has. A system that is not here is fetched in continuous
+integration and where all are asked for (`emu sysroot add debian:13`); elsewhere its tests are skipped, by
+name and number. What cannot be fetched is skipped so, too, or fails where all are asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.test_ld_debug import _lines, _with
+from tools import elsewhere, fixtures
+from tools.fixtures import FixtureError
+
+if TYPE_CHECKING:
+    from tools.elsewhere import Elsewhere
+    from tools.fixtures import Run
+
+DEFAULT = ("2.31", "2.41", elsewhere.NEWEST)
+STRIDE = 10
+LD_DEBUG_RUNS = (
+    "hello-printf",
+    "dl-chain",
+    "unload-diamond",
+    "init-order-graph",
+    "unique-symbols",
+    "error-missing-library",
+)
+
+KNOWN = {
+    "2.31": {
+        "audit-calls": "natively most of these crash",
+        "audit-dtors": "libc's malloc binds its first symbols earlier, as ld.so itself calls it",
+        "audit-loading": "an auditor that stays where it should go is an assertion of ld.so",
+        "audit-log": "natively they crash, with one line more for malloc's first symbols",
+        "audit-symbind:linked-now": "natively a slot that is bound at once is told of after all",
+        "audit-tls": "the order of static TLS with auditors is another",
+        "dl-filter:opened": "natively an assertion of ld.so fails",
+        "thread-in-constructor": "natively it does not end within a minute",
+    },
+}
+"""Runs by the beginning of their names, with why they differ."""
+
+
+def _everything(config: pytest.Config) -> bool:
+    return bool(config.getoption("glibc") == "all" or config.getoption("tier") == "long")
+
+
+def _expected(release: str, run: Run) -> bool:
+    return not any(run.id.startswith(name) for name in KNOWN.get(release, {}))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    everything = _everything(metafunc.config)
+    releases = list(elsewhere.SUITES) if everything else list(DEFAULT)
+    if metafunc.config.getoption("glibc") == "none":
+        releases = []
+    if "run" in metafunc.fixturenames:
+        pairs = []
+        for number, release in enumerate(releases):
+            chosen = fixtures.load_all()
+            if not everything:
+                chosen = chosen[number::STRIDE]
+            for fixture in chosen:
+                runs = [run for run in fixture.runs if _expected(release, run)]
+                pairs += [(release, run) for run in (runs if everything else runs[:2])]
+        metafunc.parametrize(
+            ("release", "run"), [pytest.param(*pair, id=f"{pair[0]}-{pair[1].id}") for pair in pairs]
+        )
+    elif "release" in metafunc.fixturenames and "names_the_release" not in metafunc.function.__name__:
+        metafunc.parametrize("release", releases)
+
+
+@pytest.fixture
+def system(release: str, request: pytest.FixtureRequest) -> Elsewhere:
+    """The system with that release; skips or fails where there is none."""
+    asked = _everything(request.config) or os.environ.get("CI") == "true"
+    if asked and elsewhere.source_of(release) is None:
+        try:
+            elsewhere.add(release)
+        except FixtureError as error:
+            if _everything(request.config):
+                raise
+            pytest.skip(f"glibc {release} NOT TESTED: {error}")
+    try:
+        return elsewhere.elsewhere(release)
+    except FixtureError as error:
+        if _everything(request.config):
+            raise
+        pytest.skip(f"glibc {release} NOT TESTED: {error}")
+
+
+def _place(run: Run, system: Elsewhere) -> None:
+    try:
+        elsewhere.place(fixtures.load(run.fixture), system)
+    except FixtureError:
+        if not system.older:
+            raise
+        pytest.skip(f"glibc {system.release}: fixture does not build against it")
+
+
+@pytest.mark.usefixtures("built_fixtures")
+def test_equals_the_real_ld_so(system: Elsewhere, run: Run) -> None:
+    _place(run, system)
+    assert elsewhere.differences(run, system) == ""
+
+
+@pytest.mark.usefixtures("built_fixtures")
+@pytest.mark.parametrize("name", LD_DEBUG_RUNS)
+def test_every_line_is_ld_sos(system: Elsewhere, name: str) -> None:
+    if not elsewhere.may_chroot():
+        pytest.skip(f"glibc {system.release}: a search that is told by --library-path has lines of its own")
+    run = fixtures.load(name).runs[0]
+    run = _with(run, {"LD_DEBUG": "all"})
+    _place(run, system)
+    native, emulated = (how(run, system) for how in (elsewhere.run_native, elsewhere.run_emu))
+    assert (emulated.exit, emulated.stdout) == (native.exit, native.stdout)
+    assert _lines(emulated.stderr) == _lines(native.stderr)
+
+
+def test_commands_work_there(system: Elsewhere) -> None:
+    """Each command that a user has answers about programs of that system."""
+    fixture = fixtures.load("unload-diamond")
+    try:
+        elsewhere.place(fixture, system)
+    except FixtureError:
+        pytest.skip(f"glibc {system.release}: fixture does not build against it")
+    for words, said in (
+        (["ldd", "./main"], "libc.so.6"),
+        (["maps", "./main"], "libc"),
+        (["explain", "./main", "printf"], "libc.so.6"),
+        (["check", "./main"], ""),
+        (["call", "libc.so.6", "abs", "-5"], "5"),
+        (["run", "--tls-dtors", "guest", "./main"], ""),
+    ):
+        done = elsewhere.emu(system, fixture.name, *words)
+        assert (done.exit, said in done.stdout.decode()) == (0, True), (words, done)
+
+
+@pytest.mark.usefixtures("built_fixtures")
+@pytest.mark.parametrize("release", ["2.31"])
+@pytest.mark.parametrize("run_id", ["audit-symbind:bind-now", "audit-search"])
+def test_what_auditors_hear_names_the_release(system: Elsewhere, run_id: str) -> None:
+    (run,) = (run for run in fixtures.load(run_id.partition(":")[0]).runs if run.id == run_id)
+    _place(run, system)
+    assert elsewhere.differences(run, system) == ""
+
+
+@pytest.mark.parametrize("release", ["2.41"])
+def test_an_answer_names_the_release_that_it_depends_on(system: Elsewhere) -> None:
+    fixture = fixtures.load("dl-executable-stack")
+    elsewhere.place(fixture, system)
+    done = elsewhere.emu(system, fixture.name, "why", "./main", "libstack.so")
+    said = done.stderr.decode()
+    assert "libstack.so asks for an executable stack: its PT_GNU_STACK asks for one" in said
+    assert "(since glibc 2.41)" in said

@@ -1,0 +1,70 @@
+"""What `--tier` means: a sample of every test file, all, or all with more random cases.
+
+The sample is even over each file in the order of its tests, so that of the fixtures' runs (by name: dl-,
+thread-, tls-) each family has some. It is the same on every machine, and wants gcc and g++ only: what needs
+another linker, compiler, debugger or a browser is not in it. Only the fixtures that it can ask for are built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tools import fixtures
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import pytest
+
+TIERS = ("sample", "all", "long")
+_TESTS = Path(__file__).resolve().parent
+
+#: One of so many tests of a file is in the sample, and at least so many tests of it.
+STRIDE, LEAST = 20, 2
+
+#: How much more the random tests try in the long tier.
+LONG = 10
+
+
+def sample(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Return the tests of the sample, in order."""
+    files: dict[Path, list[pytest.Item]] = defaultdict(list)
+    needy = {fixture.name for fixture in fixtures.load_all() if fixture.needs}
+    for item in items:
+        if item.get_closest_marker("needs") is None and not needy & _named(item):
+            files[item.path].append(item)
+    chosen = set()
+    for tests in files.values():
+        count = min(len(tests), max(LEAST, -(-len(tests) // STRIDE)))
+        # The middles of equal parts: neither always the first nor always the last of a file.
+        chosen |= {tests[(2 * part + 1) * len(tests) // (2 * count)] for part in range(count)}
+    return [item for item in items if item in chosen]
+
+
+def _named(item: pytest.Item) -> set[str]:
+    """Return what may be names of fixtures among a test's parameters: a run's, or a run's id as a string."""
+    values = getattr(getattr(item, "callspec", None), "params", {}).values()
+    names = {value.fixture for value in values if isinstance(value, fixtures.Run)}
+    return names | {value.partition(":")[0] for value in values if isinstance(value, str)}
+
+
+def _run_of(item: pytest.Item) -> fixtures.Run | None:
+    run = getattr(getattr(item, "callspec", None), "params", {}).get("run")
+    return run if isinstance(run, fixtures.Run) else None
+
+
+def fixtures_of(items: Iterable[pytest.Item], *, needy: bool = False) -> set[str]:
+    """Return the names of all fixtures that tests can ask for: those of their parameters, and those that
+    their files name, or files beside and below them. `needy` ones need more than gcc and g++.
+    """
+    names = {fixture.name for fixture in fixtures.load_all() if needy or not fixture.needs}
+    asked = {run.fixture for item in items if (run := _run_of(item))}
+    files = {item.path for item in items}
+    for folder in {path.parent for path in files if path.parent != _TESTS}:
+        files |= set(folder.rglob("*.py" if needy else "conftest.py"))
+    for path in files:
+        asked |= names & set(re.findall(r"[\w-]+", path.read_text("utf-8")))
+    return asked
