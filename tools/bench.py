@@ -4,7 +4,8 @@
 tools/bench.py            a Markdown table
 tools/bench.py --json     the same figures for a program
 
-Times are seconds, the best and the median of several runs taken in turn; machines are noisy, so look at the ratios.
+Times are seconds, the best and the median of several runs taken in turn; machines are noisy, so look at the
+ratios.
 """
 
 from __future__ import annotations
@@ -72,15 +73,35 @@ def instructions(program: Path) -> int | None:
     return int(line.rsplit(":", 1)[1])
 
 
+def beyond_one(emu: list[str], what: str, count: int, repeats: int) -> float:
+    """Return the seconds of `count` times beyond those of one, the best of the repeats."""
+    times = compare({str(n): [*emu, "./main", what, str(n)] for n in (1, count)}, max(2, repeats // 2))
+    return times[str(count)][0] - times["1"][0]
+
+
+def processes(repeats: int, emu: list[str]) -> dict[str, object]:
+    """Return what processes cost: a fork of 50 MB with the child's end and the wait, a round trip over two
+    pipes, a program spawned.
+    """
+    os.chdir(fixtures.build("bench-processes"))
+    figures: dict[str, object] = {
+        "fork_50_megabytes_milliseconds": beyond_one(emu, "forks", 51, repeats) / 50 * 1e3,
+        "two_switches_microseconds": beyond_one(emu, "rounds", 5001, repeats) / 5000 * 1e6,
+        "spawn_milliseconds": beyond_one(emu, "programs", 21, repeats) / 20 * 1e3,
+    }
+    os.chdir(ROOT)
+    return figures
+
+
 def loads(repeats: int, emu: list[str]) -> dict[str, object]:
-    """Return what opening plugins and running threads costs: seconds beyond start-up, and whether memory grows."""
+    """Return what opening plugins and running threads costs:
+    seconds beyond start-up, and whether memory grows.
+    """
     folder = fixtures.build("bench-load")
     os.chdir(folder)
 
     def cost(what: str, count: int) -> float:
-        """Seconds of `count` beyond those of one, the best of the repeats."""
-        times = compare({str(n): [*emu, "./main", what, str(n)] for n in (1, count)}, max(2, repeats // 2))
-        return times[str(count)][0] - times["1"][0]
+        return beyond_one(emu, what, count, repeats)
 
     figures: dict[str, object] = {
         "dlopen_dlclose_pair_milliseconds": cost("pairs", 1001) / 1000 * 1e3,
@@ -96,7 +117,9 @@ def loads(repeats: int, emu: list[str]) -> dict[str, object]:
 
 
 def python_face(repeats: int) -> dict[str, object]:
-    """Return what the Python face costs, in microseconds: a call of the guest, and going back to a snapshot with one thread and with five."""
+    """Return what the Python face costs, in microseconds:
+    a call of the guest, and going back to a snapshot with one thread and with five.
+    """
     import emu
 
     def cost(action: Callable[[], object], count: int) -> float:
@@ -174,6 +197,7 @@ def main() -> None:
         figures["emu_to_qemu"] = cpu_times["emu"][0] / cpu_times["qemu"][0]
     figures["trace_dtors_cost_percent"] = (cpu_times["emu --trace dtors"][0] / cpu_times["emu"][0] - 1) * 100
     figures |= loads(args.repeats, emu)
+    figures |= processes(args.repeats, emu)
     figures |= python_face(args.repeats)
     if args.json:
         print(json.dumps(figures, indent=1))

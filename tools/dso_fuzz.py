@@ -3,8 +3,9 @@
 
 tools/dso_fuzz.py --count 1000 --seed 7 --jobs 2
 
-Each disagreement is made as small as it goes and printed as an entry for the tables in tests/dso_order. The exit code is 1 if there was any. A graph is
-built once and run with several scripts; the same seed gives the same graphs.
+Each disagreement is made as small as it goes and printed as an entry for the tables in tests/dso_order. The
+exit code is 1 if there was any. A graph is built once and run with several scripts; the same seed gives the
+same graphs.
 """
 
 from __future__ import annotations
@@ -40,14 +41,17 @@ REPEATS = 3
 
 
 class Findings(NamedTuple):
-    """What came of one graph: how many runs were compared, and an entry with a comment for each disagreement."""
+    """What came of one graph: how many runs were compared, and an entry
+    with a comment for each disagreement.
+    """
 
     compared: int
     disagreements: list[str]
 
 
 def disagrees(server: EmuServer, graph: Graph, sort: int, parent: Path) -> str:
-    """Return what the emulator makes of a graph if that is not what the real ld.so makes of it; empty otherwise.
+    """Return what the emulator makes of a graph if that is not what the real ld.so makes of it;
+    empty otherwise.
 
     A graph that natively dies of a signal, or is not stable, shows nothing.
     """
@@ -89,7 +93,9 @@ def compare(server: EmuServer, rng: Random, scripts: int = SCRIPTS) -> Findings:
 
 
 def explain(server: EmuServer, case: Case, parent: Path) -> list[str]:
-    """Return an entry for the smallest graph that shows the disagreement of a case; none if it is not stable."""
+    """Return an entry for the smallest graph that shows the disagreement of a case;
+    none if it is not stable.
+    """
     if not disagrees(server, case.graph, case.sort, parent):
         return []
     graph = shrink(case.graph, lambda graph: bool(disagrees(server, graph, case.sort, parent)))

@@ -12,22 +12,93 @@ need_file() {
     [ -e "$1" ] || missing+=("$2")
 }
 
-# Stop and name the command that installs what is missing; in CI, as root, run it instead.
-need_done() {
-    [ ${#missing[@]} -gt 0 ] || return 0
-    if [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        apt-get update -q
-        DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
-        return 0
-    fi
-    echo "missing on this machine; install with: sudo apt-get install ${missing[*]}" >&2
-    exit 1
+# The system's package manager; empty if it is none of those known here.
+package_manager() {
+    local name
+    for name in apt-get dnf pacman zypper apk; do
+        if command -v "$name" >/dev/null; then
+            echo "$name"
+            return 0
+        fi
+    done
 }
 
-# The first Python of at least 3.11.
+# package_of MANAGER PACKAGE: what another distribution calls a Debian package.
+package_of() {
+    case $1:$2 in
+        dnf:g++ | zypper:g++) echo gcc-c++ ;;
+        pacman:g++) echo gcc ;;
+        dnf:binutils-gold) echo binutils-gold ;;
+        *:binutils-gold) echo binutils ;;
+        dnf:libc6-dbg | zypper:libc6-dbg) echo glibc-debuginfo ;;
+        pacman:libc6-dbg) echo debuginfod ;;
+        apk:libc6-dbg) echo musl-dbg ;;
+        zypper:lld) echo lld ;;
+        pacman:python3) echo python ;;
+        dnf:python3-venv | pacman:python3-venv | zypper:python3-venv | apk:python3-venv) ;;
+        *) echo "$2" ;;
+    esac
+}
+
+# install_command MANAGER PACKAGE...: the command that a person types for what is missing, given by its Debian names.
+install_command() {
+    local manager=$1 name names=()
+    shift
+    for name; do
+        mapfile -t -O "${#names[@]}" names < <(package_of "$manager" "$name")
+    done
+    case $manager in
+        apt-get | dnf) echo "$manager install ${names[*]}" ;;
+        pacman) echo "pacman -S --needed ${names[*]}" ;;
+        zypper) echo "zypper install ${names[*]}" ;;
+        apk) echo "apk add ${names[*]}" ;;
+    esac
+}
+
+# As root, or by sudo where that may ask a person or needs no password.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# Whether packages may be installed: a person is asked; root or CI without a terminal just does it.
+may_install() {
+    local answer
+    [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || return 1
+    if [ -t 0 ] && [ -t 2 ]; then
+        read -r -p "Install them now? [Y/n] " answer
+        case $answer in '' | [Yy]*) return 0 ;; *) return 1 ;; esac
+    fi
+    [ "$(id -u)" = 0 ] || { [ "${CI:-}" = true ] && sudo -n true 2>/dev/null; }
+}
+
+# Say what is missing and install it with apt where that may be; elsewhere name the command and stop.
+need_done() {
+    local manager
+    [ ${#missing[@]} -gt 0 ] || return 0
+    manager=$(package_manager)
+    if [ -z "$manager" ]; then
+        echo "missing on this machine, by the names of Debian's packages: ${missing[*]}" >&2
+        exit 1
+    fi
+    if [ "$manager" != apt-get ]; then
+        echo "missing on this machine; install with: sudo $(install_command "$manager" "${missing[@]}")" >&2
+        exit 1
+    fi
+    echo "missing on this machine: ${missing[*]}" >&2
+    if ! may_install; then
+        echo "install with: sudo apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "installing: apt-get install --no-install-recommends ${missing[*]}" >&2
+    as_root apt-get update -q
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+    missing=()
+}
+
+# The first Python of at least 3.11; PYTHON, where that is set, is the only one asked.
 find_python() {
     local candidate
-    for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
+    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
         if command -v "$candidate" >/dev/null &&
             "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
             echo "$candidate"
@@ -37,11 +108,40 @@ find_python() {
     return 1
 }
 
+# Have a Python that can make environments, or name what is missing; a system whose own Python is too old is told so.
+need_python() {
+    local python own
+    if python=$(find_python); then
+        if ! "$python" -c 'import ensurepip' 2>/dev/null; then
+            # Debian's Pythons have their ensurepip in a package of their own.
+            missing+=("$("$python" -c 'import sys; print(f"python3.{sys.version_info[1]}-venv")')")
+        fi
+        return 0
+    fi
+    if [ -n "${PYTHON:-}" ]; then
+        echo "PYTHON=$PYTHON is no Python of at least 3.11" >&2
+        exit 1
+    fi
+    if own=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); then
+        # Some releases have later ones beside their python3.
+        for python in python3.14 python3.13 python3.12 python3.11; do
+            if apt-cache show "$python-venv" >/dev/null 2>&1; then
+                missing+=("$python" "$python-venv")
+                return 0
+            fi
+        done
+        echo "emu needs Python 3.11 or later, and python3 here is $own. Get a later one from elsewhere (an installer of python.org, pyenv," \
+            "uv, conda), and say PYTHON=/its/bin/python $0" >&2
+        exit 1
+    fi
+    missing+=(python3 python3-venv)
+}
+
 # Make .venv with emu and its test tools in it; again only when pyproject.toml or the Python changed.
 setup_venv() {
     local python stamp=.venv/.stamp wanted
     if ! python=$(find_python); then
-        echo "Python 3.11 or later is missing; install with: sudo apt-get install python3 python3-venv" >&2
+        echo "emu needs Python 3.11 or later; what this system installs is older, so get one from elsewhere and say PYTHON=/its/bin/python $0" >&2
         exit 1
     fi
     wanted="$("$python" --version) $(pwd) $(cksum <pyproject.toml)"
@@ -49,10 +149,12 @@ setup_venv() {
         .venv/bin/python -m compileall -q emu
         return 0
     fi
-    echo "setting up .venv" >&2
-    if ! "$python" -m venv .venv; then
-        echo "venv is missing; install with: sudo apt-get install python3-venv" >&2
-        exit 1
+    echo "setting up .venv with $("$python" --version)" >&2
+    # Another Python's environment is of no use to this one.
+    if [ "$(.venv/bin/python --version 2>/dev/null)" = "$("$python" --version)" ]; then
+        "$python" -m venv .venv
+    else
+        "$python" -m venv --clear .venv
     fi
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[test]'
     .venv/bin/python -m compileall -q emu # half of a cold start is compiling, where Python may not write .pyc files itself
@@ -61,3 +163,4 @@ setup_venv() {
 
 need gcc gcc
 need g++ g++
+need_python

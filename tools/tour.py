@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Check the pages of the tour: every output in them must be what its command prints; `--update` writes it anew.
+"""Check the pages of the tour: every output in them must be what its command prints;
+`--update` writes it anew.
 
-A page `emu/tour/N-NAME.md` belongs to the fixture `tour-NAME`. Its files are written into an empty folder and built there, as a reader does it;
-then its blocks are carried out, in order:
+A page `emu/tour/N-NAME.md` belongs to the fixture `tour-NAME`. Its files are written into an empty folder and
+built there, as a reader does it; then its blocks are carried out, in order:
 
-    ```console           a line that begins with "$ " is a command for sh ("> " continues it after a backslash)
+    ```console           a line that begins with "$ " is a command for sh ("> " continues it)
     ```python            ">>> " and "... " are Python; all blocks of a page are one session
     ```LANGUAGE FILE     a file of the fixture, or build.sh: its build commands
 
-Both kinds of commands write to a terminal of 100 columns, as the reader's do: so a program's output is not held back until its end. The
-folder's own path is shown as `...`. Addresses from 0x100000000 on and times in seconds may differ from the page, but not which of them are equal.
+Both kinds of commands write to a terminal of 100 columns, as the reader's do: so a program's output is not
+held back until its end. The folder's own path is shown as `...`. Addresses from 0x100000000 on and times in
+seconds may differ from the page, but not which of them are equal.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from emu.cli.tour import Block, blocks, lessons
+from emu.cli.markdown import CodeBlock, blocks
+from emu.cli.tour import lessons
 from tools import fixtures
 
 COLUMNS = 100
@@ -61,7 +64,9 @@ class Place(NamedTuple):
     env: dict[str, str]
 
     def run(self, command: list[str]) -> str:
-        """Return what a command writes to its terminal, without blanks at the ends of lines, and paths of the folder as `...`."""
+        """Return what a command writes to its terminal, without blanks at the ends of
+        lines, and paths of the folder as `...`.
+        """
         master, slave = pty.openpty()
         tty.setraw(slave)
         termios.tcsetwinsize(slave, (50, COLUMNS))
@@ -87,7 +92,7 @@ class Example(NamedTuple):
     source: str
 
 
-def examples(block: Block) -> list[Example]:
+def examples(block: CodeBlock) -> list[Example]:
     """Return the commands of a console or Python block, without their outputs."""
     first, more = PROMPTS[block.language]
     found: list[tuple[list[str], list[str]]] = []
@@ -131,13 +136,18 @@ def renewed(page: Path, text: str) -> str:
 
 
 def normal(text: str) -> str:
-    """Return a text with what may vary numbered in the order in which it appears, so that equal things stay equal."""
+    """Return a text with what may vary numbered in the order in which it appears,
+    so that equal things stay equal.
+    """
     seen: dict[str, str] = {}
     return _VARIES.sub(lambda match: seen.setdefault(match[0], f"<{len(seen)}>"), text)
 
 
 def difference(page: Path, text: str | None = None) -> str:
-    """Return what is stale in a page (or in `text` in its place) as a unified diff, empty if nothing is. Raises fixtures.FixtureError."""
+    """Return what is stale in a page (or in `text` in its place) as a unified diff, empty if nothing is.
+
+    Raises fixtures.FixtureError.
+    """
     if text is None:
         text = page.read_text(encoding="utf-8")
     new = renewed(page, text)

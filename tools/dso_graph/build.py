@@ -1,8 +1,9 @@
 """Build the objects of a graph: one assembler and one linker run for each, about 5 ms together.
 
-The C part that all objects share is compiled once by GCC; an object's own part is generated assembly: its name and
-its references. Each is linked against empty stubs of what it needs, so that cycles are no matter and nothing depends on an order.
-A graph's folder is named after what is in it; its main is shared unless the program itself has edges or flags.
+The C part that all objects share is compiled once by GCC; an object's own part is generated assembly: its
+name and its references. Each is linked against empty stubs of what it needs, so that cycles are no matter and
+nothing depends on an order. A graph's folder is named after what is in it; its main is shared unless the
+program itself has edges or flags.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ def base() -> Path:
 
 
 def _stub(name: str, folder: Path) -> Path:
-    """Return an empty shared object with this SONAME: linking against it makes a DT_NEEDED entry and no more."""
+    """Return an empty shared object with this SONAME: linking against it makes a
+    DT_NEEDED entry and no more.
+    """
     stub = folder / "stubs" / name
     if not stub.exists():
         work = stub.with_name(f"{name}.{os.getpid()}")
@@ -161,7 +164,9 @@ def _found_variable(symbol: str) -> list[str]:
 
 
 def assembly(graph: Graph, name: str) -> str:
-    """Return one object's own part: its name, function, variable, and its references in the order of the edges."""
+    """Return one object's own part: its name, function, variable, and its
+    references in the order of the edges.
+    """
     flags = graph.flags.get(name, ())
     body = [*_event(_ENTER), "test %eax, %eax", "jnz 1f"]
     if "common" in flags:
@@ -220,7 +225,8 @@ def _variable(symbol: str, kind: str) -> list[str]:
 
 
 def build(graph: Graph, parent: Path = CACHE) -> Path:
-    """Return the folder in ``parent`` with ``main`` and the objects, built if it is not there; raises BuildError.
+    """Return the folder in ``parent`` with ``main`` and the objects, built if it is not there;
+    raises BuildError.
 
     ``parent`` is on the file system of CACHE: files are linked.
     """

@@ -1,10 +1,11 @@
 """Random graphs and scripts whose behaviour under the real ld.so is defined.
 
-Some things that a program can say leave ld.so itself with dangling pointers, and no run of those says anything:
-opening, in a destructor, an object that the same dlclose is about to remove; binding to it or touching its
-thread_local object there; closing an object whose function is running. They are avoided here: destructors open only objects that stand alone
-(LONERS), and a graph has either closes in constructors or opens in functions. An operation that ends the program,
-as a call whose target cannot be bound does, is found by running natively and taken out again, or made the last one.
+Some things that a program can say leave ld.so itself with dangling pointers, and no run of those says
+anything: opening, in a destructor, an object that the same dlclose is about to remove; binding to it or
+touching its thread_local object there; closing an object whose function is running. They are avoided here:
+destructors open only objects that stand alone (LONERS), and a graph has either closes in constructors or
+opens in functions. An operation that ends the program, as a call whose target cannot be bound does, is found
+by running natively and taken out again, or made the last one.
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ def _operation(rng: Random, marks: str, names: list[str], open_now: list[str] | 
 def defined_case(rng: Random, folder: Path, graph: Graph, sort: int) -> Case | None:
     """Take out of the script what ends the program; None when it dies otherwise.
 
-    A tenth of the programs keep their last operation, a failed binding: ld.so's words for it are compared too.
+    A tenth of the programs keep their last operation, a failed binding: ld.so's words for it are compared
+    too.
     """
     keep = rng.random() < 0.1
     while True:

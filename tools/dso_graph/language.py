@@ -5,19 +5,21 @@ A description is a list of items with ``;`` between them; white space means noth
     main->a,b; a->c; b=>c; c(tls,nodelete); a{+d}; {+e[global]; %e; -e}
 
 ``a->b``   a has a DT_NEEDED entry for b.
-``a=>b``   a's function calls b's through the PLT, with no DT_NEEDED: bound when it is first called, or at once with BIND_NOW.
-``a~>b``   a refers to b's variable through the GOT: bound while a is relocated; without b, a cannot be loaded.
+``a=>b``   a's function calls b's through the PLT, with no DT_NEEDED: bound at the first call, or at once with
+           BIND_NOW.
+``a~>b``   a refers to b's variable through the GOT: bound while a is relocated; without b, a cannot be
+           loaded.
 ``a?>b``   the same by a weak reference: without b it is null.
 ``a,b->c`` and ``a->b->c`` are what they look like, also with the other arrows.
 ``a(flag,flag=value)``  properties of an object: see FLAGS.
 ``{op;op}``   the script of the program.
-``a{op}``, ``~a{op}``, ``@a{op}``, ``%a{op}``   what a's constructor, its destructor, the destructors of its thread_local
-object and its function do besides printing.
+``a{op}``, ``~a{op}``, ``@a{op}``, ``%a{op}``   what a's constructor, its destructor, the destructors of its
+           thread_local object and its function do besides printing.
 
-Operations: ``+a[mode,mode]`` dlopen (see MODES; lazy and local without any), ``-a`` dlclose of the last handle,
-``%a`` call a's function, ``@a`` touch a's thread_local object, whose destructor is registered each time, ``&a`` register
-an exit handler of a, ``?a`` dlsym(RTLD_DEFAULT) of a's function. ``main`` is the program: ``+main`` is dlopen(NULL).
-``libc`` may be needed and nothing else: it is libc.so.6.
+Operations: ``+a[mode,mode]`` dlopen (see MODES; lazy and local without any), ``-a`` dlclose of the last
+handle, ``%a`` call a's function, ``@a`` touch a's thread_local object, whose destructor is registered each
+time, ``&a`` register an exit handler of a, ``?a`` dlsym(RTLD_DEFAULT) of a's function. ``main`` is the
+program: ``+main`` is dlopen(NULL). ``libc`` may be needed and nothing else: it is libc.so.6.
 Source: the idea is that of glibc's elf/dso-sort-tests-1.def.
 """
 
@@ -96,7 +98,10 @@ class Hook:
 
 @dataclass(frozen=True)
 class Graph:
-    """A whole description. ``edges`` is in order: that of an object's edges is the order of its DT_NEEDED or of its calls."""
+    """A whole description.
+
+    ``edges`` is in order: that of an object's edges is the order of its DT_NEEDED or of its calls.
+    """
 
     edges: tuple[Edge, ...] = ()
     flags: dict[str, tuple[str, ...]] = field(default_factory=dict)

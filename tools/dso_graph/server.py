@@ -1,6 +1,7 @@
 """A process that runs emu again and again: it imports the emulator once and forks for each run.
 
-A request is a line of JSON, [folder, arguments of emu]; the answer is one too, [exit code, output, standard error].
+A request is a line of JSON, [folder, arguments of emu]; the answer is one too, [exit code, output, standard
+error].
 """
 
 from __future__ import annotations

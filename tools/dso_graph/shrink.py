@@ -14,7 +14,8 @@ T = TypeVar("T")
 
 
 def shrink(graph: Graph, shows: Callable[[Graph], bool]) -> Graph:
-    """Return a graph for which ``shows`` is true and from which nothing can be taken alone so that it stays true.
+    """Return a graph for which ``shows`` is true and from which nothing can be taken
+    alone so that it stays true.
 
     ``shows(graph)`` must be true.
     """
