@@ -42,11 +42,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs(program, ...): uses programs beyond gcc and g++; such a test is in no sample"
     )
+    config.addinivalue_line("markers", "long: runs in the long tier only")
     settings.load_profile("long" if config.getoption("tier") == "long" else "emu")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("tier") != "long":
+        late = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=late)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     if config.getoption("tier") == "sample":
         kept = set(chosen := tiers.sample(items))
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
