@@ -9,8 +9,9 @@ Source: gABI, "Shared Object Dependencies" (the order of the search); glibc elf/
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela
 from emu.rtld.lookup import CLASS_COPY, CLASS_PLT, DYNAMIC_WEAK, Query, peek_symbol

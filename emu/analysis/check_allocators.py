@@ -11,13 +11,14 @@ Source: glibc manual, "Replacing malloc"; C++ [new.delete].
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.bindings import own_scope
 from emu.analysis.check_copies import is_deepbound
 from emu.analysis.check_data import ERROR
 from emu.analysis.check_notes import NOWHERE, Notes, Occasion, base
 from emu.analysis.meant import ALLOCATION_FUNCTIONS, MALLOC, is_cxx_runtime, is_libc, is_operator
+from emu.core.record import NamedTuple
 from emu.elf.demangle import demangle
 from emu.machine import regs
 from emu.rtld.link_map import LT_LOADED

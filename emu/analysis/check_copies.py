@@ -7,11 +7,12 @@ Source: psABI 4.4.1 (R_X86_64_COPY); glibc elf/dl-lookup.c (RTLD_DEEPBIND, DT_SY
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.bindings import Bindings, copies
 from emu.analysis.check_notes import NOWHERE, Notes, Occasion, base
 from emu.core.errors import MemoryFault
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
 from emu.rtld.link_map import LT_LOADED

@@ -6,9 +6,9 @@ Source: the manner is valgrind's: a message, the place, and the places that led 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from emu.analysis.frames import CallFrame
+from emu.core.record import NamedTuple
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 

@@ -4,11 +4,12 @@ those that never run, keep an object loaded, or have lost their code.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import Dangling, Notes, Occasion, base
 from emu.core.dl_events import Unloaded
 from emu.core.events import DtorDone, DtorRegistered, DtorRun
+from emu.core.record import NamedTuple
 from emu.core.task_events import ProcessCreated, ProgramExecuted, ThreadExited
 from emu.machine import regs
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.check_copies import is_deepbound
 from emu.analysis.check_notes import base
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

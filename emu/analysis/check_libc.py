@@ -8,10 +8,11 @@ Source: glibc nptl/pthread_key_delete.c, nptl/register-atfork.c, libio/bits/type
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import NOWHERE, Notes, Occasion, base
 from emu.core.errors import MemoryFault
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from emu.core.dl_events import OpenRequested, Unloading

@@ -7,12 +7,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.check_data import ERROR, REMEDIES, RULES, Finding, Related
 from emu.analysis.frames import call_frames, user_frame
 from emu.analysis.meant import ALLOCATION_FUNCTIONS, is_libc
 from emu.core.errors import MemoryFault
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela
 from emu.machine import regs

@@ -7,11 +7,12 @@ looked at, then by device and inode); psABI 3.4.2, gABI "Program Header" (p_vadd
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import NOWHERE, Notes, Occasion, base
 from emu.core.errors import EmuError
 from emu.core.events import EventBus
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.rtld.link_map import LT_LOADED
 from emu.rtld.search_path import SearchPath

@@ -10,11 +10,12 @@ Source: Itanium C++ ABI 3.3.6 (DSO Object Destruction API); C++ [basic.start.ter
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.check_data import ERROR
 from emu.analysis.check_notes import NOWHERE, Notes, Occasion, base
 from emu.core.errors import MemoryFault
+from emu.core.record import NamedTuple
 from emu.machine import regs
 from emu.machine.arena import PAGE_SIZE
 from emu.machine.engine import PageGuards

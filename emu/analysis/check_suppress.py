@@ -11,11 +11,12 @@ Source: the TOML 1.0 specification; fnmatch for the patterns.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from emu.analysis.check_notes import base
 from emu.core.errors import EXIT_USAGE, EmuError
 from emu.core.inputs import parse_toml, read_input
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -7,11 +7,12 @@ Source: C++ [basic.def.odr]; gABI, "Symbol Table" (STB_WEAK); psABI 4.4.1 (R_X86
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import Notes, base
 from emu.analysis.meant import is_standard
 from emu.core.events import InitStarted
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
 from emu.elf.relocations import iter_rela

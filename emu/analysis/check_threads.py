@@ -7,10 +7,11 @@ Source: dlclose(3): nothing stops or joins a thread.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.check_data import ERROR
 from emu.analysis.check_notes import NOWHERE, Notes, Occasion, base
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from emu.core.dl_events import Unloading

@@ -7,10 +7,11 @@ static library that two DSOs contain.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import Notes, Occasion, base
 from emu.analysis.same_code import Code, same_code
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

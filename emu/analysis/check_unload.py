@@ -4,7 +4,7 @@ all that, handles that do not balance.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import NOWHERE, Notes, Occasion
 from emu.core.dl_events import (
@@ -17,6 +17,7 @@ from emu.core.dl_events import (
     Unloaded,
     Unloading,
 )
+from emu.core.record import NamedTuple
 from emu.core.task_events import Fault
 from emu.elf.demangle import demangle
 

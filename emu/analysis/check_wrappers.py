@@ -7,11 +7,12 @@ program itself comes first).
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.check_ends import End
 from emu.analysis.check_notes import Notes, Occasion, base
 from emu.core.errors import EmuError
+from emu.core.record import NamedTuple
 from emu.elf.demangle import demangle
 from emu.rtld.asked import RTLD_DEFAULT, RTLD_NEXT
 from emu.rtld.lookup import Query, peek_symbol

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from emu.analysis.check import Checker, chosen_rules
 from emu.analysis.diff_data import EMU, FACETS, REAL, Side
@@ -19,6 +19,7 @@ from emu.core import dl_events as dl
 from emu.core import events as ev
 from emu.core.errors import ElfError, EmuError, UnsupportedError
 from emu.core.ldso_events import SymbolBound
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.dynamic import Dynamic
 from emu.elf.header import parse_ehdr, parse_phdrs

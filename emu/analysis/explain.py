@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis import changes as changing
 from emu.analysis import slots as slotting
@@ -21,6 +21,7 @@ from emu.analysis.names import NotFoundError, aliases, find_kept, find_objects, 
 from emu.analysis.retell import Question, Retelling, look_up_flags, own_definition, retell, scopes_searched
 from emu.analysis.rules import rules
 from emu.core.events import AuditorChoseAddress, Binding
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
 from emu.elf.hash import sysv_hash

@@ -6,13 +6,14 @@ An observer on the bus: it decides nothing and asks the guest for nothing but ba
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from emu.analysis.frames import call_frames, is_user, user_frame, where
 from emu.analysis.stamp import Stamp
 from emu.core import dl_events as dl
 from emu.core import events as ev
 from emu.core import task_events
+from emu.core.record import NamedTuple
 from emu.rtld.link_map import LT_LOADED
 
 if TYPE_CHECKING:

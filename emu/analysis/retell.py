@@ -6,10 +6,11 @@ What comes behind the winner is asked one object at a time, so that each definit
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.answer import Candidate, ScopeSearched, SearchStep
 from emu.core.errors import LinkError
+from emu.core.record import NamedTuple
 from emu.rtld.found import Found, symbol_of
 from emu.rtld.link_map import LinkMap
 from emu.rtld.lookup import DYNAMIC_WEAK, Query, lookup_symbol

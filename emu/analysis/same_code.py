@@ -7,9 +7,10 @@ Source: Intel SDM 2, 2.2.1.6 (RIP-relative addressing).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import MemoryFault
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 
 if TYPE_CHECKING:

@@ -5,11 +5,12 @@ Source: psABI 4.4.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.answer import SlotAnswer
 from emu.analysis.data import Address
 from emu.core.errors import ElfError, MemoryFault
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela, reloc_name
 from emu.rtld.found import Found, symbol_of

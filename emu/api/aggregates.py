@@ -9,9 +9,10 @@ import ctypes
 from collections.abc import Iterator
 from enum import Enum
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from emu.api.errors import ArgumentError
+from emu.core.record import NamedTuple
 
 _WORD = 8
 _MOST_WORDS = 2

@@ -6,11 +6,12 @@ import math
 import os
 import time as host_time
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Literal, NamedTuple, cast, get_args
+from typing import Any, BinaryIO, Literal, cast, get_args
 
 from emu.api.errors import ArgumentError
 from emu.core.errors import SysrootError
 from emu.core.events import CATEGORIES, ON_REQUEST
+from emu.core.record import NamedTuple
 from emu.glibc.host_program import host_program_for
 from emu.kernel.run.clock import EPOCH_NS
 from emu.kernel.run.policy import REPLAY, Policy, Random, RoundRobin, ScheduleError, replay_of

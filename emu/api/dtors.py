@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.reasons import type_of
 from emu.api.views import Table
 from emu.core.events import DtorRun
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from emu.core.events import Record

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from emu.analysis.names import defined, missing, without_parameters
 from emu.api.errors import ArgumentError, ClosedError, SymbolNotFoundError
 from emu.api.function import Function, not_a_function
 from emu.api.pointer import ForTheGuest
 from emu.core.effects import CallGuest, Effect
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
 from emu.rtld.dependency import RETURN_NEWEST

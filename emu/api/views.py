@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 from emu.api.events import table
+from emu.core.record import NamedTuple
 from emu.core.text import aligned
 from emu.rtld.tls import UNALLOCATED
 

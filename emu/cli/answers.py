@@ -13,12 +13,13 @@ import shutil
 import sys
 from functools import wraps
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from emu.cli import notes
 from emu.cli.guest import OptionalFile
+from emu.core.record import NamedTuple
 from emu.trace.output import STANDARD_OUTPUT, check_output, write_answer
 
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ The file is the nearest pyproject.toml, from the working directory upwards.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from emu.core.errors import EmuError
 from emu.core.inputs import parse_toml, read_input
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +14,7 @@ from emu.cli.gathered import gathered
 from emu.cli.guest import MixedCommand, has_arguments
 from emu.core.errors import EXIT_FINDINGS, EmuError, LinkError
 from emu.core.events import AuditorChoseAddress, Binding, EventBus, InitStarted, Record
+from emu.core.record import NamedTuple
 from emu.process import Process
 from emu.process.hosting import needing
 

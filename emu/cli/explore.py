@@ -7,7 +7,7 @@ import shlex
 import sys
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +16,7 @@ from emu.cli.answers import Answering, answer_options
 from emu.cli.gathered import gathered
 from emu.cli.guest import GuestCommand
 from emu.core.errors import EXIT_FINDINGS
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

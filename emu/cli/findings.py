@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,7 @@ from emu.cli import notes
 from emu.cli.answers import Answering, answer_options
 from emu.cli.guest import OptionalFile
 from emu.core.errors import EXIT_FINDINGS
+from emu.core.record import NamedTuple
 from emu.trace.output import check_output, write_output
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
 
 from emu.cli import streams
 from emu.cli.answers import wants_colour
+from emu.core.record import NamedTuple
 
 _MOST_COLUMNS = 110
 

@@ -6,12 +6,13 @@ import os
 import signal
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from emu.cli import deadline, last_words, ldso, notes, parameters, schedule
 from emu.core.errors import ProgramError
+from emu.core.record import NamedTuple
 from emu.kernel.run.clock import EPOCH_NS
 from emu.machine.engines import CPUS, ENGINES
 from emu.process import RunConfig, named_sysroot

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from emu.core.events import CATEGORIES, ON_REQUEST
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ Reasons are data: the kind of root, the chain of objects from the root to the su
 by which symbol.
 """
 
-from typing import NamedTuple
+from emu.core.record import NamedTuple
 
 
 class OpenRequested(NamedTuple):

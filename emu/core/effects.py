@@ -8,7 +8,9 @@ trio's, a handful of traps as the only way to yield.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+from emu.core.record import NamedTuple
 
 _T = TypeVar("_T")
 

@@ -8,10 +8,11 @@ One piece: the categories, and the events that have no file of their own.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from emu.core.dl_events import DL_EVENTS, SCOPE_EVENTS
 from emu.core.ldso_events import LDSO_EVENTS, ObjectSearched, PreinitStarted, SymbolBound
+from emu.core.record import NamedTuple
 from emu.core.task_events import (
     Fault,
     ForcedSwitch,

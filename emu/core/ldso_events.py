@@ -3,7 +3,7 @@
 `file` and `by` are objects by their names for people; the program has its path there.
 """
 
-from typing import NamedTuple
+from emu.core.record import NamedTuple
 
 
 class SearchStarted(NamedTuple):

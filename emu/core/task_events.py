@@ -1,6 +1,6 @@
 """Events of what runs: system calls, faults, threads, processes, and which of them is next."""
 
-from typing import NamedTuple
+from emu.core.record import NamedTuple
 
 
 class Syscall(NamedTuple):

@@ -11,9 +11,10 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from emu.core.errors import ElfError
+from emu.core.record import NamedTuple
 from emu.elf.expression import Expression, parse_expression
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from emu.core.errors import MemoryFault
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.cfi import UnwindTable
 from emu.elf.debug_file import content, mini_debuginfo, open_elf, section, separate_file

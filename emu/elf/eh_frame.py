@@ -5,7 +5,9 @@ with its binary search table.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

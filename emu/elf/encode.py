@@ -6,8 +6,9 @@ The other direction of the readers.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.hash import gnu_hash, sysv_hash
 

@@ -7,9 +7,10 @@ Source: DWARF 5 2.5; the operations about objects and types (2.6) have no meanin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from emu.core.errors import ElfError
+from emu.core.record import NamedTuple
 from emu.elf.pyelf import malformed
 
 if TYPE_CHECKING:

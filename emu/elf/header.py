@@ -8,9 +8,10 @@ and they check different things.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import EXIT_NOT_EXECUTABLE, ElfError
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 
 if TYPE_CHECKING:

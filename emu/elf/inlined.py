@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from emu.core.errors import ElfError
+from emu.core.record import NamedTuple
 from emu.elf.units import die_ranges
 
 if TYPE_CHECKING:

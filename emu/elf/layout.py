@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf import encode
 from emu.elf.eh_frame import eh_frame_hdr_size, encode_eh_frame, encode_eh_frame_hdr

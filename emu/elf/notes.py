@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import ElfError
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 
 if TYPE_CHECKING:

@@ -6,7 +6,9 @@ Source: DWARF 5 3.3 (subroutines), 5.1 to 5.7 (types), 7.8 (base type encodings)
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
+
+from emu.core.record import NamedTuple
 
 _ADDRESS, _BOOLEAN, _FLOAT, _SIGNED, _SIGNED_CHAR, _UNSIGNED, _UNSIGNED_CHAR, _UTF = 1, 2, 4, 5, 6, 7, 8, 0x10
 _INTEGERS = {1: "char", 2: "short", 4: "int", 8: "long"}

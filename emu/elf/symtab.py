@@ -7,9 +7,10 @@ never change.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import ElfError
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.hash import GnuHash, SysvHash, table_size
 from emu.elf.header import file_backed_end

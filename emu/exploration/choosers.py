@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import EmuError
+from emu.core.record import NamedTuple
 from emu.exploration.data import GivenUp, Segment
 
 if TYPE_CHECKING:

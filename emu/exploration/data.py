@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from emu.analysis.check import chosen_rules
 from emu.analysis.check_suppress import Suppression
+from emu.core.record import NamedTuple
 from emu.kernel.run.policy import Decision
 from emu.process import RunConfig
 from emu.process.steps import Step

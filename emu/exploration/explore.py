@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.check_text import suppression
+from emu.core.record import NamedTuple
 from emu.exploration.answer import Ending, Exploration, Failure, strategy_text
 from emu.exploration.choosers import Guided, Request, segments_of
 from emu.exploration.minimise import minimise, same_failure

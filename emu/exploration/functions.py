@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import traceback
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from emu.api.errors import ArgumentError
 from emu.api.process import Process
+from emu.core.record import NamedTuple
 from emu.exploration.answer import preemption_text
 from emu.exploration.choosers import Request, going_on
 from emu.exploration.data import GivenUp, Outcome, Ran

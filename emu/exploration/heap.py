@@ -8,9 +8,10 @@ Source: ISO C 7.22.3 (memory management functions); POSIX posix_memalign.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import UnsupportedError
+from emu.core.record import NamedTuple
 from emu.machine import regs
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ import os
 import pickle
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from emu.core.errors import EXIT_USAGE, EmuError
+from emu.core.record import NamedTuple
 from emu.exploration.choosers import Request
 from emu.exploration.data import Outcome, Ran, Segment
 from emu.kernel.run.policy import Decision

@@ -10,7 +10,9 @@ Reduction", 2017; Mattern, "Virtual Time and Global States of Distributed System
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

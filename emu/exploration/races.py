@@ -12,7 +12,9 @@ Source: Flanagan, Freund, "FastTrack: Efficient and Precise Dynamic Race Detecti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

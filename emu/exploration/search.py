@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from emu.core.record import NamedTuple
 from emu.exploration.choosers import Request
 from emu.exploration.tree import ScheduleTree
 

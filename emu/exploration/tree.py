@@ -11,8 +11,9 @@ Musuvathi, McKinley, "Bounded Partial-Order Reduction", 2013.
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.exploration.choosers import Request
 from emu.exploration.order import Order
 from emu.process.visible import RESUME

@@ -6,10 +6,11 @@ guest at its next instruction: a library that has been mapped has not run any of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.dl_events import Unloaded
 from emu.core.events import CATEGORY_OF, LibraryLoad, Record
+from emu.core.record import NamedTuple
 from emu.gdb.stop import Stop
 from emu.trace.text import render_brief
 

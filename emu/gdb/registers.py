@@ -7,8 +7,9 @@ Source: gdb's manual, "Target Descriptions" (i386 features); Intel SDM volume 1,
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.machine import regs
 
 if TYPE_CHECKING:

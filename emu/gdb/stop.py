@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from emu.core.record import NamedTuple
 
 SIGINT, SIGTRAP = 2, 5
 

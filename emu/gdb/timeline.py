@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import UnsupportedError
+from emu.core.record import NamedTuple
 from emu.gdb.stop import Stop
 from emu.gdb.watches import Watches
 from emu.machine import regs

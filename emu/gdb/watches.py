@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import MemoryFault
+from emu.core.record import NamedTuple
 from emu.machine.arena import PAGE_SIZE
 
 if TYPE_CHECKING:

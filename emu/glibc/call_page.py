@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.effects import CallGuest, Effect
+from emu.core.record import NamedTuple
 from emu.elf.builder import ElfBuilder
 from emu.elf.eh_frame import FrameEntry
 from emu.glibc.call_code import CALL_BY_BLOCK

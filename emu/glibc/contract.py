@@ -11,11 +11,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.effects import CallGuest, Effect, Hosted, Jump
 from emu.core.errors import MemoryFault, UnsupportedError, WildPointerError
 from emu.core.events import Initializer
+from emu.core.record import NamedTuple
 from emu.glibc import hosted, libpthread
 from emu.glibc.auditing import load_with_auditors
 from emu.glibc.call import Handler, HostedCall

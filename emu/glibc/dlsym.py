@@ -8,11 +8,12 @@ Source: glibc elf/dl-sym.c, dlfcn/dlsym.c, elf/dl-lookup.c.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.effects import Hosted
 from emu.core.errors import MemoryFault
 from emu.core.events import Binding
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.glibc.call import HostedCall
 from emu.rtld.asked import RTLD_DEFAULT, RTLD_NEXT, SymbolAsked

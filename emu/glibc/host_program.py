@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.effects import CallGuest, Effect
 from emu.core.errors import ElfError
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.builder import ElfBuilder
 from emu.elf.eh_frame import FrameEntry

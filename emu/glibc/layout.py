@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, NamedTuple
+from typing import Any
+
+from emu.core.record import NamedTuple
 
 _FOLDER = os.path.join(os.path.dirname(__file__), "layouts")
 

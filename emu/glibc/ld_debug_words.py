@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from emu.core.record import NamedTuple
 
 _ENTRY = struct.Struct("<B10s41sH")
 _FIRST = b"\x04libs\0"

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
+from emu.core.record import NamedTuple
 from emu.rtld.rules import Rules
 
 OLDEST, NEWEST = (2, 28), (2, 44)

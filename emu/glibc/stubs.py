@@ -13,8 +13,9 @@ Thread-Local Storage"; glibc sysdeps/x86_64/dl-tlsdesc.S.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.elf.builder import ElfBuilder
 from emu.elf.eh_frame import FrameEntry
 from emu.glibc.profile_code import profile_code

@@ -10,9 +10,10 @@ import mmap as mmap_module
 import os
 import re
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import EXIT_LOADER, EXIT_NOT_EXECUTABLE, ElfError, ExecError, MemoryFault
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf import machines
 from emu.elf.dynamic import Dynamic

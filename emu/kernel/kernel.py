@@ -9,8 +9,9 @@ import errno
 import os
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from emu.core.record import NamedTuple
 from emu.core.task_events import ThreadNamed
 from emu.kernel import abi
 from emu.kernel.fs.fdtable import FdTable

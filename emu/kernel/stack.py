@@ -7,7 +7,9 @@ Register State"; getauxval(3).
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from emu.machine.arena import Arena

@@ -19,9 +19,10 @@ import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from emu.core.errors import MemoryFault, NoRoomError
+from emu.core.record import NamedTuple
 from emu.machine.budget import Budget
 from emu.machine.page_bytes import CHUNK, LONG, PageBytes, table
 

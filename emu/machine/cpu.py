@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from emu.core.record import NamedTuple
 from emu.machine import binding, regs
 from emu.machine.answers import FEATURES, answer_instructions
 from emu.machine.arena import BUS, PROT_EXEC, PROT_READ, PROT_WRITE, SHARED, Arena, physical

@@ -12,7 +12,9 @@ One piece: the whole protocol of an engine, to be read at once by who writes one
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from emu.machine.arena import Arena

@@ -6,7 +6,7 @@ Source: x86-64 psABI, "Microarchitecture levels"; getauxval(3); Intel SDM volume
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from emu.core.record import NamedTuple
 
 _FRAME, _LARGEST_FRAME = 608, 940
 

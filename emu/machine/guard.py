@@ -10,8 +10,9 @@ Source: Unicorn 2.1.4, UC_HOOK_TLB_FILL and uc_mmio_map.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.machine import regs
 from emu.machine.arena import PAGE_SIZE, PROT_EXEC, physical
 from emu.machine.binding import UC_MEM_FETCH

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.descriptors import for_guest
+from emu.core.record import NamedTuple
 from emu.machine import host
 
 if TYPE_CHECKING:

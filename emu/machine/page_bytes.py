@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import mmap
 from bisect import bisect_left, insort
-from typing import NamedTuple
+
+from emu.core.record import NamedTuple
 
 _NORESERVE = 0x4000
 CHUNK = 4096

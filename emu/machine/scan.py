@@ -11,7 +11,8 @@ Source: Intel SDM volume 2, appendix A (opcode maps), 2.3 (VEX), 2.7 (EVEX).
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+
+from emu.core.record import NamedTuple
 
 REFUSED, PROTECTED, X87, STORES_MXCSR, LOADS_MXCSR = range(5)
 """What to do at an instruction: end the run with an error; #GP; have the host's CPU compute;

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.machine import host
 from emu.machine.arena import PROT_EXEC, physical
 from emu.machine.pages import Pages

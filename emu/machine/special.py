@@ -9,8 +9,9 @@ itself is reached, and registers are exact.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.machine import regs, scan
 from emu.machine.arena import physical
 from emu.machine.engine import InstructionError

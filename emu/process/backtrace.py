@@ -5,9 +5,10 @@ Source: the form is gdb's and valgrind's; inlined functions have frames of their
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import EmuError
+from emu.core.record import NamedTuple
 from emu.core.text import printable
 from emu.elf import constants as c
 from emu.elf.cfi import UnwindTable

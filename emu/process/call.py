@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.effects import CallGuest, Effect, Hosted
 from emu.core.errors import EXIT_LOADER, EmuError
+from emu.core.record import NamedTuple
 from emu.glibc.host_program import HostProgram, call_by_block, host_program_for
 from emu.kernel.abi import PROT_EXEC
 from emu.process.process import Process

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
+from emu.core.record import NamedTuple
 from emu.kernel.kernel import KernelConfig
 from emu.kernel.run.clock import EPOCH_NS
 

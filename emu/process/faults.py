@@ -6,9 +6,10 @@ Source: Linux arch/x86/mm/fault.c, arch/x86/kernel/traps.c; sigaction(2) for si_
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import MemoryFault, WildPointerError, place_of
+from emu.core.record import NamedTuple
 from emu.machine import regs
 from emu.machine.arena import PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE, Arena, physical
 from emu.machine.engine import CpuException, PageFault

@@ -6,9 +6,10 @@ program headers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import ElfError
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.header import parse_ehdr, parse_phdrs
 

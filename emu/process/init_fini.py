@@ -10,10 +10,11 @@ Source: gABI chapter 5 "Initialization and Termination Functions"; psABI 4.4.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import ElfError
 from emu.core.events import Finalizer, FiniStarted, Initializer, InitStarted
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.dynamic import Dynamic
 from emu.elf.relocations import iter_rela

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from emu.core.types import ReadableMemory

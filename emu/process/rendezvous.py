@@ -12,11 +12,12 @@ gdb solib-svr4.c.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.dl_events import Unloaded
 from emu.core.errors import MemoryFault
 from emu.core.events import LibraryLoad
+from emu.core.record import NamedTuple
 from emu.glibc.probe import find_own
 from emu.process.init_fini import InitFini
 from emu.rtld.address_index import Departed

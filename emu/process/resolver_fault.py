@@ -7,9 +7,10 @@ Source: psABI 4.4.1 (R_X86_64_IRELATIVE); glibc elf/dynamic-link.h, elf/do-rel.h
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import MemoryFault
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
 from emu.elf.relocations import iter_rela, reloc_name

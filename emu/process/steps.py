@@ -11,9 +11,10 @@ and costs little more than that.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from emu.core.errors import UnsupportedError
+from emu.core.record import NamedTuple
 from emu.core.task_events import ProcessCreated
 from emu.kernel.run.policy import SLICE, Decision
 from emu.process.visible import RESUME, Operation, Visible

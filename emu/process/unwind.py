@@ -9,9 +9,10 @@ nowhere).
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import ElfError, MemoryFault
+from emu.core.record import NamedTuple
 from emu.elf import cfi
 from emu.elf.expression import Expression, evaluate
 from emu.machine import regs

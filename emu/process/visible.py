@@ -14,8 +14,9 @@ Source: clone(2), CLONE_CHILD_CLEARTID; futex(2).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.kernel.syscall_names import syscall_name
 from emu.process.hosted_functions import hosted_name
 

@@ -6,7 +6,9 @@ Source: the job is that of glibc elf/dl-open.c:_dl_find_dso_for_object and elf/d
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

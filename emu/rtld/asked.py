@@ -5,7 +5,9 @@ Source: glibc elf/dl-sym.c:do_sym.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from emu.rtld.found import Found

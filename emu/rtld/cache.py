@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

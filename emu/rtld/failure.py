@@ -7,7 +7,9 @@ undone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from emu.core.errors import EmuError

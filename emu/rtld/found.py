@@ -6,8 +6,9 @@ Source: psABI 4.4.1 (S, Z); glibc elf/dl-lookup.c: struct sym_val, include/ldsod
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.symbol_fields import SymbolFields
 

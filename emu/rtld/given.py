@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from enum import Enum
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from emu.core.effects import Effect
 from emu.core.errors import EmuError, LoaderError
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from emu.elf.header import Phdr

@@ -9,10 +9,11 @@ Source: glibc elf/dl-lookup.c:_dl_lookup_symbol_x, do_lookup_x, do_lookup_unique
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import ElfError, Inconsistency, LoaderError
 from emu.core.ldso_events import ObjectSearched, SymbolBound
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.hash import gnu_hash, sysv_hash
 from emu.elf.relocations import iter_rela

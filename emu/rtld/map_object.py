@@ -13,13 +13,14 @@ import struct
 from collections.abc import Generator
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.dl_events import NodeleteSet
 from emu.core.effects import Effect
 from emu.core.errors import CpuLevelError, ElfError, EmuError, LinkError, LoaderError, MemoryFault
 from emu.core.events import LibraryLoad
 from emu.core.ldso_events import LinkMapStarted, ObjectMapped, UnknownFlags
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.header import check_loadable, parse_ehdr, parse_phdrs
 from emu.elf.notes import find_property_note, loaded_properties

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.effects import Effect
 from emu.core.errors import ElfError, EmuError, LoaderError
+from emu.core.record import NamedTuple
 from emu.elf.constants import EHDR_SIZE, PHDR_SIZE
 from emu.elf.header import ForeignObjectError, parse_ehdr
 

@@ -16,12 +16,13 @@ from __future__ import annotations
 import errno
 import os
 from itertools import takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.effects import Effect, without_guest
 from emu.core.errors import ElfError, EmuError, LoaderError
 from emu.core.events import LibrarySearch
 from emu.core.ldso_events import CacheSearched, SearchEnded, SearchPathUsed, SearchStarted
+from emu.core.record import NamedTuple
 from emu.elf.constants import DF_1_NODEFLIB
 from emu.elf.header import ForeignObjectError
 from emu.elf.machines import HEAD, foreign

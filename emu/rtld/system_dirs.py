@@ -7,7 +7,7 @@ elf/Makefile:trusted-dirs.st, elf/dl-hwcaps.c, elf/dl-cache.c.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from emu.core.record import NamedTuple
 
 
 def usable_hwcaps(level: int) -> tuple[str, ...]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import ElfError, Inconsistency, LoaderError
 from emu.core.ldso_events import ErrorSignalled, VersionChecked
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.hash import sysv_hash
 from emu.elf.versions import VersionDef, VersionNeed, version_defs, version_needs

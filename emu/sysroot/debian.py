@@ -15,9 +15,10 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import SysrootError
+from emu.core.record import NamedTuple
 from emu.sysroot.unpack import Unpacker, reading
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ import subprocess
 import tarfile
 import tempfile
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any
 
 from emu.core.errors import SysrootError
+from emu.core.record import NamedTuple
 from emu.sysroot.unpack import Unpacker, reading
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ import glob
 import mmap
 import os
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import ElfError, SysrootError
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.dynamic import Dynamic, read_dynamic
 from emu.elf.header import ForeignObjectError, check_complete, parse_ehdr, parse_phdrs

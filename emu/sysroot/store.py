@@ -15,9 +15,10 @@ import re
 import shutil
 import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import SysrootError
+from emu.core.record import NamedTuple
 from emu.core.text import printable
 from emu.sysroot.inspect import libc_of
 

@@ -8,9 +8,10 @@ environment and folder, and only while the files that are mapped in it are those
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from emu.core.errors import EmuError
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from emu.core.record import NamedTuple
 from emu.machine.engines import CPUS, ENGINES
 from emu.testing.schedules import Schedule, parse, several
 

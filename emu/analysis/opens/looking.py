@@ -7,12 +7,13 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.opens.data import Trial, Tried
 from emu.analysis.opens.files import REMEDY, foreign, refusal, what_is
 from emu.core.errors import EmuError
 from emu.core.events import EventBus
+from emu.core.record import NamedTuple
 from emu.rtld.search_path import SearchPath
 
 if TYPE_CHECKING:

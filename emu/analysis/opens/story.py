@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.opens.data import Cure, FailedOpen, SearchedPlace, Trial
 from emu.analysis.opens.files import read_object, refusal, what_is
@@ -15,6 +15,7 @@ from emu.analysis.opens.other_names import only_asked
 from emu.analysis.opens.static_tls import StaticTlsStory
 from emu.analysis.opens.undefined import UndefinedStory
 from emu.core.errors import EmuError, LoaderError
+from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.edit import Edit
 from emu.elf.versions import version_needs

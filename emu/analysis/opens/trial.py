@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core import dl_events as dl
 from emu.core.errors import EmuError
 from emu.core.events import Binding, EventBus, InitStarted
+from emu.core.record import NamedTuple
 from emu.elf.edit import edited
 from emu.kernel import abi
 from emu.kernel.fs.inodes import Regular

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.analysis.frames import call_frames
 from emu.analysis.opens.data import Cure, FailedOpen
@@ -17,6 +17,7 @@ from emu.analysis.opens.story import OpenAttempt, failed_open
 from emu.core import dl_events as dl
 from emu.core.errors import LinkError
 from emu.core.events import Binding, InitStarted
+from emu.core.record import NamedTuple
 from emu.rtld.given import VersionErrors
 
 if TYPE_CHECKING:

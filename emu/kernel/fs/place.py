@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.kernel.errors import fail
 from emu.kernel.fs.file import Inode
 from emu.kernel.fs.inodes import Symlink

@@ -5,7 +5,9 @@ Source: fcntl(2), fcntl_locking(2); Linux fs/locks.c.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

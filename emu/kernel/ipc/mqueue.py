@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 import struct
 from bisect import insort
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.kernel import abi
 from emu.kernel.errors import fail
 from emu.kernel.fs.file import OpenFile, fresh

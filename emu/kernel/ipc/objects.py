@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from emu.core.record import NamedTuple
 from emu.kernel.errors import fail
 
 if TYPE_CHECKING:

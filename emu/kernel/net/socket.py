@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from emu.core.record import NamedTuple
 from emu.kernel import abi
 from emu.kernel.errors import fail
 from emu.kernel.fs.file import OpenFile, fresh

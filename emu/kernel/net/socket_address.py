@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import Final, NamedTuple
+from typing import Final
 
+from emu.core.record import NamedTuple
 from emu.kernel.errors import fail
 
 AF_UNSPEC: Final = 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from emu.core.effects import Exit, RegistersSet

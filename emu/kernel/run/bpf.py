@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import NamedTuple
 
+from emu.core.record import NamedTuple
 from emu.kernel import abi
 from emu.kernel.errors import fail
 

@@ -5,8 +5,9 @@ Source: credentials(7), wait(2).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.kernel import abi
 
 if TYPE_CHECKING:

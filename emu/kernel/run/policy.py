@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from emu.core.errors import EmuError
 from emu.core.inputs import read_input
+from emu.core.record import NamedTuple
 from emu.kernel.run.entropy import Entropy
 
 SLICE = 20_000

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import NamedTuple
 
+from emu.core.record import NamedTuple
 from emu.kernel import abi
 
 _UNBLOCKABLE = 1 << (abi.SIGKILL - 1) | 1 << (abi.SIGSTOP - 1)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from emu.core.errors import MemoryFault, UnsupportedError
+from emu.core.record import NamedTuple
 from emu.kernel import abi
 from emu.kernel.run import sigframe
 from emu.kernel.run.signal_info import Action, SignalInfo, bit, clean_mask

@@ -5,8 +5,7 @@ A call that has a handler and no line here is as on Linux, for all we know.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from emu.core.record import NamedTuple
 from emu.kernel.syscall_names import NUMBERS, syscall_name
 from emu.kernel.syscalls import find
 

@@ -6,9 +6,10 @@ Source: process_vm_readv(2); Linux mm/process_vm_access.c.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import MemoryFault
+from emu.core.record import NamedTuple
 from emu.kernel.errors import fail
 from emu.kernel.syscalls.groups import find_process
 from emu.kernel.syscalls.io import read_iovec

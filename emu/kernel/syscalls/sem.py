@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from emu.core.record import NamedTuple
 from emu.kernel import abi
 from emu.kernel.errors import fail
 from emu.kernel.ipc.objects import IPC_NOWAIT, READ, WRITE, Semaphores

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import struct
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.effects import Exit
 from emu.core.errors import MemoryFault
+from emu.core.record import NamedTuple
 from emu.core.task_events import ProcessCreated, ThreadCreated
 from emu.kernel import abi
 from emu.kernel.errors import fail

@@ -11,9 +11,10 @@ Source: Intel SDM volume 2, CPUID; volume 1, 13.3 (XSAVE); x86-64 psABI, "Microa
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emu.core.errors import EmuError
+from emu.core.record import NamedTuple
 from emu.machine.arena import HIGH_END, PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE, physical
 from emu.machine.features import Features
 from emu.machine.kvm.vm import Leaf

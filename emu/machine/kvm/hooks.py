@@ -10,9 +10,9 @@ Source: Intel SDM volume 3, 17.3 (debug exceptions); volume 2, POPF, PUSHF, INT3
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from emu.core.errors import UnsupportedError
+from emu.core.record import NamedTuple
 from emu.machine.arena import PAGE_SIZE, Arena, physical
 from emu.machine.engine import CodeWatch, Copy, DebugPort, MemoryWatch, PageGuards, StepWatch
 from emu.machine.kvm.pages import PageTables

@@ -10,9 +10,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from emu.core.errors import EmuError
+from emu.core.record import NamedTuple
 from emu.machine import regs
 from emu.machine.arena import MAPPED, PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE, Arena
 from emu.machine.engine import CpuException, PageFault, Stopped

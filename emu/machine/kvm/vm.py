@@ -12,9 +12,9 @@ import mmap
 import os
 import struct
 import weakref
-from typing import NamedTuple
 
 from emu.core.errors import EmuError
+from emu.core.record import NamedTuple
 
 DEVICE = "/dev/kvm"
 _API_VERSION = 12
