@@ -5,13 +5,15 @@ each change is tried, by a look-up over scopes as they would then be.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from emu.analysis.answer import Change
 from emu.analysis.retell import Question, Retelling, ask, is_deepbind, is_first_of_namespace, own_definition
 from emu.analysis.rules import has_copy
 from emu.elf import constants as c
 from emu.elf.hash import sysv_hash
+from emu.glibc.release import otherwise
 from emu.rtld.found import symbol_of
 from emu.rtld.link_map import LT_EXECUTABLE, LT_LOADED, LinkMap
 from emu.rtld.lookup import CLASS_PLT, DYNAMIC_WEAK
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
     from emu.analysis.answer import Definition
     from emu.analysis.facts import Facts
+
+
+_RULES = ("named_version_first", "lost_versions_accepted")
+"""Members of `Rules` that decide which definition a reference takes."""
 
 
 class Changes:
@@ -49,6 +55,7 @@ class Changes:
         yield from self._unique()
         yield from self._executable()
         yield from self._without_winner()
+        yield from self._releases()
 
     def _try(self, code: str, object_: LinkMap | None, text: str, question: Question) -> Iterator[Change]:
         found = ask(self.facts, question)
@@ -245,6 +252,15 @@ class Changes:
             how = "not defining it" if winner is self.map else "not there, or not exporting it"
             text = f"{winner.display_name} {how}"
             yield from self._try("without-winner", winner, text, self._without(winner))
+
+    def _releases(self) -> Iterator[Change]:
+        """The rules that another release of glibc has for a look-up."""
+        rtld = self.facts.rtld
+        for rule in _RULES:
+            value = bool(getattr(rtld.rules, rule))
+            other: dict[str, Any] = {rule: not value}
+            with rtld.as_if(replace(rtld.rules, **other)):
+                yield from self._try("release", None, otherwise(rule, value), self.question)
 
     def _without(self, gone: LinkMap) -> Question:
         """Return the question with an object taken out of every scope, and with its

@@ -58,6 +58,10 @@ CHANGES = (
         (2, 35), "alignment_kept", True, "objects are mapped at the alignment that their segments ask for", "bug 28676",
         ("errors",), "ELF load command",
     ),
+    RuleChange(
+        (2, 35), "", True, "a thread's first access to thread-local storage does not wait for a dlopen of another thread", "bug 28357", ("ending",),
+        "deadlock",
+    ),
     RuleChange((2, 35), "closed_ids_reused", True, "the TLS module ids of closed objects are given out again", "bug 27135", ("output", "tls")),
     RuleChange((2, 35), "objects_in_table", True, "dlopen enters objects in a table, for which it calls malloc", "NEWS 2.35", ("output",)),
     RuleChange((2, 36), "relative_words_read", True, "objects with DT_RELR can be loaded", "NEWS 2.36", ("errors", "output"), "RELR"),
@@ -150,5 +154,15 @@ def changed_between(one: str, other: str) -> list[RuleChange]:
 
 def since(rule: str) -> str:
     """Return in words from which release on a rule is what it is now, as in "with glibc 2.39 and later"."""
+    return f"with glibc {_release_of(rule)} and later"
+
+
+def otherwise(rule: str, value: bool) -> str:
+    """Return in words which releases do not have that value of a rule, as in "with glibc before 2.39"."""
+    changed = next(change.value for change in CHANGES if change.rule == rule)
+    return f"with glibc before {_release_of(rule)}" if value == changed else since(rule)
+
+
+def _release_of(rule: str) -> str:
     release = next(change.release for change in CHANGES if change.rule == rule)
-    return f"with glibc {release[0]}.{release[1]} and later"
+    return f"{release[0]}.{release[1]}"

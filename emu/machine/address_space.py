@@ -291,6 +291,17 @@ class AddressSpace:
                 self._guards.drop(start, stop)
             self._set_perms(area)
 
+    def is_guard_fault(self, page: int, access: str) -> bool:
+        """Whether an access fails because of a guard page, its area not having forbidden it:
+        Linux says SEGV_MAPERR then, not SEGV_ACCERR.
+
+        Source: Linux arch/x86/mm/fault.c:access_error.
+        """
+        area = self.find(page)
+        if area is None or page not in self._guards:
+            return False
+        return bool(area.prot & PROT_WRITE if access == "write" else area.prot)
+
     def clear(self, start: int, stop: int, host_mapped: bool) -> None:
         """Make anonymous zero pages of a range, whatever lies there; the areas are not changed."""
         self._zero(start, stop, host_mapped)

@@ -22,6 +22,9 @@ class Guards:
         guards._pages = set(self._pages)
         return guards
 
+    def __contains__(self, page: int) -> bool:
+        return page in self._pages
+
     def add(self, start: int, stop: int) -> None:
         """Guard the pages of a range."""
         self._pages.update(range(start, stop, PAGE_SIZE))

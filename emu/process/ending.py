@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _RIP = regs.GPRS.index(regs.RIP)
+_SEGV_MAPERR = 1
 
 
 class ProcessEnding:
@@ -44,6 +45,8 @@ class ProcessEnding:
         """Turn what the CPU met into a signal."""
         process, task = self._process, runner.task
         signal = to_signal(outcome, process.cpu, process.arena)
+        if isinstance(outcome, PageFault) and process.space.is_guard_fault(outcome.page, signal.access):
+            signal = signal._replace(code=_SEGV_MAPERR)
         text = describe_fault(signal, outcome, process, task)
         if isinstance(outcome, PageFault) and process.rtld is not None and process.rtld.resolving is not None:
             self.resolver_fault = resolver_fault(process, signal.access, signal.address)

@@ -87,7 +87,12 @@ def match(
                     if mine.hash == version.hash and mine.name == version.name:
                         return index, _SAME_VERSION
                 elif not version.hidden and not number & 0x8000 and at < len(map_.versions) + ZEROED:
-                    return index, Verdict.UNVERSIONED
+                    if not rules.named_version_first:
+                        return index, Verdict.UNVERSIONED
+                    defaults += 1
+                    if defaults == 1:
+                        only_default = index  # taken where none of those that follow has the version
+                        continue
                 verdict = _OTHER_VERSION
             elif number & 0x7FFF < (2 if query.flags & RETURN_NEWEST else _ANY):
                 return index, _BASE_VERSION

@@ -10,7 +10,8 @@ Source: glibc elf/rtld.c:dl_main.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from emu.core.effects import CallGuest, Effect
@@ -178,6 +179,15 @@ class Rtld:
         tunables = self.env.get("GLIBC_TUNABLES", "").split(":")
         by_depth = rules.sort_by_depth and "glibc.rtld.dynamic_sort=1" not in tunables
         self.sort_algorithm = SORT_DFS if by_depth else SORT_ORIGINAL
+
+    @contextmanager
+    def as_if(self, rules: Rules) -> Iterator[None]:
+        """Answer look-ups by other rules meanwhile."""
+        own, self.rules = self.rules, rules
+        try:
+            yield
+        finally:
+            self.rules = own
 
     def attach(
         self,

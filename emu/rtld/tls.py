@@ -36,6 +36,7 @@ TCB_ALIGN = 64
 _PAGE = 4096
 _MALLOC_ALIGN = 16
 """_Alignof (max_align_t): what malloc promises."""
+_LOAD_LOCK, _TLS_LOCK = "_dl_load_lock", "_dl_load_tls_lock"
 _OUT_OF_MEMORY = "cannot allocate memory for thread-local data: ABORT"
 _LARGE = 1 << 18
 """The block size above which zeros are not written."""
@@ -506,6 +507,8 @@ class Tls:
         map_ = self.slots[module].map if module < len(self.slots) else None
         if map_ is None:
             raise MemoryFault(entry, "read")  # ld.so would follow the null map of an unloaded module
+        if map_.tls_offset != FORCED_DYNAMIC_TLS_OFFSET:
+            yield from self._wait_for_dlopen()
         if map_.tls_offset not in (NO_TLS_OFFSET, FORCED_DYNAMIC_TLS_OFFSET):
             block = thread_pointer - map_.tls_offset
             self.tell("static", thread_pointer, module)
@@ -523,6 +526,18 @@ class Tls:
         if self.rtld.bus.tls:
             self.rtld.bus.emit(TlsBlockAllocated(module, map_.display_name, block, False))
         return block
+
+    def _wait_for_dlopen(self) -> Work:
+        """Wait until no other thread opens or closes, where ld.so has one lock for all.
+
+        A constructor that waits for a thread with a first access to its object's TLS waits for ever then.
+
+        Where it has a lock for TLS alone (2.35 and later, bug 28357) nobody holds that for long.
+        Source: dl-tls.c:tls_get_addr_tail.
+        """
+        if _TLS_LOCK not in self.rtld.locks:
+            yield from self.rtld.lock(_LOAD_LOCK)
+            yield from self.rtld.unlock(_LOAD_LOCK)
 
     def soft_block(self, thread_pointer: int, map_: LinkMap) -> int:
         """Return a thread's block for the module of `map_`, 0 if it has none yet; nothing changes.

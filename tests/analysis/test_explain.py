@@ -242,3 +242,14 @@ def test_each_reason(case: str) -> None:
     told = changes(one)
     assert {key: told[key] for key in changed} == changed
     check_native(answer, fixture, (program,), env)
+
+
+def test_a_change_by_another_release_of_glibc_is_named() -> None:
+    words = ("versions-unversioned-too", "./main", "f")
+    env = {"LD_LIBRARY_PATH": "./first"}
+    (explanation,) = ask(*words, env=env)["explanations"]
+    (change,) = (change for change in explanation["changes"] if change["code"] == "release")
+    named = bool(explanation["winner"]["version"])
+    assert change["text"] == f"with glibc {'before 2.41' if named else '2.41 and later'}"
+    assert bool(change["winner"]["version"]) is not named
+    assert change["text"] in run_explain(*words, env=env).stdout
