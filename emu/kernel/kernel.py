@@ -15,7 +15,7 @@ from emu.core.record import NamedTuple
 from emu.core.task_events import ThreadNamed
 from emu.kernel import abi
 from emu.kernel.fs.fdtable import FdTable
-from emu.kernel.fs.locks import FileLocks
+from emu.kernel.fs.locks import FileLocks, key_of
 from emu.kernel.fs.vfs import FileSystem
 from emu.kernel.run.clock import NEVER, Clock
 from emu.kernel.run.credentials import Credentials
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from emu.core.events import EventBus
     from emu.kernel.fs.caller import Caller
     from emu.kernel.fs.file import Inode, OpenFile
+    from emu.kernel.fs.notices import Notices
     from emu.kernel.fs.terminal import Terminal
     from emu.kernel.ipc.objects import Ipc
     from emu.kernel.net.network import Network
@@ -278,6 +279,20 @@ class System:
             self.terminals[session] = terminal
 
     # -- files and memory ------------------------------------------------------------------------------------
+
+    def watch_files(self) -> Notices:
+        """Return who tells of what happens to files, from now on."""
+        return self.fs.watch(self._is_open)
+
+    def _is_open(self, key: tuple[int, int]) -> bool:
+        """Whether some process has an inode open, or works in it."""
+        for process in self.processes.values():
+            files = (f for f in process.fds.files.values() if f.inode is not None)
+            if process.family.status is None and key_of(process.caller.cwd) == key:
+                return True
+            if any(key_of(file) == key for file in files):
+                return True
+        return False
 
     def sync_all(self) -> None:
         """Write every shared mapping of a file back to it."""

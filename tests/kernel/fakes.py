@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emu.kernel.fs.file import Content, Inode
+    from emu.kernel.fs.notices import Notices
     from emu.kernel.net.socket import Socket
 
 
@@ -17,6 +18,7 @@ class Volume:
 
     uid = gid = 7
     privileged = False
+    notices: Notices | None = None
 
     def __init__(self) -> None:
         self.ino = 100

@@ -16,7 +16,7 @@ from emu.kernel.fs.file import Inode, Meta, OpenFile, Volume, fresh
 from emu.kernel.fs.inodes import Regular, SpecialInode, Symlink
 
 if TYPE_CHECKING:
-    pass
+    from emu.kernel.fs.owner import DirectoryNotice
 
 _ENTRY_COST = 512
 """What one inode in memory is charged with beside its bytes."""
@@ -120,13 +120,23 @@ class DirectoryFile(OpenFile):
     The entries are taken when reading starts, as a snapshot; the offset counts entries.
     """
 
-    __slots__ = ("directory", "_snapshot")
+    __slots__ = ("directory", "notice", "_snapshot")
     seekable = True
 
     def __init__(self, directory: Directory, path: str, flags: int) -> None:
         super().__init__(path, flags, directory)
         self.directory = directory
         self._snapshot: list[tuple[str, int, int]] | None = None
+        self.notice: DirectoryNotice | None = None
+
+    def notify(self, notice: DirectoryNotice) -> None:
+        """Whoever owns it is told of what happens in it (F_NOTIFY)."""
+        self.notice = notice
+
+    def closed(self) -> None:
+        """Nobody is told any more."""
+        if self.notice is not None:
+            self.notice.close()
 
     def read(self, size: int) -> bytes:
         """A directory has no bytes."""

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from emu.kernel import abi
 from emu.kernel.errors import fail
+from emu.kernel.fs.owned import NOBODY, Owner
 from emu.kernel.fs.stat import MEMORY_DEV, Stat, from_host
 
 if TYPE_CHECKING:
     from emu.kernel.fs.locks import FileLocks
+    from emu.kernel.fs.notices import Notices
     from emu.kernel.fs.watch import Watcher
     from emu.machine.arena import Arena
 
@@ -33,6 +35,8 @@ class Volume(Protocol):
     """What inodes ask of the file system that they belong to."""
 
     privileged: bool
+    notices: Notices | None
+    """Who is told of what happens to files, once somebody is."""
 
     @property
     def uid(self) -> int:
@@ -178,8 +182,10 @@ class OpenFile:
     `path` is what /proc/self/fd shows. What a kind of file cannot do raises OSError with Linux's errno.
     """
 
-    __slots__ = ("path", "flags", "offset", "references", "inode", "locks")
+    __slots__ = ("path", "flags", "offset", "references", "inode", "locks", "owner")
     seekable = False
+    tells_owner = False
+    """Whether it can tell by signals that it is ready (O_ASYNC)."""
     is_socket = False
 
     def __init__(self, path: str, flags: int, inode: Inode | None = None) -> None:
@@ -189,6 +195,11 @@ class OpenFile:
         self.references = 0
         self.inode = inode
         self.locks: FileLocks | None = None
+        self.owner = NOBODY
+
+    def set_owner(self, owner: Owner) -> None:
+        """Change who is sent signals when something happens."""
+        self.owner = owner
 
     def hold(self) -> None:
         """One more refers to it."""
@@ -200,6 +211,10 @@ class OpenFile:
         if not self.references:
             if self.locks is not None:
                 self.locks.closed(self)
+            if self.inode is not None and not self.flags & abi.O_PATH:
+                notices = self.inode.volume.notices
+                if notices is not None:
+                    notices.closed(self)
             self.closed()
 
     @property

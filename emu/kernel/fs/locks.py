@@ -69,7 +69,14 @@ class FileLocks:
                 del self._holders[key]
 
 
-def key_of(file: Holder) -> tuple[int, int]:
+class _Known(Protocol):
+    """What has attributes: an open file, or an inode."""
+
+    def stat(self) -> Stat:
+        """Return the attributes."""
+
+
+def key_of(file: _Known) -> tuple[int, int]:
     """Return what names a file: device and inode."""
     status = file.stat()
     return status.dev, status.ino

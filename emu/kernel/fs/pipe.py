@@ -107,6 +107,7 @@ class PipeEnd(OpenFile):
     """One end of a pipe."""
 
     __slots__ = ("pipe",)
+    tells_owner = True
 
     def __init__(self, pipe: Pipe, flags: int) -> None:
         super().__init__(f"pipe:[{pipe.stat.ino}]", flags)

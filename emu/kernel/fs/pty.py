@@ -42,6 +42,7 @@ class _End(OpenFile):
     """One end of a pair, which shares modes and size with the other."""
 
     __slots__ = ("terminal",)
+    tells_owner = True
 
     def __init__(self, terminal: Terminal, path: str, flags: int, inode: Inode) -> None:
         super().__init__(path, flags, inode)

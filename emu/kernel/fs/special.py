@@ -108,3 +108,4 @@ def make_node(fs: FileSystem, path: bytes, node: Inode, base: Directory | None =
     """
     place = fs.new_name(os.fsdecode(path), base)
     place.parent.enter(place.name, node)
+    fs.tell_made(place)

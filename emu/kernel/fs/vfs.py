@@ -22,6 +22,7 @@ from emu.kernel.fs.caller import Caller
 from emu.kernel.fs.directory import Directory, OverlayDirectory
 from emu.kernel.fs.file import Content, Inode, Meta, OpenFile, PathFile, fresh
 from emu.kernel.fs.inodes import Regular, RegularFile, SpecialInode, Symlink
+from emu.kernel.fs.notices import IN_ACCESS, IN_MODIFY, Key, MovedEntry, Notices
 from emu.kernel.fs.place import MagicLink, Place, check_no_cycle
 from emu.kernel.fs.stat import MEMORY_DEV
 
@@ -54,6 +55,7 @@ class FileSystem:
         self.now = now
         self.charge = charge_memory
         self.privileged = True
+        self.notices: Notices | None = None
         self.on_refusal: Callable[[str], None] = lambda what: None
         self._ino = 1 << 48  # beside those of the host, whose devices they are on
         self._cache: weakref.WeakValueDictionary[object, Inode] = weakref.WeakValueDictionary()
@@ -78,6 +80,20 @@ class FileSystem:
     def gid(self) -> int:
         """The caller's group."""
         return self.caller.gid
+
+    def watch(self, is_open: Callable[[Key], bool]) -> Notices:
+        """Return who tells of what happens to files, from now on."""
+        if self.notices is None:
+            self.notices = Notices(is_open, self._spot_of)
+        return self.notices
+
+    def _spot_of(self, path: str) -> tuple[Directory, str] | None:
+        """Return directory and name of a path without links, None if that is nowhere."""
+        node: Inode | None = self.root
+        *names, last = path.split("/")[1:] or [""]
+        for name in names:
+            node = node.lookup(name) if isinstance(node, Directory) else None
+        return (node, last) if isinstance(node, Directory) and path.startswith("/") else None
 
     # -- what inodes ask -------------------------------------------------------------------------------------
 
@@ -289,7 +305,11 @@ class FileSystem:
                 raise fail(errno.ENOENT)
             self.allow(place.parent, abi.W_OK | abi.X_OK)
             inode = place.parent.create(place.name, mode & 0o7777 & ~self.caller.umask)
-            return inode.open(place.path(), flags & ~abi.O_TRUNC)
+            file = inode.open(place.path(), flags & ~abi.O_TRUNC)
+            if self.notices is not None:
+                self.notices.created(place.parent, place.name, inode)
+                self.notices.opened(file, place)
+            return file
         if create and flags & abi.O_EXCL:
             raise fail(errno.EEXIST)
         if flags & abi.O_DIRECTORY and not isinstance(inode, Directory):
@@ -302,8 +322,12 @@ class FileSystem:
         if not isinstance(inode, Symlink):
             self.allow(inode, (abi.R_OK, abi.W_OK, abi.R_OK | abi.W_OK, abi.R_OK | abi.W_OK)[accmode])
         file = inode.open(place.path(), flags)
+        if self.notices is not None:
+            self.notices.opened(file, place)
         if flags & abi.O_TRUNC and isinstance(inode, Regular) and accmode != abi.O_RDONLY:
             inode.truncate(0)
+            if self.notices is not None:
+                self.notices.of_file(file, IN_MODIFY)
         return file
 
     def _open_nameless(self, place: Place, flags: int, mode: int) -> OpenFile:
@@ -327,6 +351,9 @@ class FileSystem:
         """
         file = self.open(path, abi.O_RDONLY | abi.O_CLOEXEC)
         if isinstance(file, RegularFile):
+            if self.notices is not None:  # ld.so reads, maps and closes it
+                self.notices.of_file(file, IN_ACCESS)
+                self.notices.closed(file)
             return file
         if file.inode is None or isinstance(file.inode, Directory):
             raise fail(errno.EISDIR)
@@ -356,10 +383,16 @@ class FileSystem:
         self.allow(place.parent, abi.W_OK | abi.X_OK)
         return place
 
+    def tell_made(self, place: Place) -> None:
+        """Tell who watches of a name that was made."""
+        if self.notices is not None:
+            self.notices.created(place.parent, place.name, place.parent.lookup(place.name))
+
     def mkdir(self, path: str, mode: int, base: Directory | None = None) -> None:
         """Make a directory."""
         place = self.new_name(path, base, directory=True)
         place.parent.mkdir(place.name, mode & 0o1777 & ~self.caller.umask)
+        self.tell_made(place)
 
     def symlink(self, text: str, path: str, base: Directory | None = None) -> None:
         """Make a symbolic link that holds `text`."""
@@ -367,6 +400,7 @@ class FileSystem:
             raise fail(errno.ENOENT)
         place = self.new_name(path, base)
         place.parent.symlink(place.name, text)
+        self.tell_made(place)
 
     def link(self, inode: Inode, path: str, base: Directory | None = None) -> None:
         """Give a file another name."""
@@ -374,6 +408,7 @@ class FileSystem:
         if isinstance(inode, Directory):
             raise fail(errno.EPERM)
         place.parent.link(place.name, inode)
+        self.tell_made(place)
 
     def unlink(self, path: str, base: Directory | None = None) -> None:
         """Remove a name of a file."""
@@ -382,7 +417,10 @@ class FileSystem:
         if not place.name or isinstance(inode, Directory):
             raise fail(errno.EISDIR)
         self.allow_removal(place.parent, inode)
+        before = inode.stat() if self.notices is not None else None
         place.parent.unlink(place.name)
+        if self.notices is not None and before is not None:
+            self.notices.removed(place, before)
 
     def rmdir(self, path: str, base: Directory | None = None) -> None:
         """Remove an empty directory."""
@@ -394,7 +432,10 @@ class FileSystem:
         if not isinstance(inode, Directory):
             raise fail(errno.ENOTDIR)
         self.allow_removal(place.parent, inode)
+        before = inode.stat() if self.notices is not None else None
         place.parent.rmdir(place.name)
+        if self.notices is not None and before is not None:
+            self.notices.removed(place, before)
 
     def rename(self, old: Place, new: Place, *, noreplace: bool = False, exchange: bool = False) -> None:
         """Move `old` to `new`, as rename(2) and renameat2(2) do. Raises OSError."""
@@ -416,7 +457,12 @@ class FileSystem:
             target = new.found()
             if isinstance(target, Directory):
                 check_no_cycle(target, old.parent)
+            there = MovedEntry(new, old, target.stat())
             old.parent.exchange(old.name, new.parent, new.name)
+            if self.notices is not None:
+                self.notices.renamed(old, new, exchange=True)
+                self.notices.moved(MovedEntry(old, new, inode.stat()))
+                self.notices.moved(there)
             return
         if new.inode is inode:
             return
@@ -424,7 +470,12 @@ class FileSystem:
             raise fail(errno.EISDIR if isinstance(new.inode, Directory) else errno.ENOTDIR)
         if isinstance(new.inode, Directory) and new.inode.listing():
             raise fail(errno.ENOTEMPTY)
+        moved = MovedEntry(old, new, inode.stat())
+        victim = new.inode.stat() if new.inode is not None else None
         old.parent.rename(old.name, new.parent, new.name)
+        if self.notices is not None:
+            self.notices.renamed(old, new, exchange=False)
+            self.notices.moved(moved, victim)
 
     def show(self, directory: str) -> None:
         """Show a directory of the host at the same path; changes stay in memory. The root is what it is."""

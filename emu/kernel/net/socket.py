@@ -114,6 +114,7 @@ class Socket(OpenFile):
     )  # fmt: skip
 
     is_socket = True
+    tells_owner = True
 
     def __init__(self, network: Wire, family: int, kind: int, protocol: int, flags: int = 0) -> None:
         self.network = network

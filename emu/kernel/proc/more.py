@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
+from emu.kernel.fs.notices import MAX_INSTANCES, MAX_QUEUED, MAX_WATCHES
 from emu.kernel.proc.proctext import map_line
 from emu.machine.arena import PAGE_SIZE, physical
 
@@ -136,6 +137,9 @@ MACHINE_TEXTS: dict[str, Text] = {
     "sys/kernel/random/entropy_avail": _constant("256"),
     "sys/vm/swappiness": _constant("60"),
     "sys/vm/overcommit_ratio": _constant("50"),
+    "sys/fs/inotify/max_queued_events": _constant(str(MAX_QUEUED)),
+    "sys/fs/inotify/max_user_instances": _constant(str(MAX_INSTANCES)),
+    "sys/fs/inotify/max_user_watches": _constant(str(MAX_WATCHES)),
     "sys/fs/nr_open": _constant("1048576"),
     "sys/fs/file-nr": _constant("64\t0\t1048576"),
     "sys/fs/mqueue/msg_max": _constant("10"),

@@ -46,6 +46,7 @@ _LATE = {
     **dict.fromkeys((64, 65, 66, 220), ("sem",)),
     **dict.fromkeys((68, 69, 70, 71), ("msg",)),
     **dict.fromkeys((282, 289), ("signalfd",)),
+    **dict.fromkeys((253, 254, 255, 294), ("inotify",)),
     101: ("ptrace",),
     **dict.fromkeys((310, 311), ("process_vm",)),
     317: ("seccomp",),

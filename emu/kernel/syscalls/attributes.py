@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from emu.kernel import abi
 from emu.kernel.errors import fail
 from emu.kernel.fs.directory import Directory
-from emu.kernel.fs.file import Inode
+from emu.kernel.fs.file import Inode, OpenFile
 from emu.kernel.fs.inodes import Regular, RegularFile
-from emu.kernel.fs.stat import Stat
+from emu.kernel.fs.notices import IN_ACCESS, IN_ATTRIB, IN_MODIFY
+from emu.kernel.fs.place import Place
 from emu.kernel.run.credentials import UNCHANGED
-from emu.kernel.syscalls.stat import inode_at
+from emu.kernel.syscalls.stat import base_of
 from emu.kernel.table import syscall
 
 if TYPE_CHECKING:
-    from emu.kernel.fs.file import OpenFile
     from emu.kernel.kernel import Kernel
     from emu.kernel.run.task import Task
 
@@ -31,16 +31,38 @@ _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE, _FALLOC_ZERO_RANGE = 1, 2, 0x10
 _FALLOC_MODES = 0x7B
 
 
-def _inode(found: Inode | Stat) -> Inode:
-    if isinstance(found, Stat):
+Target = Place | OpenFile
+"""What an attribute call names: the end of a path, or an open file."""
+
+
+def _inode(target: Target) -> Inode:
+    if isinstance(target, Place):
+        return target.found()
+    if target.inode is None:
         raise fail(errno.EPERM)  # the host's descriptors keep their attributes
-    return found
+    return target.inode
 
 
-def _open_inode(file: OpenFile) -> Inode:
-    if file.inode is None:
-        raise fail(errno.EPERM)
-    return file.inode
+def _target(k: Kernel, dirfd: int, address: int, flags: int) -> Target:
+    """Return what an *at call names. Raises OSError."""
+    path = k.path(address)
+    if not path and flags & abi.AT_EMPTY_PATH:
+        return k.fds.get(dirfd) if dirfd != abi.AT_FDCWD else k.fs.walk(".")
+    return _place(k, path, dirfd, follow=not flags & abi.AT_SYMLINK_NOFOLLOW)
+
+
+def _place(k: Kernel, path: str, dirfd: int = abi.AT_FDCWD, *, follow: bool = True) -> Place:
+    place = k.fs.walk(path, base_of(k, dirfd, path), follow=follow)
+    place.found()
+    return place
+
+
+def _tell(k: Kernel, target: Target, mask: int) -> None:
+    if k.fs.notices is not None:
+        if isinstance(target, Place):
+            k.fs.notices.at(target, mask)
+        else:
+            k.fs.notices.of_file(target, mask)
 
 
 def _owner_only(k: Kernel, inode: Inode) -> None:
@@ -48,62 +70,68 @@ def _owner_only(k: Kernel, inode: Inode) -> None:
         raise fail(errno.EPERM)
 
 
-def _chmod(k: Kernel, inode: Inode, mode: int) -> int:
+def _chmod(k: Kernel, target: Target, mode: int) -> int:
+    inode = _inode(target)
     if inode.fmt == abi.S_IFLNK:
         raise fail(errno.EOPNOTSUPP)
     _owner_only(k, inode)
     inode.set_mode(mode & 0o7777)
+    _tell(k, target, IN_ATTRIB)
     return 0
 
 
 @syscall(90, "chmod", "path", "mode")
 def _sys_chmod(k: Kernel, t: Task, path: int, mode: int) -> int:
-    return _chmod(k, k.fs.find(k.path(path)), mode)
+    return _chmod(k, _place(k, k.path(path)), mode)
 
 
 @syscall(91, "fchmod", "fd", "mode")
 def _sys_fchmod(k: Kernel, t: Task, fd: int, mode: int) -> int:
-    return _chmod(k, _open_inode(k.file(fd)), mode)
+    return _chmod(k, k.file(fd), mode)
 
 
 @syscall(268, "fchmodat", "dirfd", "path", "mode")
 def _sys_fchmodat(k: Kernel, t: Task, dirfd: int, path: int, mode: int) -> int:
-    return _chmod(k, _inode(inode_at(k, dirfd, path, 0)), mode)
+    return _chmod(k, _target(k, dirfd, path, 0), mode)
 
 
-def _chown(k: Kernel, inode: Inode, uid: int, gid: int) -> int:
+def _chown(k: Kernel, target: Target, uid: int, gid: int) -> int:
+    inode = _inode(target)
     if k.caller.uid:
         _owner_only(k, inode)
         if uid not in (UNCHANGED, k.caller.uid) or gid not in (UNCHANGED, k.caller.gid, *k.caller.groups):
             raise fail(errno.EPERM)
     inode.set_owner(*(-1 if number == UNCHANGED else number for number in (uid, gid)))
+    if (uid, gid) != (UNCHANGED, UNCHANGED):
+        _tell(k, target, IN_ATTRIB)
     return 0
 
 
 @syscall(92, "chown", "path", "id", "id")
 def _sys_chown(k: Kernel, t: Task, path: int, uid: int, gid: int) -> int:
-    return _chown(k, k.fs.find(k.path(path)), uid, gid)
+    return _chown(k, _place(k, k.path(path)), uid, gid)
 
 
 @syscall(94, "lchown", "path", "id", "id")
 def _sys_lchown(k: Kernel, t: Task, path: int, uid: int, gid: int) -> int:
-    return _chown(k, k.fs.find(k.path(path), follow=False), uid, gid)
+    return _chown(k, _place(k, k.path(path), follow=False), uid, gid)
 
 
 @syscall(93, "fchown", "fd", "id", "id")
 def _sys_fchown(k: Kernel, t: Task, fd: int, uid: int, gid: int) -> int:
-    return _chown(k, _open_inode(k.file(fd)), uid, gid)
+    return _chown(k, k.file(fd), uid, gid)
 
 
 @syscall(260, "fchownat", "dirfd", "path", "id", "id", "flags:at")
 def _sys_fchownat(k: Kernel, t: Task, dirfd: int, path: int, uid: int, gid: int, flags: int) -> int:
     if flags & ~(abi.AT_SYMLINK_NOFOLLOW | abi.AT_EMPTY_PATH):
         raise fail(errno.EINVAL)
-    return _chown(k, _inode(inode_at(k, dirfd, path, flags)), uid, gid)
+    return _chown(k, _target(k, dirfd, path, flags), uid, gid)
 
 
-def _set_times(k: Kernel, inode: Inode, times: list[tuple[int, int]] | None) -> int:
+def _set_times(k: Kernel, target: Target, times: list[tuple[int, int]] | None) -> int:
     """Set access and modification time from two (seconds, nanoseconds), None: both to now."""
+    inode = _inode(target)
     now = k.clock.realtime
     values: list[int | None] = [now, now]
     explicit = False
@@ -123,6 +151,7 @@ def _set_times(k: Kernel, inode: Inode, times: list[tuple[int, int]] | None) -> 
     elif k.caller.uid and inode.stat().uid != k.caller.uid:
         k.fs.allow(inode, abi.W_OK)
     inode.set_times(values[0], values[1])
+    _tell(k, target, IN_MODIFY if values[0] is None else IN_ACCESS if values[1] is None else IN_ATTRIB)
     return 0
 
 
@@ -136,8 +165,7 @@ def _sys_utimensat(k: Kernel, t: Task, dirfd: int, path: int, times: int, flags:
         raise fail(errno.EINVAL)
     if not path and flags:
         raise fail(errno.EINVAL)
-    inode = _open_inode(k.file(dirfd)) if path == 0 else _inode(inode_at(k, dirfd, path, flags))
-    return _set_times(k, inode, pairs)
+    return _set_times(k, _target(k, dirfd, path, flags) if path else k.file(dirfd), pairs)
 
 
 def _microseconds(k: Kernel, times: int) -> list[tuple[int, int]] | None:
@@ -151,13 +179,12 @@ def _microseconds(k: Kernel, times: int) -> list[tuple[int, int]] | None:
 
 @syscall(235, "utimes", "path", "ptr")
 def _sys_utimes(k: Kernel, t: Task, path: int, times: int) -> int:
-    return _set_times(k, k.fs.find(k.path(path)), _microseconds(k, times))
+    return _set_times(k, _place(k, k.path(path)), _microseconds(k, times))
 
 
 @syscall(261, "futimesat", "dirfd", "path", "ptr")
 def _sys_futimesat(k: Kernel, t: Task, dirfd: int, path: int, times: int) -> int:
-    inode = _open_inode(k.file(dirfd)) if path == 0 else _inode(inode_at(k, dirfd, path, 0))
-    return _set_times(k, inode, _microseconds(k, times))
+    return _set_times(k, _target(k, dirfd, path, 0) if path else k.file(dirfd), _microseconds(k, times))
 
 
 @syscall(132, "utime", "path", "ptr")
@@ -166,20 +193,22 @@ def _sys_utime(k: Kernel, t: Task, path: int, times: int) -> int:
     if times:
         access, modification = struct.unpack("<2q", k.arena.copy_in(times, 16))
         pairs = [(access, 0), (modification, 0)]
-    return _set_times(k, k.fs.find(k.path(path)), pairs)
+    return _set_times(k, _place(k, k.path(path)), pairs)
 
 
 @syscall(76, "truncate", "path", "long")
 def _sys_truncate(k: Kernel, t: Task, path: int, size: int) -> int:
     if size < 0:
         raise fail(errno.EINVAL)
-    inode = k.fs.find(k.path(path))
+    place = _place(k, k.path(path))
+    inode = place.found()
     if isinstance(inode, Directory):
         raise fail(errno.EISDIR)
     if not isinstance(inode, Regular):
         raise fail(errno.EINVAL)
     k.fs.allow(inode, abi.W_OK)
     inode.truncate(size)
+    _tell(k, place, IN_MODIFY)
     return 0
 
 
@@ -191,6 +220,7 @@ def _sys_ftruncate(k: Kernel, t: Task, fd: int, size: int) -> int:
     if not file.writable:
         raise fail(errno.EINVAL)
     file.truncate(size)
+    _tell(k, file, IN_MODIFY)
     return 0
 
 
@@ -214,6 +244,7 @@ def _sys_fallocate(k: Kernel, t: Task, fd: int, mode: int, offset: int, length: 
         raise fail(errno.EOPNOTSUPP)
     if end > size and not mode & _FALLOC_KEEP_SIZE:
         file.truncate(end)
+    _tell(k, file, IN_MODIFY)
     return 0
 
 

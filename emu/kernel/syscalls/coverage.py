@@ -33,6 +33,7 @@ PARTIAL = {
     "sched_setscheduler": "kept and told; the schedule decides",
     "ioprio_set": "taken without effect",
     "fadvise64": "taken without effect",
+    "inotify_add_watch": "not told: what execve reads",
     "readahead": "taken without effect",
 }
 """What is missing, by the name of the call."""

@@ -44,6 +44,8 @@ _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_HUGETLB = 1, 2, 4
 _F_SEAL_SEAL = 1
 _EFD_SEMAPHORE = 1
 _PIPE_MAX = 1 << 20
+_OWNER_COMMANDS = frozenset((abi.F_SETOWN, abi.F_GETOWN, 10, 11, 15, 16, 1026))
+"""F_SETSIG, F_GETSIG, F_SETOWN_EX, F_GETOWN_EX and F_NOTIFY are the last."""
 _LOCK_SH, _LOCK_EX, _LOCK_NB, _LOCK_UN = 1, 2, 4, 8
 
 
@@ -183,13 +185,17 @@ def _sys_fcntl(k: Kernel, t: Task, fd: int, command: int, argument: int) -> int 
         raise fail(errno.EBADF)
     match command:
         case abi.F_SETFL:
+            if (value ^ file.flags) & abi.O_ASYNC and not _set_async(
+                k, file, fd, on=bool(value & abi.O_ASYNC)
+            ):
+                value = value & ~abi.O_ASYNC | file.flags & abi.O_ASYNC
             file.flags = file.flags & ~_STATUS_FLAGS | value & _STATUS_FLAGS
         case abi.F_GETLK | abi.F_SETLK | abi.F_SETLKW | abi.F_OFD_GETLK | abi.F_OFD_SETLK | abi.F_OFD_SETLKW:
             return record_lock(k, t, file, command, argument)
-        case abi.F_SETOWN:
-            pass
-        case abi.F_GETOWN:
-            return 0
+        case _ if command in _OWNER_COMMANDS:
+            from emu.kernel.syscalls.owner import owner_call  # few ask
+
+            return owner_call(k, file, fd, command, argument)
         case abi.F_GETPIPE_SZ | abi.F_SETPIPE_SZ:
             return _pipe_size(file, value if command == abi.F_SETPIPE_SZ else None)
         case abi.F_ADD_SEALS | abi.F_GET_SEALS:
@@ -197,6 +203,12 @@ def _sys_fcntl(k: Kernel, t: Task, fd: int, command: int, argument: int) -> int 
         case _:
             raise fail(errno.EINVAL)
     return 0
+
+
+def _set_async(k: Kernel, file: OpenFile, fd: int, *, on: bool) -> bool:
+    from emu.kernel.syscalls.owner import set_async
+
+    return set_async(k, file, fd, on=on)
 
 
 def _pipe_size(file: OpenFile, wanted: int | None) -> int:
@@ -241,7 +253,11 @@ def _sys_ioctl(k: Kernel, t: Task, fd: int, request: int, argument: int) -> int:
             left = max(file.size() - file.offset, 0)
             k.arena.copy_out(argument, min(left, 0x7FFFFFFF).to_bytes(4, "little"))
         case _ if request == FIOASYNC:
-            raise fail(errno.ENOTTY)
+            on = k.arena.copy_in(argument, 4) != bytes(4)
+            if on != bool(file.flags & abi.O_ASYNC):
+                if not _set_async(k, file, fd, on=on):
+                    raise fail(errno.ENOTTY)
+                file.flags ^= abi.O_ASYNC
         case _:
             return file.ioctl(k.arena, request, argument)
     return 0

@@ -14,6 +14,7 @@ from emu.kernel import abi
 from emu.kernel.errors import fail
 from emu.kernel.fs.file import Meta, fresh
 from emu.kernel.fs.inodes import SpecialInode
+from emu.kernel.fs.notices import IN_ACCESS
 from emu.kernel.fs.special import Fifo, make_node
 from emu.kernel.syscalls.stat import base_of
 from emu.kernel.table import syscall
@@ -219,6 +220,8 @@ def _list(
     `record` makes it of name, inode, offset and type.
     """
     entries = file.entries()
+    if k.fs.notices is not None:
+        k.fs.notices.of_file(file, IN_ACCESS)
     records = []
     room = size
     position = file.offset

@@ -15,6 +15,7 @@ from emu.core.errors import MemoryFault
 from emu.kernel import abi
 from emu.kernel.errors import fail
 from emu.kernel.fs.file import OpenFile, SeekableFile
+from emu.kernel.fs.notices import IN_ACCESS, IN_MODIFY
 from emu.kernel.run.block import Block
 from emu.kernel.run.signal_info import Interrupted, SignalInfo
 from emu.kernel.syscalls.waiting import resumable, wait, wait_for_file
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 20
 _SEEK_HOLE = 4
-_NOT_MOVED = frozenset(f"anon_inode:[{name}]" for name in ("eventfd", "signalfd", "timerfd", "eventpoll"))
+_NOT_MOVED = frozenset(f"anon_inode:[{name}]" for name in ("eventfd", "signalfd", "timerfd", "eventpoll")) | {
+    "anon_inode:inotify"
+}
 """Files that lseek leaves where they are, without a word."""
 _RWF_APPEND, _RWF_NOWAIT, _RWF_SUPPORTED = 0x10, 0x8, 0x1F
 
@@ -71,7 +74,10 @@ def read_bytes(k: Kernel, t: Task, file: OpenFile, size: int, offset: int | None
     """Read once, waiting for the first byte unless the file is non-blocking."""
     while True:
         try:
-            return file.read(size) if offset is None else file.pread(size, offset)
+            data = file.read(size) if offset is None else file.pread(size, offset)
+            if data and k.fs.notices is not None:
+                k.fs.notices.of_file(file, IN_ACCESS)
+            return data
         except BlockingIOError:
             if file.flags & abi.O_NONBLOCK:
                 raise
@@ -86,6 +92,8 @@ def write_bytes(k: Kernel, t: Task, file: OpenFile, data: bytes, offset: int | N
             rest = data[done:] if done else data
             try:
                 done += file.write(rest) if offset is None else file.pwrite(rest, offset + done)
+                if done and k.fs.notices is not None:
+                    k.fs.notices.of_file(file, IN_MODIFY)
                 if done >= len(data) or file.flags & abi.O_NONBLOCK:
                     return done
             except BlockingIOError:
