@@ -37,7 +37,7 @@ def boot(config: KernelConfig, space: AddressSpace, bus: EventBus) -> Kernel:
     kernel = system.leader = Kernel(system, space, family, fs.caller)
     for number in config.ignored:
         kernel.signals.actions[number] = Action(abi.SIG_IGN)
-    mount_devices(fs, kernel.fds, system.entropy)
+    mount_devices(fs, kernel.fds, system.entropy, system.terminal)
     mount_terminals(fs, system)
     mount_proc(system)
     mount_sys(system)

@@ -256,6 +256,10 @@ class System:
         family = self.running.family
         return family.group, family.session
 
+    def terminal(self) -> Terminal | None:
+        """Return the controlling terminal of the session that runs, None where the guest has made none."""
+        return self.terminals.get(self.running.family.session)
+
     def signal_group(self, group: int, signo: int) -> None:
         """Send a terminal's signal to all of a process group."""
         for process in list(self.processes.values()):

@@ -13,10 +13,14 @@ from emu.kernel.errors import fail
 from emu.kernel.fs.directory import Directory, OverlayDirectory
 from emu.kernel.fs.file import Inode, Meta, OpenFile, fresh
 from emu.kernel.fs.inodes import Symlink
+from emu.kernel.fs.pty import open_slave
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from emu.kernel.fs.fdtable import FdTable
     from emu.kernel.fs.file import Volume
+    from emu.kernel.fs.terminal import Terminal
     from emu.kernel.fs.vfs import FileSystem
     from emu.kernel.run.entropy import Entropy
 
@@ -32,19 +36,29 @@ _LINKS = {
 class Device(Inode):
     """A character device of the memory class, or the terminal."""
 
-    __slots__ = ("name", "_entropy", "_fds")
+    __slots__ = ("name", "_entropy", "_fds", "_terminal")
     fmt = abi.S_IFCHR
 
-    def __init__(self, volume: Volume, fds: FdTable, entropy: Entropy, name: str) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        fds: FdTable,
+        entropy: Entropy,
+        name: str,
+        terminal: Callable[[], Terminal | None],
+    ) -> None:
         major, minor = _NAMES[name]
         super().__init__(volume, None, Meta(fresh(volume, abi.S_IFCHR | 0o666, major << 8 | minor)))
         self.name = name
-        self._fds, self._entropy = fds, entropy
+        self._fds, self._entropy, self._terminal = fds, entropy, terminal
         self.own().uid = self.own().gid = 0
 
     def open(self, path: str, flags: int) -> OpenFile:
         """Return a description; of the terminal, that of the first standard descriptor that is one."""
         if self.name == "tty":
+            terminal = self._terminal()
+            if terminal is not None:
+                return open_slave(terminal, path, flags, self)
             for fd in range(3):
                 file = self._fds.files.get(fd)
                 if file is not None and file.host_wait() is not None and _is_terminal(file):
@@ -109,8 +123,13 @@ class DeviceFile(OpenFile):
         raise fail(errno.EINVAL)
 
 
-def mount_devices(fs: FileSystem, fds: FdTable, entropy: Entropy) -> None:
-    """Put /dev in place of whatever the sysroot has there; /dev/shm is a directory in memory."""
+def mount_devices(
+    fs: FileSystem, fds: FdTable, entropy: Entropy, terminal: Callable[[], Terminal | None]
+) -> None:
+    """Put /dev in place of whatever the sysroot has there; /dev/shm is a directory in memory.
+
+    `terminal` returns the controlling terminal of the session that runs, where the guest has made one.
+    """
 
     def directory(mode: int) -> Meta:
         meta = Meta(fresh(fs, abi.S_IFDIR | mode))
@@ -120,7 +139,7 @@ def mount_devices(fs: FileSystem, fds: FdTable, entropy: Entropy) -> None:
     def make(parent: Directory, name: str) -> Inode:
         dev = OverlayDirectory(fs, None, directory(0o755), parent, name)
         for device in _NAMES:
-            dev.upper[device] = Device(fs, fds, entropy, device)
+            dev.upper[device] = Device(fs, fds, entropy, device, terminal)
         for link, target in _LINKS.items():
             dev.upper[link] = Symlink(fs, None, Meta(fresh(fs, abi.S_IFLNK | 0o777)), target)
         dev.upper["shm"] = OverlayDirectory(fs, None, directory(0o1777), dev, "shm")

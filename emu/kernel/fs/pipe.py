@@ -87,6 +87,19 @@ class Pipe:
                 self.charge(-abi.PAGE_SIZE)
         return bytes(taken)
 
+    def peek(self, size: int) -> bytes:
+        """Return the first bytes that wait, which stay."""
+        found = bytearray()
+        for page in self.pages:
+            if len(found) >= size:
+                break
+            found += page.data[page.start : page.start + size - len(found)]
+        return bytes(found)
+
+    def room(self) -> int:
+        """Return how many bytes fit for sure."""
+        return self.capacity - len(self.pages) * abi.PAGE_SIZE
+
     def drop(self) -> None:
         """Nobody is left who could read what waits."""
         self.charge(-abi.PAGE_SIZE * len(self.pages))

@@ -1,4 +1,4 @@
-"""Where the walk of a path ends. Source: path_resolution(7)."""
+"""The steps of a walk, and where it ends. Source: path_resolution(7), openat2(2)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from emu.kernel.fs.inodes import Symlink
 
 if TYPE_CHECKING:
     from emu.kernel.fs.directory import Directory
+
+
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS = 1, 2, 4
+RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_CACHED = 8, 16, 32
+"""What openat2 may ask of a walk."""
 
 
 class MagicLink(Symlink):
@@ -45,6 +50,52 @@ class Place(NamedTuple):
         if self.inode is None:
             raise fail(errno.ENOENT)
         return self.inode
+
+
+def split_path(path: str, node: Inode, root: Inode, resolve: int) -> tuple[list[str], bool, Inode]:
+    """Return the names of `path`, last first, whether it must be a directory, and where it starts.
+
+    Raises OSError: ENOENT, EXDEV for an absolute path where RESOLVE_* forbids it.
+    """
+    if not path:
+        raise fail(errno.ENOENT)
+    if path[0] == "/":
+        if resolve & RESOLVE_BENEATH:
+            raise fail(errno.EXDEV)
+        node = root
+    names = [name for name in path.split("/") if name]
+    names.reverse()
+    return names, path[-1] == "/", node
+
+
+def up(node: Directory, top: Directory, resolve: int) -> Directory:
+    """Return the directory above; `top` is where the walk began. Raises OSError(EXDEV)."""
+    if node is top:
+        if resolve & RESOLVE_BENEATH:
+            raise fail(errno.EXDEV)
+        if resolve & RESOLVE_IN_ROOT:
+            return node
+    if resolve & RESOLVE_NO_XDEV:
+        same_device(node, node.parent)
+    return node.parent
+
+
+def jump(link: MagicLink, node: Inode, resolve: int) -> Inode:
+    """Follow a link of /proc from `node`. Raises OSError: ELOOP, EXDEV."""
+    if resolve & RESOLVE_NO_MAGICLINKS:
+        raise fail(errno.ELOOP)
+    if resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT):
+        raise fail(errno.EXDEV)
+    followed = link.follow()
+    if resolve & RESOLVE_NO_XDEV:
+        same_device(node, followed)
+    return followed
+
+
+def same_device(node: Inode, other: Inode) -> None:
+    """Keep a walk to one file system. Raises OSError(EXDEV)."""
+    if node.stat().dev != other.stat().dev:
+        raise fail(errno.EXDEV)
 
 
 def check_no_cycle(moved: Directory, target: Directory) -> None:

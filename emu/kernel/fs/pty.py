@@ -34,7 +34,7 @@ _TCGETS, _TCSETS, _TCSETSW, _TCSETSF, _TCSBRK, _TCXONC, _TCFLSH = (
 _SCTTY, _GPGRP, _SPGRP, _OUTQ, _GWINSZ, _SWINSZ, _FIONREAD, _NOTTY, _GSID = (
     0x540E, 0x540F, 0x5410, 0x5411, 0x5413, 0x5414, 0x541B, 0x5422, 0x5429,
 )  # fmt: skip
-_GPTN, _SPTLCK, _GPTLCK = 0x80045430, 0x40045431, 0x80045439
+_GPTN, TIOCSPTLCK, _GPTLCK, TIOCGPTPEER = 0x80045430, 0x40045431, 0x80045439, 0x5441
 _PTMX, _PTS_MAJOR = 5 << 8 | 2, 136
 
 
@@ -145,7 +145,7 @@ class MasterFile(_End):
     def ioctl(self, arena: Arena, request: int, argument: int) -> int:
         """Serve what the master alone is asked for, and what both are."""
         terminal = self.terminal
-        if request == _SPTLCK:
+        if request == TIOCSPTLCK:
             terminal.locked = arena.copy_in(argument, 4) != bytes(4)
         elif request in (_GPTN, _GPTLCK, _FIONREAD):
             values = {_GPTN: terminal.number, _GPTLCK: int(terminal.locked), _FIONREAD: len(terminal.shown)}
@@ -153,6 +153,10 @@ class MasterFile(_End):
         else:
             return super().ioctl(arena, request, argument)
         return 0
+
+    def slave_path(self) -> str:
+        """Return the path of the other end."""
+        return f"/dev/pts/{self.terminal.number}"
 
     def closed(self) -> None:
         """The terminal is hung up."""
@@ -223,12 +227,17 @@ class _Slave(Inode):
         terminal = self._terminal
         if terminal.locked or not terminal.master:
             raise fail(errno.EIO)
-        terminal.slaves += 1
-        terminal.used = True
         group, session = terminal.jobs.caller()
         if not flags & abi.O_NOCTTY and not terminal.session and group == session:
             terminal.control(group, session)
-        return SlaveFile(terminal, path, flags, self)
+        return open_slave(terminal, path, flags, self)
+
+
+def open_slave(terminal: Terminal, path: str, flags: int, inode: Inode) -> SlaveFile:
+    """Return one more open file of a slave's end, by whatever name."""
+    terminal.slaves += 1
+    terminal.used = True
+    return SlaveFile(terminal, path, flags, inode)
 
 
 class TerminalDirectory(Directory):

@@ -23,7 +23,18 @@ from emu.kernel.fs.directory import Directory, OverlayDirectory
 from emu.kernel.fs.file import Content, Inode, Meta, OpenFile, PathFile, fresh
 from emu.kernel.fs.inodes import Regular, RegularFile, SpecialInode, Symlink
 from emu.kernel.fs.notices import IN_ACCESS, IN_MODIFY, Key, MovedEntry, Notices
-from emu.kernel.fs.place import MagicLink, Place, check_no_cycle
+from emu.kernel.fs.place import (
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+    MagicLink,
+    Place,
+    check_no_cycle,
+    jump,
+    same_device,
+    split_path,
+    up,
+)
 from emu.kernel.fs.stat import MEMORY_DEV
 
 _LOADER_READS = 832
@@ -184,20 +195,21 @@ class FileSystem:
     # -- the walk --------------------------------------------------------------------------------------------
 
     def walk(
-        self, path: str, base: Directory | None = None, *, follow: bool = True, beneath: bool = False
+        self, path: str, base: Directory | None = None, *, follow: bool = True, resolve: int = 0
     ) -> Place:
         """Walk `path` from `base` (the working directory when None); the last name need not exist.
 
-        `follow` is for a symbolic link as last name; a trailing slash follows it anyhow. `beneath` refuses to
-        leave `base` (RESOLVE_BENEATH). Raises OSError: ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG, EACCES, EXDEV.
+        `follow` is for a symbolic link as last name; a trailing slash follows it anyhow. `resolve` are the
+        RESOLVE_* of openat2: some keep the walk within `base`. Raises OSError: ENOENT, ENOTDIR, ELOOP,
+        ENAMETOOLONG, EACCES, EXDEV.
         """
         if not path:
             raise fail(errno.ENOENT)
         if len(os.fsencode(path)) >= abi.PATH_MAX:
             raise fail(errno.ENAMETOOLONG)
         top = self.caller.cwd if base is None else base
-        node: Inode = top
-        parts, slash, node = self._split(path, node, beneath)
+        root = top if resolve & RESOLVE_IN_ROOT else self.root
+        parts, slash, node = split_path(path, top, root, resolve)
         links = 0
         while parts:
             name = parts.pop()
@@ -208,31 +220,29 @@ class FileSystem:
             if name == ".":
                 continue
             if name == "..":
-                if beneath and node is top:
-                    raise fail(errno.EXDEV)
-                node = node.parent
+                node = up(node, top, resolve)
                 continue
             if len(name) > abi.NAME_MAX // 4 and len(os.fsencode(name)) > abi.NAME_MAX:
                 raise fail(errno.ENAMETOOLONG)
             child = node.lookup(name)
             if isinstance(child, Symlink) and (parts or follow or slash):
                 links += 1
-                if links > abi.SYMLINK_LIMIT:
+                if links > abi.SYMLINK_LIMIT or resolve & RESOLVE_NO_SYMLINKS:
                     raise fail(errno.ELOOP)
                 if isinstance(child, MagicLink):
-                    if beneath:
-                        raise fail(errno.EXDEV)
-                    followed = child.follow()
+                    followed = jump(child, node, resolve)
                     if not parts:
                         return Place(node, name, followed, slash)
                     node = followed
                     continue
-                more, more_slash, node = self._split(child.target(), node, beneath)
+                more, more_slash, node = split_path(child.target(), node, root, resolve)
                 slash = slash or more_slash and not parts
                 parts.extend(more)
                 if len(parts) > _MAX_EXCESS:
                     raise fail(errno.ENAMETOOLONG)
                 continue
+            if resolve & RESOLVE_NO_XDEV and child is not None:
+                same_device(node, child)
             if not parts:
                 if slash and child is not None and not isinstance(child, Directory):
                     raise fail(errno.ENOTDIR)
@@ -243,18 +253,6 @@ class FileSystem:
         if not isinstance(node, Directory):
             raise fail(errno.ENOTDIR)
         return Place(node, "", node, slash)
-
-    def _split(self, path: str, node: Inode, beneath: bool) -> tuple[list[str], bool, Inode]:
-        """Return the names of `path`, last first, whether it must be a directory, and where it starts."""
-        if not path:
-            raise fail(errno.ENOENT)
-        if path[0] == "/":
-            if beneath:
-                raise fail(errno.EXDEV)
-            node = self.root
-        names = [name for name in path.split("/") if name]
-        names.reverse()
-        return names, path[-1] == "/", node
 
     def find(self, path: str, base: Directory | None = None, *, follow: bool = True) -> Inode:
         """Return the inode that `path` leads to. Raises OSError."""
@@ -283,16 +281,16 @@ class FileSystem:
     # -- opening ---------------------------------------------------------------------------------------------
 
     def open(
-        self, path: str, flags: int, mode: int = 0, base: Directory | None = None, *, beneath: bool = False,
-        no_symlinks: bool = False,
+        self, path: str, flags: int, mode: int = 0, base: Directory | None = None, *, resolve: int = 0
     ) -> OpenFile:  # fmt: skip
-        """Open `path` as open(2) does with O_* `flags`; `mode` is for a file that is created.
+        """Open `path` as open(2) does with O_* `flags`; `mode` is for a file that is created, `resolve` as
+        in `walk`.
 
         Raises OSError.
         """
         create = bool(flags & abi.O_CREAT) and not flags & abi.O_PATH
-        follow = not flags & abi.O_NOFOLLOW and not (create and flags & abi.O_EXCL) and not no_symlinks
-        place = self.walk(path, base, follow=follow, beneath=beneath)
+        follow = not flags & abi.O_NOFOLLOW and not (create and flags & abi.O_EXCL)
+        place = self.walk(path, base, follow=follow, resolve=resolve)
         inode = place.inode
         if flags & abi.O_TMPFILE == abi.O_TMPFILE and not flags & abi.O_PATH:
             return self._open_nameless(place, flags, mode)

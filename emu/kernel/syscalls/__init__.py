@@ -37,7 +37,7 @@ __all__ = [
 
 _LATE = {
     **dict.fromkeys((*range(41, 56), 288, 299, 307), ("sockets", "socket_options", "messages", "mmsg")),
-    **dict.fromkeys((40, 275, 326), ("copying",)),
+    **dict.fromkeys((40, 275, 276, 278, 326), ("copying",)),
     **dict.fromkeys((61, 247), ("wait",)),
     **dict.fromkeys((424, 434, 438), ("pidfd",)),
     **dict.fromkeys((59, 322), ("execute",)),
@@ -48,6 +48,7 @@ _LATE = {
     **dict.fromkeys((282, 289), ("signalfd",)),
     **dict.fromkeys((253, 254, 255, 294), ("inotify",)),
     101: ("ptrace",),
+    437: ("openat2",),
     **dict.fromkeys((310, 311), ("process_vm",)),
     317: ("seccomp",),
     **dict.fromkeys(range(240, 246), ("mqueue",)),

@@ -1,6 +1,6 @@
 """Copying from one file to another inside the kernel.
 
-Source: sendfile(2), copy_file_range(2), splice(2).
+Source: sendfile(2), copy_file_range(2), splice(2), tee(2), vmsplice(2).
 """
 
 from __future__ import annotations
@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING
 from emu.kernel import abi
 from emu.kernel.errors import fail
 from emu.kernel.fs.inodes import RegularFile
-from emu.kernel.syscalls.io import checked_size, read_bytes, readable_file, writable_file, write_bytes
+from emu.kernel.fs.pipe import Pipe, PipeEnd
+from emu.kernel.fs.special import FifoFile
+from emu.kernel.run.signal_info import SignalInfo
+from emu.kernel.syscalls.io import (
+    checked_size,
+    read_bytes,
+    read_vectors,
+    readable_file,
+    writable_file,
+    write_bytes,
+    write_vectors,
+)
+from emu.kernel.syscalls.waiting import wait_for_file
 from emu.kernel.table import syscall
 
 if TYPE_CHECKING:
@@ -21,6 +33,7 @@ if TYPE_CHECKING:
     from emu.kernel.run.task import Task
 
 _PIECE = 1 << 20
+_SPLICE_F_NONBLOCK, _SPLICE_FLAGS = 2, 0xF
 
 
 def _copy(
@@ -138,3 +151,52 @@ def _sys_splice(
     _store_offset(k, read_at, read_start, count)
     _store_offset(k, write_at, write_start, count)
     return count
+
+
+def _pipe(file: OpenFile) -> Pipe | None:
+    if isinstance(file, PipeEnd):
+        return file.pipe
+    return file.fifo.pipe if isinstance(file, FifoFile) else None
+
+
+@syscall(276, "tee", "fd", "fd", "size", "uint")
+def _sys_tee(k: Kernel, t: Task, source: int, target: int, size: int, flags: int) -> Waiting:
+    if flags & ~_SPLICE_FLAGS:
+        raise fail(errno.EINVAL)
+    if not size:
+        return 0
+    reader, writer = k.file(source), k.file(target)
+    if not reader.readable or not writer.writable:
+        raise fail(errno.EBADF)
+    first, second = _pipe(reader), _pipe(writer)
+    if first is None or second is None or first is second:
+        raise fail(errno.EINVAL)
+    stays = bool(flags & _SPLICE_F_NONBLOCK or (reader.flags | writer.flags) & abi.O_NONBLOCK)
+    while not first.pages:
+        if not first.writers:
+            return 0
+        if stays:
+            raise fail(errno.EAGAIN)
+        yield from wait_for_file(k, t, reader, abi.POLLIN, "to copy from")
+    while second.readers and not writer.poll() & abi.POLLOUT:
+        if stays:
+            raise fail(errno.EAGAIN)
+        yield from wait_for_file(k, t, writer, abi.POLLOUT, "to copy to")
+    if not second.readers:
+        k.signals.send(SignalInfo(abi.SIGPIPE, abi.SI_USER, k.pid, k.credentials.users.real), t)
+        raise fail(errno.EPIPE)
+    return writer.write(first.peek(min(size, second.room())))
+
+
+@syscall(278, "vmsplice", "fd", "ptr", "size", "uint")
+def _sys_vmsplice(k: Kernel, t: Task, fd: int, address: int, count: int, flags: int) -> Waiting:
+    file = k.file(fd)
+    if flags & ~_SPLICE_FLAGS:
+        raise fail(errno.EINVAL)
+    if _pipe(file) is None:
+        raise fail(errno.EBADF)
+    if flags & _SPLICE_F_NONBLOCK and not file.poll() & (
+        abi.POLLOUT if file.writable else abi.POLLIN | abi.POLLHUP
+    ):
+        raise fail(errno.EAGAIN)
+    return (write_vectors if file.writable else read_vectors)(k, t, file, address, count, None)

@@ -1,6 +1,6 @@
 """Descriptors: open, close, dup, fcntl, ioctl, pipe.
 
-Source: open(2), openat2(2), close_range(2), dup(2), fcntl(2), pipe(2).
+Source: open(2), close_range(2), dup(2), fcntl(2), pipe(2).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from emu.kernel.fs.anonymous import EventFile, TimerFile
 from emu.kernel.fs.hostfile import FIOASYNC, FIOCLEX, FIONBIO, FIONCLEX, FIONREAD
 from emu.kernel.fs.inodes import RegularFile
 from emu.kernel.fs.pipe import PipeEnd, make_pipe
+from emu.kernel.fs.pty import TIOCGPTPEER, TIOCSPTLCK, MasterFile, SlaveFile
 from emu.kernel.fs.special import FifoFile
 from emu.kernel.run.block import Block
 from emu.kernel.syscalls.record_locks import record_lock
@@ -31,13 +32,6 @@ if TYPE_CHECKING:
     from emu.kernel.run.task import Task
 
 _STATUS_FLAGS = abi.O_APPEND | abi.O_ASYNC | abi.O_DIRECT | abi.O_NOATIME | abi.O_NONBLOCK
-_RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = (
-    1,
-    2,
-    4,
-    8,
-    16,
-)
 _CLOSE_RANGE_UNSHARE, _CLOSE_RANGE_CLOEXEC = 2, 4
 _LONGEST_NAME = 249
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_HUGETLB = 1, 2, 4
@@ -58,10 +52,10 @@ def _install(k: Kernel, file: OpenFile, flags: int) -> int:
 def _open(k: Kernel, t: Task, dirfd: int, path: int, flags: int, mode: int) -> int | Waiting:
     k.fds.lowest()  # EMFILE before anything is made
     name = k.path(path)
-    return _opened(k, t, k.fs.open(name, flags | abi.O_LARGEFILE, mode, base_of(k, dirfd, name)), flags)
+    return opened(k, t, k.fs.open(name, flags | abi.O_LARGEFILE, mode, base_of(k, dirfd, name)), flags)
 
 
-def _opened(k: Kernel, t: Task, file: OpenFile, flags: int) -> int | Waiting:
+def opened(k: Kernel, t: Task, file: OpenFile, flags: int) -> int | Waiting:
     """Give a file its number; who opens one end of a FIFO waits for the other first."""
     if (
         isinstance(file, FifoFile)
@@ -98,33 +92,6 @@ def _sys_openat(k: Kernel, t: Task, dirfd: int, path: int, flags: int, mode: int
 @syscall(85, "creat", "path", "mode")
 def _sys_creat(k: Kernel, t: Task, path: int, mode: int) -> int | Waiting:
     return _open(k, t, abi.AT_FDCWD, path, abi.O_CREAT | abi.O_WRONLY | abi.O_TRUNC, mode)
-
-
-@syscall(437, "openat2", "dirfd", "path", "ptr", "size")
-def _sys_openat2(k: Kernel, t: Task, dirfd: int, path: int, how: int, size: int) -> int | Waiting:
-    if size < 24:
-        raise fail(errno.EINVAL)
-    if size > abi.PAGE_SIZE or any(k.arena.copy_in(how + 24, size - 24)):
-        raise fail(errno.E2BIG)
-    flags, mode, resolve = struct.unpack("<QQQ", k.arena.copy_in(how, 24))
-    if resolve & ~0x1F or flags >> 32 or mode & ~0o7777 or mode and not flags & (abi.O_CREAT | abi.O_TMPFILE):
-        raise fail(errno.EINVAL)
-    if resolve & _RESOLVE_IN_ROOT:
-        raise fail(errno.ENOSYS)
-    k.fds.lowest()
-    name = k.path(path)
-    if resolve & _RESOLVE_BENEATH and name.startswith("/"):
-        raise fail(errno.EXDEV)
-    base = base_of(k, dirfd, name)
-    if resolve & (_RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_XDEV):
-        _refuse_links(k, name, base is not None, resolve)
-    file = k.fs.open(name, flags | abi.O_LARGEFILE, mode, base, beneath=bool(resolve & _RESOLVE_BENEATH))
-    return _opened(k, t, file, flags)
-
-
-def _refuse_links(k: Kernel, name: str, relative: bool, resolve: int) -> None:
-    """Refuse the RESOLVE_* restrictions that the walk does not know; no library asks for them."""
-    raise fail(errno.ENOSYS)
 
 
 @syscall(3, "close", "fd")
@@ -252,6 +219,13 @@ def _sys_ioctl(k: Kernel, t: Task, fd: int, request: int, argument: int) -> int:
         case _ if request == FIONREAD and isinstance(file, RegularFile):
             left = max(file.size() - file.offset, 0)
             k.arena.copy_out(argument, min(left, 0x7FFFFFFF).to_bytes(4, "little"))
+        case _ if request == TIOCGPTPEER and isinstance(file, MasterFile):
+            slave = k.fs.open(file.slave_path(), argument & abi.U32 & ~abi.O_CREAT)
+            fd = _install(k, slave, argument)
+            slave.flags |= argument & abi.O_CLOEXEC
+            return fd
+        case _ if request in (TIOCGPTPEER, TIOCSPTLCK) and isinstance(file, SlaveFile):
+            raise fail(errno.EIO)
         case _ if request == FIOASYNC:
             on = k.arena.copy_in(argument, 4) != bytes(4)
             if on != bool(file.flags & abi.O_ASYNC):

@@ -132,6 +132,10 @@ def _sys_setrlimit(k: Kernel, t: Task, resource: int, new: int) -> int:
 
 @syscall(302, "prlimit64", "pid", "int", "ptr", "ptr")
 def _sys_prlimit64(k: Kernel, t: Task, pid: int, resource: int, new: int, old: int) -> int:
+    if pid == abi.PPID:
+        if new:
+            raise fail(errno.EPERM)
+        pid = k.system.leader.pid  # which has them from there
     return _limit(k, find_process(k, pid) if pid else k, resource, new, old)
 
 

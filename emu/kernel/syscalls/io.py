@@ -280,7 +280,8 @@ def read_iovec(k: Kernel, address: int, count: int) -> list[tuple[int, int]]:
     return vectors
 
 
-def _readv(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset: int | None) -> Waiting:
+def read_vectors(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset: int | None) -> Waiting:
+    """Read to an iovec array; None is the file's own offset."""
     vectors = read_iovec(k, address, count)
     if not any(size for _, size in vectors):
         return 0
@@ -304,7 +305,10 @@ def _readv(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset:
     return done
 
 
-def _writev(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset: int | None) -> Waiting:
+def write_vectors(
+    k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset: int | None
+) -> Waiting:
+    """Write what an iovec array names; None is the file's own offset."""
     vectors = read_iovec(k, address, count)
     if file.is_socket:
         return (yield from _send(k, t, file, vectors))
@@ -333,26 +337,26 @@ def _writev(k: Kernel, t: Task, file: OpenFile, address: int, count: int, offset
 
 @syscall(19, "readv", "fd", "ptr", "uint")
 def _sys_readv(k: Kernel, t: Task, fd: int, address: int, count: int) -> Waiting:
-    return _readv(k, t, readable_file(k, fd), address, count, None)
+    return read_vectors(k, t, readable_file(k, fd), address, count, None)
 
 
 @syscall(20, "writev", "fd", "ptr", "uint")
 def _sys_writev(k: Kernel, t: Task, fd: int, address: int, count: int) -> Waiting:
-    return _writev(k, t, writable_file(k, fd), address, count, None)
+    return write_vectors(k, t, writable_file(k, fd), address, count, None)
 
 
 @syscall(295, "preadv", "fd", "ptr", "uint", "offset")
 def _sys_preadv(k: Kernel, t: Task, fd: int, address: int, count: int, offset: int) -> Waiting:
     _positioned(k, fd, offset)
     file = readable_file(k, fd)
-    return _readv(k, t, file, address, count, offset)
+    return read_vectors(k, t, file, address, count, offset)
 
 
 @syscall(296, "pwritev", "fd", "ptr", "uint", "offset")
 def _sys_pwritev(k: Kernel, t: Task, fd: int, address: int, count: int, offset: int) -> Waiting:
     _positioned(k, fd, offset)
     file = writable_file(k, fd)
-    return _writev(k, t, file, address, count, _append(file, offset))
+    return write_vectors(k, t, file, address, count, _append(file, offset))
 
 
 @syscall(327, "preadv2", "fd", "ptr", "uint", "offset", "long", "int")
@@ -362,7 +366,7 @@ def _sys_preadv2(
     if flags & ~_RWF_SUPPORTED:
         raise fail(errno.EOPNOTSUPP)
     if offset == -1:
-        return _readv(k, t, readable_file(k, fd), address, count, None)
+        return read_vectors(k, t, readable_file(k, fd), address, count, None)
     return _sys_preadv(k, t, fd, address, count, offset)
 
 
@@ -374,9 +378,9 @@ def _sys_pwritev2(
         raise fail(errno.EOPNOTSUPP)
     if flags & _RWF_APPEND:
         file = writable_file(k, fd)
-        return _writev(k, t, file, address, count, file.stat().size)
+        return write_vectors(k, t, file, address, count, file.stat().size)
     if offset == -1:
-        return _writev(k, t, writable_file(k, fd), address, count, None)
+        return write_vectors(k, t, writable_file(k, fd), address, count, None)
     return _sys_pwritev(k, t, fd, address, count, offset)
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from emu.kernel import abi
 from emu.kernel.errors import fail
 from emu.kernel.fs.pidfd import PidFile
+from emu.kernel.run.family import Family
 from emu.kernel.run.signal_info import SignalInfo
-from emu.kernel.syscalls.signal import INFO, send_to
+from emu.kernel.syscalls.signal import INFO, send_to, to_parent_of_all
 from emu.kernel.table import syscall
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def process_of(k: Kernel, fd: int) -> Kernel:
 def _sys_pidfd_open(k: Kernel, t: Task, pid: int, flags: int) -> int:
     if flags & ~abi.O_NONBLOCK or pid <= 0:
         raise fail(errno.EINVAL)
+    if pid == abi.PPID:
+        return k.fds.install(PidFile(k.fs, Family(pid, 0, pid, abi.SID), flags), True)
     process = k.system.processes.get(pid)
     if process is None:
         threads = any(pid in other.tasks for other in k.system.processes.values())
@@ -43,6 +46,9 @@ def _sys_pidfd_open(k: Kernel, t: Task, pid: int, flags: int) -> int:
 def _sys_pidfd_send_signal(k: Kernel, t: Task, fd: int, signo: int, address: int, flags: int) -> int:
     if flags or not 0 <= signo <= abi.NSIG:
         raise fail(errno.EINVAL)
+    file = k.fds.get(fd)
+    if isinstance(file, PidFile) and file.family.pid == abi.PPID and not address:
+        return to_parent_of_all(k, signo)
     process = process_of(k, fd)
     info = SignalInfo(signo, abi.SI_USER, k.pid, k.credentials.users.real)
     if address:

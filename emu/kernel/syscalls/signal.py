@@ -33,6 +33,8 @@ _ACTION = struct.Struct("<QQQQ")
 _STACK = struct.Struct("<QiiQ")
 INFO = struct.Struct("<iiiiIIQ")
 _SET_SIZE = 8
+_PASSED_OVER = (abi.SIGCHLD, abi.SIGCONT, abi.SIGURG, abi.SIGWINCH)
+"""What a process ignores unless it has asked for it."""
 _FROM_HOST = bit(abi.SIGINT) | bit(abi.SIGTERM)
 """What the host may send: a wait for one of these is not hopeless."""
 
@@ -221,13 +223,7 @@ def send_to(k: Kernel, target: Kernel, task: Task | None, info: SignalInfo) -> N
 def _sys_kill(k: Kernel, t: Task, pid: int, signo: int) -> int:
     _check(signo)
     if pid == abi.PPID:
-        if signo:
-            k.report_once(
-                "kill of the parent",
-                "emu: a signal to the parent process is not supported; the program was told EPERM",
-            )
-            raise fail(errno.EPERM)
-        return 0  # it is there
+        return to_parent_of_all(k, signo)
     info = SignalInfo(signo, abi.SI_USER, k.pid, k.credentials.users.real)
     if pid > 0:
         send_to(k, find_process(k, pid), None, info)
@@ -246,6 +242,16 @@ def _sys_kill(k: Kernel, t: Task, pid: int, signo: int) -> int:
     return 0
 
 
+def to_parent_of_all(k: Kernel, signo: int) -> int:
+    """A signal for who started `emu`, of whom the guest sees only an id: it is sent, and nothing comes of it,
+    as under a shell.
+    """
+    if signo and signo not in _PASSED_OVER:
+        line = f"emu: {abi.signal_name(signo)} to the parent process ({abi.PPID}), which is not there: the program was told that it is sent"
+        k.report_once("kill of the parent", line)
+    return 0
+
+
 def _thread(k: Kernel, tid: int) -> tuple[Kernel, Task]:
     if tid <= 0:
         raise fail(errno.EINVAL)
@@ -255,6 +261,9 @@ def _thread(k: Kernel, tid: int) -> tuple[Kernel, Task]:
 
 @syscall(200, "tkill", "pid", "signal")
 def _sys_tkill(k: Kernel, t: Task, tid: int, signo: int) -> int:
+    if tid == abi.PPID:
+        _check(signo)
+        return to_parent_of_all(k, signo)
     process, task = _thread(k, tid)
     _check(signo)
     send_to(k, process, task, SignalInfo(signo, abi.SI_TKILL, k.pid, k.credentials.users.real))
@@ -265,6 +274,9 @@ def _sys_tkill(k: Kernel, t: Task, tid: int, signo: int) -> int:
 def _sys_tgkill(k: Kernel, t: Task, pid: int, tid: int, signo: int) -> int:
     if pid <= 0:
         raise fail(errno.EINVAL)
+    if pid == tid == abi.PPID:
+        _check(signo)
+        return to_parent_of_all(k, signo)
     process, task = _thread(k, tid)
     if pid != process.pid:
         raise fail(errno.ESRCH)
@@ -273,18 +285,21 @@ def _sys_tgkill(k: Kernel, t: Task, pid: int, tid: int, signo: int) -> int:
     return 0
 
 
-def _queue(k: Kernel, target: Kernel, task: Task | None, signo: int, address: int) -> int:
+def _queue(k: Kernel, target: Kernel | None, task: Task | None, signo: int, address: int) -> int:
+    """Send a signal with what the caller says of it; `target` None is the parent of all."""
     _, _, code, _, pid, uid, value = INFO.unpack(k.arena.copy_in(address, INFO.size))
     _check(signo)
     if (code >= 0 or code == abi.SI_TKILL) and target is not k:
         raise fail(errno.EPERM)
+    if target is None:
+        return to_parent_of_all(k, signo)
     send_to(k, target, task, SignalInfo(signo, code, pid, uid, value=value))
     return 0
 
 
 @syscall(129, "rt_sigqueueinfo", "pid", "signal", "ptr")
 def _sys_rt_sigqueueinfo(k: Kernel, t: Task, pid: int, signo: int, address: int) -> int:
-    return _queue(k, find_process(k, pid), None, signo, address)
+    return _queue(k, None if pid == abi.PPID else find_process(k, pid), None, signo, address)
 
 
 @syscall(297, "rt_tgsigqueueinfo", "pid", "pid", "signal", "ptr")

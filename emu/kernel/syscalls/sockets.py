@@ -89,8 +89,6 @@ def read_address(k: Kernel, address: int, size: int) -> bytes:
 
 def store_address(k: Kernel, socket: Socket, name: Address | None, address: int, size: int) -> None:
     """Store a sockaddr, cut to the room there is, and its whole length at `size`."""
-    if not address:
-        return
     room = int.from_bytes(k.arena.copy_in(size, 4), "little", signed=True)
     if room < 0:
         raise fail(errno.EINVAL)
@@ -322,9 +320,9 @@ def _accepted(
             raise fail(errno.EAGAIN)
     k.fds.lowest()
     other = socket.waiting.popleft()
-    store_address(
-        k, other, other.peer.local if other.unix and other.peer is not None else other.remote, address, size
-    )
+    if address:
+        name = other.peer.local if other.unix and other.peer is not None else other.remote
+        store_address(k, other, name, address, size)
     other.flags |= flags & abi.O_NONBLOCK
     return k.fds.install(other, bool(flags & abi.O_CLOEXEC))
 
