@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests import tiers
 from tools import fixtures
+
+_HYPOTHESIS = pytest.StashKey[bool]()
 
 for _signal in (
     signal.SIGINT,
@@ -20,10 +21,6 @@ for _signal in (
 ):  # a background job of a shell ignores them, and so would all that the tests start
     if signal.getsignal(_signal) == signal.SIG_IGN:
         signal.signal(_signal, signal.default_int_handler if _signal == signal.SIGINT else signal.SIG_DFL)
-
-
-settings.register_profile("emu", deadline=None)  # how long a test takes is no property of the code
-settings.register_profile("long", deadline=None, max_examples=100 * tiers.LONG)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,7 +40,40 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "needs(program, ...): uses programs beyond gcc and g++; such a test is in no sample"
     )
     config.addinivalue_line("markers", "long: runs in the long tier only")
-    settings.load_profile("long" if config.getoption("tier") == "long" else "emu")
+    config.addinivalue_line(
+        "markers", "runs(tag=..., of=...): once for each run of fixtures: see tests.tiers.runs"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> None:
+    """Set hypothesis up before the first file that uses it: importing it takes as long as all of pytest."""
+    stash = collector.config.stash
+    if not isinstance(collector, pytest.Module) or _HYPOTHESIS in stash:
+        return
+    if b"hypothesis" not in collector.path.read_bytes():
+        return
+    from hypothesis import settings
+
+    stash[_HYPOTHESIS] = True
+    # How long a test takes is no property of the code.
+    settings.register_profile("emu", deadline=None)
+    settings.register_profile("long", deadline=None, max_examples=100 * tiers.LONG)
+    settings.load_profile("long" if collector.config.getoption("tier") == "long" else "emu")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave hypothesis's summary out where nothing used it: it would be imported to say nothing."""
+    plugins = session.config.pluginmanager
+    if plugins.has_plugin("hypothesispytest") and "hypothesis" not in sys.modules:
+        plugins.unregister(name="hypothesispytest")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make the tests that are marked with `runs`."""
+    for marker in metafunc.definition.iter_markers("runs"):
+        runs = tiers.runs(metafunc.config.getoption("keyword"), **marker.kwargs)
+        metafunc.parametrize("run", [pytest.param(run, id=run.id) for run in runs])
 
 
 @pytest.hookimpl(trylast=True)

@@ -25,15 +25,21 @@ AS_EMULATED_CPU = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-AVX512F,-AVX512CD,
 EMU_TIMEOUT = 180.0
 
 
-def all_runs() -> list[Run]:
-    """Every run of every fixture, by fixture name."""
-    return [run for fixture in fixtures.load_all() for run in fixture.runs]
+@cache
+def all_runs() -> tuple[Run, ...]:
+    """Every run of every fixture, by fixture name: all files are read, once."""
+    return tuple(run for fixture in fixtures.load_all() for run in fixture.runs)
+
+
+def the_run(run_id: str) -> Run:
+    """The run of that name, of which one file is read; raises FixtureError or ValueError."""
+    (run,) = (run for run in fixtures.load(run_id.partition(":")[0]).runs if run.id == run_id)
+    return run
 
 
 @cache
 def _native(run_id: str) -> Outcome:
-    (run,) = (run for run in all_runs() if run.id == run_id)
-    return fixtures.run_native(run)
+    return fixtures.run_native(the_run(run_id))
 
 
 def run_native(run: Run) -> Outcome:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import tiers
 from tests.engine.kvm import needs_kvm
-from tests.support import all_runs, run_emu, run_native
+from tests.support import run_emu, run_native
 from tools import fixtures
 
 if TYPE_CHECKING:
@@ -15,32 +17,33 @@ if TYPE_CHECKING:
 
     from tools.fixtures import Run
 
-RUNS = [pytest.param(run, id=run.id) for run in all_runs()]
 
-
-def _registers_thread_dtors(name: str) -> bool:
+@cache
+def registers_thread_dtors(name: str) -> bool:
     """Whether a fixture has destructors of thread_local, or is made by a script, which may give it some."""
     sources = [path for path in (fixtures.SOURCES / name).rglob("*") if path.is_file()]
     words = (b"thread_local", b"thread_atexit", b"thread_exit")
     return any(path.suffix == ".py" or any(word in path.read_bytes() for word in words) for path in sources)
 
 
-WITH_DTORS = {fixture.name for fixture in fixtures.load_all() if _registers_thread_dtors(fixture.name)}
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Where no thread_local has a destructor both modes take the same way: one will do but for `--long`."""
+    if "tls_dtors" not in metafunc.fixturenames:
+        return
+    params = [
+        pytest.param(
+            run,
+            mode,
+            id=f"{run.id}-{mode}",
+            marks=() if mode == "model" or registers_thread_dtors(run.fixture) else pytest.mark.long,
+        )
+        for run in tiers.runs(metafunc.config.getoption("keyword"))
+        for mode in ("model", "guest")
+    ]
+    metafunc.parametrize(("run", "tls_dtors"), params)
 
-#: Where no thread_local has a destructor both modes take the same way: one of them will do but for `--long`.
-RUNS_BY_MODE = [
-    pytest.param(
-        run,
-        mode,
-        id=f"{run.id}-{mode}",
-        marks=() if mode == "model" or run.fixture in WITH_DTORS else pytest.mark.long,
-    )
-    for run in all_runs()
-    for mode in ("model", "guest")
-]
 
-
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.runs
 @pytest.mark.usefixtures("built_fixtures")
 def test_native_exit_code(run: Run) -> None:
     native = run_native(run)
@@ -49,7 +52,6 @@ def test_native_exit_code(run: Run) -> None:
     assert shown, "a fixture must print what it shows, if a signal is not what it shows"
 
 
-@pytest.mark.parametrize(("run", "tls_dtors"), RUNS_BY_MODE)
 @pytest.mark.usefixtures("built_fixtures")
 def test_emu_equals_native(run: Run, tls_dtors: str) -> None:
     native = run_native(run)
@@ -62,7 +64,7 @@ def test_emu_equals_native(run: Run, tls_dtors: str) -> None:
 
 
 @needs_kvm
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.runs
 @pytest.mark.usefixtures("built_fixtures")
 def test_kvm_equals_native(run: Run) -> None:
     native = run_native(run)

@@ -24,6 +24,7 @@ from tests import support
 from tools import fixtures
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tools.fixtures import Outcome, Run
@@ -59,20 +60,12 @@ _OF_LATER_KERNELS = "normal symbol `__vdso_getrandom' ["
 _NUMBER = re.compile(r"0x[0-9a-f]+$|(?<=HWCAP: {13})\w+|(?<=MINSIGSTKSZ: {7})\d+", re.MULTILINE)
 
 
-def _ordinary_runs() -> list[Run]:
-    """The first run of each fixture that ends by itself, and the last where the loader has most to say:
+def _ordinary(runs: Sequence[Run]) -> list[Run]:
+    """Of a fixture the first run that ends by itself, and the last where the loader has most to say:
     all of them take too long.
     """
-    by_fixture: dict[str, list[Run]] = {}
-    for run in support.all_runs():
-        if run.exit < 128 and run.id not in DIFFERENT and run.fixture not in DIFFERENT:
-            by_fixture.setdefault(run.fixture, []).append(run)
-    chosen = []
-    for runs in by_fixture.values():
-        chosen.append(runs[0])
-        if len(runs) > 1 and "ld-debug-last" in runs[0].tags:
-            chosen.append(runs[-1])
-    return chosen
+    equal = [run for run in runs if run.exit < 128 and not {run.id, run.fixture} & set(DIFFERENT)]
+    return equal[:1] + [run for run in equal[1:][-1:] if "ld-debug-last" in run.tags]
 
 
 def _lines(output: bytes) -> list[str]:
@@ -109,11 +102,6 @@ def _compare(run: Run, env: dict[str, str], *, in_order: bool = True) -> Outcome
     return emulated
 
 
-def _run(run_id: str) -> Run:
-    (run,) = (run for run in support.all_runs() if run.id == run_id)
-    return run
-
-
 def _starts_others(run: Run) -> bool:
     sources = (fixtures.SOURCES / run.fixture).glob("*.c*")
     return "threads" in run.tags or any(
@@ -121,7 +109,7 @@ def _starts_others(run: Run) -> bool:
     )
 
 
-@pytest.mark.parametrize("run", _ordinary_runs(), ids=lambda run: run.id)
+@pytest.mark.runs(of=_ordinary)
 def test_every_line_is_ld_sos(run: Run) -> None:
     if _starts_others(run):
         # Natively nobody decides which thread, or process, binds first: nothing is left to first calls, and
@@ -137,7 +125,7 @@ def test_every_line_is_ld_sos(run: Run) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("run_id", ["dl-chain", "hello-printf"])
 def test_a_single_category(run_id: str, categories: str) -> None:
-    _compare(_run(run_id), {"LD_DEBUG": categories})
+    _compare(support.the_run(run_id), {"LD_DEBUG": categories})
 
 
 _TRACED = (
@@ -160,7 +148,7 @@ _TRACED = (
 )
 @pytest.mark.parametrize("run_id", _TRACED)
 def test_objects_are_listed_as_for_ldd(run_id: str, env: dict[str, str]) -> None:
-    run = _run(run_id)
+    run = support.the_run(run_id)
     _compare(run._replace(argv=run.argv[:1]), {"LD_TRACE_LOADED_OBJECTS": "1", **env})
 
 
@@ -168,7 +156,7 @@ def test_the_auxiliary_vector_is_shown() -> None:
     """Compared are the entries that are there and what is in them;
     where things lie, the CPU and newer kernels' entries differ.
     """
-    run = _with(_run("hello-printf"), {"LD_SHOW_AUXV": ""})
+    run = _with(support.the_run("hello-printf"), {"LD_SHOW_AUXV": ""})
     native, emulated = (
         _NUMBER.sub("N", done.stdout.decode()) for done in (fixtures.run_native(run), support.run_emu(run))
     )
@@ -180,7 +168,7 @@ def test_the_auxiliary_vector_is_shown() -> None:
 
 
 def test_the_output_goes_to_a_file(tmp_path: Path) -> None:
-    run = _with(_run("dl-chain"), {"LD_DEBUG": "all", "LD_DEBUG_OUTPUT": str(tmp_path / "lines")})
+    run = _with(support.the_run("dl-chain"), {"LD_DEBUG": "all", "LD_DEBUG_OUTPUT": str(tmp_path / "lines")})
     done = support.run_emu(run, "--writable", str(tmp_path))
     native = fixtures.run_native(run)
     ours = tmp_path / "lines.1000"
@@ -190,7 +178,7 @@ def test_the_output_goes_to_a_file(tmp_path: Path) -> None:
 
 
 def test_without_writable_the_file_is_the_guests_alone(tmp_path: Path) -> None:
-    run = _with(_run("dl-chain"), {"LD_DEBUG": "all", "LD_DEBUG_OUTPUT": str(tmp_path / "lines")})
+    run = _with(support.the_run("dl-chain"), {"LD_DEBUG": "all", "LD_DEBUG_OUTPUT": str(tmp_path / "lines")})
     done = support.run_emu(run)
     assert done.stderr == b""
     assert list(tmp_path.iterdir()) == []
@@ -198,12 +186,13 @@ def test_without_writable_the_file_is_the_guests_alone(tmp_path: Path) -> None:
 
 def test_an_output_that_cannot_be_opened_is_standard_output(tmp_path: Path) -> None:
     _compare(
-        _run("hello-printf"), {"LD_DEBUG": "libs", "LD_DEBUG_OUTPUT": str(tmp_path / "no-folder" / "lines")}
+        support.the_run("hello-printf"),
+        {"LD_DEBUG": "libs", "LD_DEBUG_OUTPUT": str(tmp_path / "no-folder" / "lines")},
     )
 
 
 def test_the_lines_stand_among_the_guests_own_standard_error() -> None:
-    run = _with(_run("dl-chain"), {"LD_DEBUG": "files"})
+    run = _with(support.the_run("dl-chain"), {"LD_DEBUG": "files"})
     command = ["sh", "-c", 'exec "$@" 2>&1', "sh", *support.emu_command(run)]
     done = subprocess.run(command, cwd=fixtures.CACHE / run.fixture, capture_output=True, check=True)
     before, _, after = done.stdout.partition(b"transferring control")

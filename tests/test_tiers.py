@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from tests import tiers
-from tests.test_fixtures import WITH_DTORS
+from tests.test_fixtures import registers_thread_dtors
 from tools import fixtures
 
 
@@ -53,7 +53,7 @@ def test_the_sample_is_what_is_collected_and_what_it_needs_is_known() -> None:
         cwd=fixtures.ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     each = {fixture.name: len(fixture.runs) for fixture in fixtures.load_all() if not fixture.needs}
-    everything = 3 * sum(each.values()) + sum(each[name] for name in WITH_DTORS & set(each))
+    everything = 3 * sum(each.values()) + sum(each[name] for name in each if registers_thread_dtors(name))
     chosen = [line for line in done.stdout.splitlines() if line.startswith("tests/test_fixtures.py::")]
     assert everything / tiers.STRIDE - 5 <= len(chosen) <= everything / tiers.STRIDE + 5
     families = {line.partition("[")[2].partition("-")[0] for line in chosen if "[" in line}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tools import fixtures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import pytest
 
@@ -44,6 +44,28 @@ def sample(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     return [item for item in items if item in chosen]
 
 
+def runs(
+    keyword: str,
+    *,
+    tag: str = "",
+    of: Callable[[Sequence[fixtures.Run]], Sequence[fixtures.Run]] = lambda runs: runs,
+) -> list[fixtures.Run]:
+    """Return the runs of all fixtures, by name: with a tag those that have it, of each fixture those that
+    `of` chooses. Where `keyword` (what -k says) has a fixture's whole name, only fixtures with that in their
+    names are read: thousands of tests that nobody asked for are not made.
+    """
+    names = sorted(_names())
+    words = keyword.split(" and ") if not {"or", "not"} & set(re.findall(r"\w+", keyword)) else []
+    for word in {word.strip(" ()") for word in words} & set(names):
+        names = [name for name in names if word in name]
+    chosen = (fixtures.load(name).runs for name in names)
+    return [run for one in chosen for run in of([run for run in one if not tag or tag in run.tags])]
+
+
+def _names() -> set[str]:
+    return {path.parent.name for path in fixtures.SOURCES.glob("*/fixture.toml")}
+
+
 def _named(item: pytest.Item) -> set[str]:
     """Return what may be names of fixtures among a test's parameters: a run's, or a run's id as a string."""
     values = getattr(getattr(item, "callspec", None), "params", {}).values()
@@ -60,7 +82,7 @@ def fixtures_of(items: Iterable[pytest.Item], *, needy: bool = False) -> set[str
     """Return the names of all fixtures that tests can ask for: those of their parameters, and those that
     their files name, or files beside and below them. `needy` ones need more than gcc and g++.
     """
-    names = {fixture.name for fixture in fixtures.load_all() if needy or not fixture.needs}
+    names = _names() if needy else {fixture.name for fixture in fixtures.load_all() if not fixture.needs}
     asked = {run.fixture for item in items if (run := _run_of(item))}
     files = {item.path for item in items}
     for folder in {path.parent for path in files if path.parent != _TESTS}:

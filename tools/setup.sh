@@ -108,9 +108,21 @@ find_python() {
     return 1
 }
 
+# What .venv was made of, for a Python; it is kept in .venv/.stamp.
+made_of() {
+    echo "$("$1" --version) $(pwd) $(cksum <pyproject.toml)"
+}
+
+# Whether .venv is there and still right: then no other Python is asked, which may take longer than a test does.
+venv_is_right() {
+    [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ] &&
+        [ "$(cat .venv/.stamp 2>/dev/null)" = "$(made_of .venv/bin/python)" ]
+}
+
 # Have a Python that can make environments, or name what is missing; a system whose own Python is too old is told so.
 need_python() {
     local python own
+    ! venv_is_right || return 0
     if python=$(find_python); then
         if ! "$python" -c 'import ensurepip' 2>/dev/null; then
             # Debian's Pythons have their ensurepip in a package of their own.
@@ -140,11 +152,15 @@ need_python() {
 # Make .venv with emu and its test tools in it; again only when pyproject.toml or the Python changed.
 setup_venv() {
     local python stamp=.venv/.stamp wanted
+    if venv_is_right; then
+        .venv/bin/python -m compileall -q emu
+        return 0
+    fi
     if ! python=$(find_python); then
         echo "emu needs Python 3.11 or later; what this system installs is older, so get one from elsewhere and say PYTHON=/its/bin/python $0" >&2
         exit 1
     fi
-    wanted="$("$python" --version) $(pwd) $(cksum <pyproject.toml)"
+    wanted=$(made_of "$python")
     if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         .venv/bin/python -m compileall -q emu
         return 0

@@ -17,10 +17,12 @@ import pytest
 from emu.analysis.check_data import REMEDIES, RULES, Report
 from emu.analysis.data import schema
 from tests.analysis.test_check_conflicts import CASES, LISTED
-from tests.support import all_runs, emu, run_native
+from tests.support import emu, run_native, the_run
 from tools import fixtures
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tools.fixtures import Outcome, Run
 
 GOLDEN = Path(__file__).parent / "check"
@@ -250,23 +252,16 @@ def rules(data: dict[str, Any]) -> list[str]:
     return sorted(f["rule"] + "!" * (f["severity"] == "error") for f in data["findings"])
 
 
-def the_run(run_id: str) -> Run:
-    """The run of that name."""
-    (run,) = (run for run in all_runs() if run.id == run_id)
-    return run
-
-
-def judged() -> list[Run]:
-    """The first run of each fixture, and every run that has findings: all of them would take too long.
+def judged(runs: Sequence[Run]) -> list[Run]:
+    """Of a fixture the first run, and every run that has findings: all of them would take too long.
 
     Conflicts have tests of their own.
     """
-    first = {run.fixture: run.id for run in reversed(all_runs())}
-    runs = [run for run in all_runs() if run.fixture not in LISTED]
-    return [run for run in runs if run.id in EXPECTED or first[run.fixture] == run.id]
+    listed = runs[0].fixture in LISTED
+    return [run for run in runs if not listed and (run.id in EXPECTED or run is runs[0])]
 
 
-@pytest.mark.parametrize("run", [pytest.param(run, id=run.id) for run in judged()])
+@pytest.mark.runs(of=judged)
 @pytest.mark.usefixtures("built_fixtures")
 def test_findings(run: Run, tmp_path: Path) -> None:
     outcome, data = report(run, tmp_path)

@@ -18,7 +18,7 @@ import pytest
 
 from emu.analysis.check_data import CONFLICT_RULES, END_RULES, RULES, ConflictReport, Report
 from emu.analysis.data import schema
-from tests.support import all_runs, emu, run_native
+from tests.support import emu, run_native, the_run
 from tools import fixtures
 
 if TYPE_CHECKING:
@@ -259,12 +259,6 @@ class Answer(NamedTuple):
     @property
     def rules(self) -> list[str]:
         return sorted(f["rule"] + "!" * (f["severity"] == "error") for f in self.report["findings"])
-
-
-def the_run(run_id: str) -> Run:
-    """The run of that name."""
-    (run,) = (run for run in all_runs() if run.id == run_id)
-    return run
 
 
 def ask(command: str, run: Run, *words: str) -> Outcome:

@@ -16,7 +16,7 @@ from tools import fixtures
 
 def explain(run_id: str, symbol: str, *options: str) -> tuple[int, dict[str, Any], str]:
     """The exit code, the answer as data, and as text, about a run of a fixture."""
-    (run,) = (run for run in support.all_runs() if run.id == run_id)
+    run = support.the_run(run_id)
     variables = fixtures.BASE_ENV | run.env
     environment = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
     program, *arguments = run.argv
@@ -69,9 +69,7 @@ def test_what_would_let_next_find_it_does() -> None:
     assert "libhs.so defines it, and is only in the local scope of ./user.so" in text.replace(
         "user.so (R", "./user.so (R"
     )
-    helped = {
-        run.id: support.run_native(run).stdout for run in support.all_runs() if run.fixture == "explain-dlsym"
-    }
+    helped = {run.id: support.run_native(run).stdout for run in fixtures.load("explain-dlsym").runs}
     for run in ("finds", "global"):
         assert b"next is found" in helped[f"explain-dlsym:{run}"]
     assert b"next is found" not in helped["explain-dlsym:fails"] + helped["explain-dlsym:wrapped"]
@@ -86,7 +84,7 @@ def test_default_handle_and_version() -> None:
 
 
 def test_a_trace_tells_the_caller_the_handle_and_failures() -> None:
-    (run,) = (run for run in support.all_runs() if run.id == "explain-dlsym:fails")
+    run = support.the_run("explain-dlsym:fails")
     command = support.emu_command(run, "--trace", "bindings", "--trace-format", "brief")
     lines = support.emu(*command[3:], cwd=fixtures.build(run.fixture)).stderr.decode().splitlines()
     asked = [line.partition("dlsym(")[2] for line in lines if " dlsym(" in line]

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import pytest
 
 import emu
-from tests.support import all_runs
+from tests.support import the_run
 from tools import fixtures
 from tools.fixtures import Run
 
@@ -65,7 +65,7 @@ def program(built_fixtures: object, tmp_path: Path) -> Iterator[Callable[[str], 
     started = []
 
     def start(run_id: str) -> _Program:
-        (run,) = (run for run in all_runs() if run.id == run_id)
+        run = the_run(run_id)
         started.append(_Program(tmp_path, run))
         return started[-1]
 

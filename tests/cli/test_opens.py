@@ -56,7 +56,7 @@ WORKS = {
 
 def why(run_id: str, library: str, *options: str) -> fixtures.Outcome:
     """What `emu why` says of a run of the fixture."""
-    (run,) = (run for run in support.all_runs() if run.id == f"{FIXTURE}:{run_id}")
+    run = support.the_run(f"{FIXTURE}:{run_id}")
     variables = fixtures.BASE_ENV | run.env
     environment = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
     program, *arguments = run.argv
@@ -249,7 +249,7 @@ def test_an_open_that_never_returned() -> None:
     ],
 )
 def test_a_start_up_that_fails(run_id: str, library: str, cause: str) -> None:
-    (run,) = (run for run in support.all_runs() if run.id == run_id)
+    run = support.the_run(run_id)
     environment = [word for name, value in run.env.items() for word in ("--env", f"{name}={value}")]
     done = support.emu("why", "--json", *environment, run.argv[0], library, cwd=fixtures.build(run.fixture))
     told = json.loads(done.stderr[done.stderr.index(b"{\n") :])

@@ -33,7 +33,7 @@ OUTCOMES = {
 @cache
 def failure(run_id: str, fixture: str = FIXTURE, library: str = "", *options: str) -> dict[str, Any]:
     """What `emu why --json` tells of the failure of a run."""
-    (run,) = (run for run in support.all_runs() if run.id == f"{fixture}:{run_id}")
+    run = support.the_run(f"{fixture}:{run_id}")
     variables = fixtures.BASE_ENV | run.env
     environment = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
     program, *arguments = run.argv

@@ -33,7 +33,7 @@ _TIME = re.compile(r"\d+\.\d{9} s")
 
 def why(run_id: str, *options: str, library: str = "") -> fixtures.Outcome:
     """What `emu why` says of a run of a fixture, which is built for it."""
-    (run,) = (run for run in support.all_runs() if run.id == run_id)
+    run = support.the_run(run_id)
     folder = fixtures.build(run.fixture)
     variables = fixtures.BASE_ENV | run.env
     environment = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
@@ -160,7 +160,7 @@ def test_text(run_id: str) -> None:
 def test_the_program_is_not_disturbed_and_the_answer_goes_to_a_file(tmp_path: Path) -> None:
     file = tmp_path / "why.json"
     done = why("why-threads:main", "--json", "-o", str(file), "--last")
-    plain = support.run_emu(next(run for run in support.all_runs() if run.id == "why-threads:main"))
+    plain = support.run_emu(support.the_run("why-threads:main"))
     assert (done.stdout, done.stderr) == (plain.stdout, b"")
     (moment,) = json.loads(file.read_text())["generations"][0]["moments"]
     assert moment["kind"] == "program-end"

@@ -14,7 +14,7 @@ import pytest
 from emu.core.events import EventBus
 from emu.process import Process, RunConfig
 from emu.process.backtrace import FrameInfo
-from tests.support import all_runs, run_emu
+from tests.support import run_emu, the_run
 from tools import fixtures
 from tools.fixtures import Run
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from emu.glibc.call import HostedCall
     from emu.glibc.contract import Contract
 
-_RUNS = [pytest.param(run, id=run.id) for run in all_runs() if "backtraces" in run.tags]
 _LINE = re.compile(
     r"    #(\d+) (?P<name>.*?)(?: \((?P<file>[^():]*):(?P<line>\d+)\))? \[(?P<where>[^\[\]]*)\](?: \((?P<note>.*)\))?"
 )
@@ -103,7 +102,7 @@ def _emu_frames(run: Run) -> list[_Frame]:
 
 
 @pytest.mark.needs("gdb")
-@pytest.mark.parametrize("run", _RUNS)
+@pytest.mark.runs(tag="backtraces")
 @pytest.mark.usefixtures("built_fixtures")
 def test_frames_are_those_of_gdb(run: Run) -> None:
     theirs, ours = _gdb_frames(run), _emu_frames(run)
@@ -140,7 +139,7 @@ def _at_each_call(
 
 @pytest.mark.usefixtures("built_fixtures")
 def test_libgcc_unwinds_the_same_frames(capfd: pytest.CaptureFixture[str]) -> None:
-    (run,) = (run for run in all_runs() if run.id == "dl-libc-backtrace")
+    run = the_run("dl-libc-backtrace")
     calls = _at_each_call(run, "_dl_find_object", capfd)
     first = calls[0][1]
     assert [frame.function for frame in first[:2]] == ["_dl_find_object", "_Unwind_Find_FDE"]
@@ -155,7 +154,7 @@ def test_libgcc_unwinds_the_same_frames(capfd: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.usefixtures("built_fixtures")
 def test_frames_of_a_hosted_function_are_plain_data(capfd: pytest.CaptureFixture[str]) -> None:
-    (run,) = (run for run in all_runs() if run.id == "backtrace-plugins:exit")
+    run = the_run("backtrace-plugins:exit")
     ((_, frames),) = _at_each_call(run, "_dl_open", capfd)
     names = [frame.function for frame in frames]
     assert names[0] == "_dl_open"

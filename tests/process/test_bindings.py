@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,11 +15,17 @@ from tests import support
 from tools import fixtures
 from tools.fixtures import BASE_ENV, Run
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _LINE = re.compile(
     r"binding file (\S+) \[\d+\] to (\S+) \[\d+\]: (?:normal|protected) symbol `([^']+)'(?: \[([^\]]+)\])?"
 )
-_RUNS = [run for run in support.all_runs() if "bindings" in run.tags and run.exit == 0 and ":" not in run.id]
 Binding = tuple[str, str, str, str]
+
+
+def _ending(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.exit == 0 and run.name == "default"]
 
 
 def _native(run: Run) -> set[Binding]:
@@ -66,7 +73,7 @@ def _emulated(run: Run, tmp_path: Path) -> set[Binding]:
     return found
 
 
-@pytest.mark.parametrize("run", _RUNS, ids=lambda run: run.id)
+@pytest.mark.runs(tag="bindings", of=_ending)
 @pytest.mark.usefixtures("built_fixtures")
 def test_bindings_equal_ld_so(run: Run, tmp_path: Path) -> None:
     native = _native(run)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import all_runs, compile_c, emu, native, run_emu, run_native
+from tests.support import compile_c, emu, native, run_emu, run_native
 from tools import fixtures
 
 SAMPLE = (
@@ -23,12 +23,7 @@ SAMPLE = (
     "search-tokens", "signals-altstack",
 )  # fmt: skip
 """One of each kind; `tests/test_fixtures.py` has all of them for our own loader."""
-RUNS = [
-    pytest.param(run, id=run.id)
-    for _, runs in groupby(all_runs(), key=lambda run: run.fixture)
-    for run in list(runs)[:2]
-    if run.fixture in SAMPLE
-]
+RUNS = [pytest.param(run, id=run.id) for name in SAMPLE for run in fixtures.load(name).runs[:2]]
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -62,7 +57,7 @@ def told_of(ldso: str, run: fixtures.Run, output: Path) -> list[tuple[str, list[
 @pytest.mark.usefixtures("built_fixtures")
 @pytest.mark.parametrize("name", ["unload-gone", "unload-diamond", "dl-init-order", "dl-namespaces"])
 def test_objects_come_and_go_as_with_our_loader(name: str, tmp_path: Path) -> None:
-    run = next(run for run in all_runs() if run.fixture == name)
+    run = fixtures.load(name).runs[0]
     ours, theirs = (told_of(ldso, run, tmp_path / ldso) for ldso in ("emu", "real"))
     assert [event for event, _ in ours][:2] == ["library_load", "unloaded"]
     assert theirs == ours
@@ -71,7 +66,7 @@ def test_objects_come_and_go_as_with_our_loader(name: str, tmp_path: Path) -> No
 @pytest.mark.usefixtures("built_fixtures")
 @pytest.mark.parametrize("name", ["init-order-graph", "init-priorities", "unload-finalizers", "link-relr"])
 def test_constructors_and_destructors_are_seen_in_their_order(name: str, tmp_path: Path) -> None:
-    run = next(run for run in all_runs() if run.fixture == name)
+    run = fixtures.load(name).runs[0]
     told = []
     for ldso in ("emu", "real"):
         trace = ("--trace", "init,fini", "--trace-format", "jsonl", "--trace-output", str(tmp_path / ldso))

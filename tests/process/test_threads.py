@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import all_runs, run_emu, run_native
+from tests.support import run_emu, run_native
 from tools import fixtures
 from tools.fixtures import Outcome, Run
 
 _PROGRAMS = Path(__file__).parent / "programs"
-_RUNS = [pytest.param(run, id=run.id) for run in all_runs() if "threads" in run.tags]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def _emu(folder: Path, *words: str) -> Outcome:
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
-@pytest.mark.parametrize("run", _RUNS)
+@pytest.mark.runs(tag="threads")
 @pytest.mark.usefixtures("built_fixtures")
 def test_random_schedules_change_nothing_that_is_defined(run: Run, tmp_path: Path) -> None:
     native = run_native(run)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import support
+from tools import fixtures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,7 @@ another closed: plugin mapped
 
 
 def _run(fixture: str, name: str = "default") -> Run:
-    (run,) = (run for run in support.all_runs() if (run.fixture, run.name) == (fixture, name))
+    (run,) = (run for run in fixtures.load(fixture).runs if run.name == name)
     return run
 
 

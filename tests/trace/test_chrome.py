@@ -14,13 +14,14 @@ from emu.core.task_events import Syscall
 from emu.trace import text
 from emu.trace.chrome import OBJECTS, THREADS, ChromeTrace
 from emu.trace.output import TraceWriter, open_output
-from tests.support import all_runs, emu, run_emu, run_native
+from tests.support import emu, run_emu, run_native
+from tools import fixtures
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FIXTURES = ("unload-rules", "tls-dsos", "thread-tls-dtors", "dl-namespaces", "dl-open-in-constructor")
-RUNS = [run for run in all_runs() if run.fixture in FIXTURES]
+RUNS = [run for name in FIXTURES for run in fixtures.load(name).runs]
 
 
 def _check(events: list[dict[str, Any]]) -> None:

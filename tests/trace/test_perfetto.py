@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import all_runs, run_emu
+from tests.support import run_emu, the_run
 from tests.trace.perfetto import ask
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-RUNS = {run.id: run for run in all_runs()}
 
 QUERIES = {
     "faults": "select name, value from stats where value > 0 and severity in ('error', 'data_loss')",
@@ -33,7 +32,7 @@ QUERIES = {
 @pytest.mark.parametrize("run", ["unload-rules:count", "thread-tls-dtors"])
 def test_perfetto_reads_it(run: str, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
-    run_emu(RUNS[run], "--trace", "all", "--trace-format", "chrome", "--trace-output", str(path))
+    run_emu(the_run(run), "--trace", "all", "--trace-format", "chrome", "--trace-output", str(path))
     phases = [event["ph"] for event in json.loads(path.read_text())["traceEvents"]]
     seen = ask(path, QUERIES, tmp_path / "browser")
     assert seen["faults"] == []
