@@ -6,16 +6,19 @@ Source: Linux Documentation/admin-guide/mm/pagemap.rst.
 from __future__ import annotations
 
 import os
-from array import array
+import re
 from collections.abc import Iterator
 
 from emu.core.errors import EmuError
 from emu.machine.arena import PAGE_SIZE, Arena
 
 _PAGEMAP = "/proc/self/pagemap"
-_PRESENT, _SWAPPED, _OF_FILE = 1 << 63, 1 << 62, 1 << 61
+_PRESENT, _SWAPPED, _OF_FILE = 1 << 7, 1 << 6, 1 << 5
+"""In the highest byte of a page's entry, of eight."""
+_OURS = bytes(bool(top & (_PRESENT | _SWAPPED) and not top & _OF_FILE) for top in range(256))
+_RUNS = re.compile(b"\1+")
 _AT_ONCE = 4096
-"""Pages whose entries are looked at together: where none exists, that is one comparison."""
+"""Pages whose entries are looked at together, without a step of Python for each."""
 
 
 class Pages:
@@ -52,15 +55,12 @@ class Pages:
             raw = os.pread(self._file.fileno(), 8 * count, (self._base + at >> 12) * 8)
             if len(raw) != 8 * count:
                 raise EmuError(f"{_PAGEMAP}: too short: snapshots and fork need it")
-            if not raw.strip(b"\0"):
-                continue
-            for index, entry in enumerate(array("Q", raw)):
-                if entry & (_PRESENT | _SWAPPED) and not entry & _OF_FILE:
-                    page = at + (index << 12)
-                    if page != end:
-                        if end > begin:
-                            yield begin, end
-                        begin = page
-                    end = page + PAGE_SIZE
+            for run in _RUNS.finditer(raw[7::8].translate(_OURS)):
+                start = at + run.start() * PAGE_SIZE
+                if start != end:
+                    if end > begin:
+                        yield begin, end
+                    begin = start
+                end = at + run.end() * PAGE_SIZE
         if end > begin:
             yield begin, end

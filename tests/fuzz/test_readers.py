@@ -72,7 +72,7 @@ def test_a_fault_a_hang_and_a_blow_up_are_findings() -> None:
 
     for read, kind in ((fault, "traceback"), (blow_up, "blow-up")):
         reader = Reader("bad", read, lambda: [b"x"], lambda data, random: data)
-        found = session.run_batch(session.of_reader(reader, 2), 5, 2)
+        found = session.run_batch(session.of_reader(reader, 2), 5, 2).found
         assert [(one.number, one.kind) for one in found] == [(5, kind), (6, kind)]
 
 

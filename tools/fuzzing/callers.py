@@ -27,14 +27,14 @@ def _numbers() -> tuple[int, ...]:
 
 
 def wild_system_calls(guest: Guest) -> Callable[[int], None]:
-    """Return what does case N: one to eight system calls."""
+    """Return what does case N: one to sixteen system calls."""
     known = _numbers()
 
     def case(number: int) -> None:
         random = Random(f"syscalls {number}")
         guest.begin(random)
         chosen = known[number % len(known)]
-        for _ in range(random.choice((1, 1, 2, 4, 8))):
+        for _ in range(random.choice((1, 2, 4, 8, 16))):
             args = _arguments(guest, random, chosen)
             if not guest.attempt(partial(guest.syscall, chosen, *args)):
                 return
@@ -77,7 +77,7 @@ def _argument(guest: Guest, random: Random, kind: str) -> int:
 
 
 def wild_entries(guest: Guest) -> Callable[[int], None]:
-    """Return what does case N: one to four calls of hosted functions, or of libc's
+    """Return what does case N: one to eight calls of hosted functions, or of libc's
     that lead to them, in one of two threads.
     """
     places = (*guest.process.engine.contract.traps, *guest.called, *guest.called)
@@ -90,7 +90,7 @@ def wild_entries(guest: Guest) -> Callable[[int], None]:
         random = Random(f"entries {number}")
         guest.begin(random)
         place = places[number % len(places)]
-        for _ in range(random.choice((1, 1, 2, 4))):
+        for _ in range(random.choice((1, 2, 4, 8))):
             args = [guest.value(random) if random.randrange(3) else guest.pointer(random) for _ in range(6)]
             task = guest.thread if not random.randrange(4) else None
             wild = [arg & (1 << 64) - 1 for arg in args]

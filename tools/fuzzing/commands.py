@@ -11,13 +11,12 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from random import Random
 
 from tools.fuzzing import elf, native
-from tools.fuzzing.session import attempt
+from tools.fuzzing.session import Started, attempt
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("run", "--timeout", "5", "{}"),
@@ -41,7 +40,7 @@ _MODULES = (
 )  # fmt: skip
 
 
-def start() -> Callable[[int], str]:
+def start() -> Started:
     """Make a folder with the good files; return what runs command N in it."""
     from emu.cli import main, streams
 
@@ -78,7 +77,7 @@ def start() -> Callable[[int], str]:
         wrong = "Traceback (most" in text or "fault of emu itself" in text
         return f"{' '.join(words)} on {target}: {told}\n{text[-1400:]}" if wrong else ""
 
-    return run
+    return Started(run)
 
 
 def _read(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:

@@ -7,8 +7,10 @@ Source: gABI chapters 4 and 5; psABI 4.4.
 
 from __future__ import annotations
 
+import copy
 import struct
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 
@@ -79,6 +81,12 @@ class Elf:
                 break
             self.tags.setdefault(tag, value)
         self.sections = list(self._sections(shoff, shnum, shstrndx)) if shoff else []
+
+    def another(self) -> Elf:
+        """Return the same file with bytes of its own, to be changed; where things were is shared."""
+        other = copy.copy(self)
+        other.data = bytearray(self.data)
+        return other
 
     def _sections(self, shoff: int, shnum: int, shstrndx: int) -> Iterator[Section]:
         names = struct.unpack_from("<Q", self.data, shoff + 64 * shstrndx + 24)[0]
@@ -376,8 +384,14 @@ FRAMES: tuple[Mutation, ...] = (frames, frames, frames, frames, phdr, truncate, 
 """What concerns those who unwind."""
 
 
+@lru_cache(maxsize=16)
+def _good(data: bytes) -> Elf:
+    """Return a file that many mutants come from: its tables are looked for once."""
+    return Elf(data)
+
+
 def mutate(data: bytes, random: Random, kinds: tuple[Mutation, ...] = LOADED) -> tuple[bytes, str]:
     """Return the file with one to three things wrong in it, and what they are."""
-    elf = Elf(data)
+    elf = _good(data).another()
     told = [random.choice(kinds)(elf, random) for _ in range(random.choice((1, 1, 1, 2, 3)))]
     return bytes(elf.data), "; ".join(told)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 NOBODY = 65534
 FAILED = 99
 """The exit code of a child whose work ended in an exception."""
-_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_NO_NEW_PRIVS, _PR_SET_THP_DISABLE = 38, 41
 _CLONE_NEWNET = 0x40000000
 _ADDR_NO_RANDOMIZE = 0x0040000
 _OUTPUT_LIMIT = 1 << 16
@@ -42,6 +42,13 @@ def limits(seconds: int, memory: int | None = None) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+
+def small_pages() -> None:
+    """Have the kernel give this process 4 KB at a time: Unicorn touches a little of
+    much, and clearing 2 MB each time is a tenth of a short run.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
 
 def become_nobody() -> None:

@@ -56,11 +56,12 @@ CALLED = (
 class Guest:
     """One process, and how to get back to its beginning.
 
-    `room` is memory of its own to be filled and pointed to.
+    `room` is memory of its own to be filled and pointed to, `calls` how often something was done in it.
     """
 
     def __init__(self) -> None:
         nothing = os.open(os.devnull, os.O_RDWR)
+        self.calls = 0
         self.process = p = Process(
             stdin=nothing, stdout=nothing, stderr=nothing, max_memory=MEMORY, timeout=_SETUP_SECONDS
         )
@@ -192,6 +193,7 @@ class Guest:
 
     def attempt(self, action: Callable[[], object]) -> bool:
         """Do something; false if the process is over. What users are told of is an answer."""
+        self.calls += 1
         try:
             action()
         except EmuError:

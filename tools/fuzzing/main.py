@@ -71,11 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
         subjects = _subjects(mode)
         if options.cases is not None:
             subjects = tuple(one._replace(batch=min(one.batch, options.cases)) for one in subjects)
-        counts = session.fuzz(subjects, options.first, wanted, tell)
-        print(
-            f"{mode}: {sum(counts.values())} cases, {', '.join(f'{n} {c}' for n, c in counts.items())}",
-            flush=True,
-        )
+        counts, calls = session.fuzz(subjects, options.first, wanted, tell)
+        each = ", ".join(f"{name} {count}" for name, count in counts.items())
+        made = f"; {calls} calls" if calls else ""
+        print(f"{mode}: {sum(counts.values())} cases, {each}{made}", flush=True)
     print(f"{len(found)} findings")
     return 1 if found else 0
 

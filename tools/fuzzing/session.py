@@ -5,6 +5,7 @@ so that a hang or a blow-up is a finding and not the end.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import resource
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     from tools.fuzzing.guests import Guest
 
 _BATCHES = {
-    "load": 4000,
-    "frames": 1000,
-    "debug": 200,
-    "cache": 20000,
-    "schedule": 10000,
-    "suppressions": 4000,
+    "load": 8000,
+    "frames": 5000,
+    "debug": 400,
+    "cache": 4000,
+    "schedule": 2000,
+    "suppressions": 1000,
 }
 """Cases of a batch: each takes a few seconds."""
 _CASE_SECONDS, _BATCH_SECONDS = 10, 1800
@@ -37,7 +38,7 @@ _CASE_SECONDS, _BATCH_SECONDS = 10, 1800
 _MEMORY = 1 << 30
 _GROWTH = (128 + 150) << 20
 """What the process of a guest with 128 MB may grow by in a case (SECURITY.md)."""
-_HANG_EXIT = 98
+_HANG_EXIT, _WATCHDOG_EXIT = 98, 124
 
 
 class Finding(NamedTuple):
@@ -79,9 +80,15 @@ def attempt(action: Callable[[], object]) -> str:
     return ""
 
 
+class Started(NamedTuple):
+    """What runs case N, for "" or the text of a finding; and how many calls of a guest that were so far."""
+
+    run: Callable[[int], str]
+    calls: Callable[[], int] = lambda: 0
+
+
 class Subject(NamedTuple):
-    """What is fuzzed: `start` makes ready, once a child, and returns what runs case
-    N: "" or the text of a finding.
+    """What is fuzzed: `start` makes ready, once a child.
 
     `batch` is how many cases a child does, a few seconds' worth. A `bounded` one's memory is
     bound by RLIMIT_DATA, which a guest's arena is far above: there the growth of what is held counts.
@@ -89,18 +96,18 @@ class Subject(NamedTuple):
 
     name: str
     batch: int
-    start: Callable[[], Callable[[int], str]]
+    start: Callable[[], Started]
     bounded: bool = True
 
 
 def of_reader(reader: Reader, batch: int) -> Subject:
     """Return the reader as a subject."""
 
-    def start() -> Callable[[int], str]:
+    def start() -> Started:
         seeds = reader.seeds()
         held = Reader(reader.name, reader.read, lambda: seeds, reader.mutate)
         try_one(held, seeds[0])  # what is imported late is here before the clock runs
-        return lambda number: try_one(held, case(held, number))
+        return Started(lambda number: try_one(held, case(held, number)))
 
     return Subject(reader.name, batch, start)
 
@@ -108,19 +115,29 @@ def of_reader(reader: Reader, batch: int) -> Subject:
 def of_guest(name: str, batch: int, make: Callable[[Guest], Callable[[int], None]]) -> Subject:
     """Return cases in a guest as a subject; `make` gets the `Guest`."""
 
-    def start() -> Callable[[int], str]:
+    def start() -> Started:
         from tools.fuzzing.guests import Guest
 
-        run = make(Guest())
+        guest = Guest()
+        run = make(guest)
         run(0)
-        return lambda number: attempt(lambda: run(number))
+        return Started(lambda number: attempt(lambda: run(number)), lambda: guest.calls)
 
     return Subject(name, batch, start, bounded=False)
 
 
-def run_batch(subject: Subject, first: int, count: int) -> list[Finding]:
+class Batch(NamedTuple):
+    """What came of a batch: findings, and how many calls a guest has made."""
+
+    found: list[Finding]
+    calls: int
+
+
+def run_batch(subject: Subject, first: int, count: int) -> Batch:
     """Run cases in a child of this process; where it hangs or dies the rest goes on in another one."""
     found: list[Finding] = []
+    calls = 0
+    again = -1
     at, end = first, first + count
     while at < end:
 
@@ -132,22 +149,28 @@ def run_batch(subject: Subject, first: int, count: int) -> list[Finding]:
         found += [
             Finding(subject.name, line["n"], line["kind"], line["text"])
             for line in lines
-            if line["kind"] != "at"
+            if line["kind"] not in ("at", "calls")
         ]
         if ended.code == 0:
-            return found
+            return Batch(found, calls + int(lines[-1]["text"]))
         last = max((line["n"] for line in lines), default=at)
+        if ended.code == _WATCHDOG_EXIT and again != last:
+            again = at = last  # a machine that has no time for us looks like a hang: once more, alone
+            continue
         kind = "hang" if ended.timed_out or ended.code == _HANG_EXIT else "blow-up"
         found.append(Finding(subject.name, last, kind, ended.err[-1500:].decode(errors="replace")))
         at = last + 1
-    return found
+    return Batch(found, calls)
 
 
 def _work(subject: Subject, start: int, end: int) -> int:
     os.environ["EMU_STRICT"] = "1"
     if subject.bounded:
         resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
-    run = subject.start()
+    guard.small_pages()
+    run, calls = subject.start()
+    gc.collect()
+    gc.freeze()  # a collection looks at what a case has made, not at all that was imported
 
     def hang(_signal: int, _frame: object) -> None:
         faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
@@ -165,6 +188,7 @@ def _work(subject: Subject, start: int, end: int) -> int:
             _tell(number, "blow-up" if text == "MemoryError" else "traceback", text[-1500:])
         if not subject.bounded and most < _most_held() > held + _GROWTH:
             _tell(number, "blow-up", f"{_most_held() - held >> 20} MB")
+    _tell(end, "calls", str(calls()))
     return 0
 
 
@@ -188,18 +212,21 @@ def fuzz(
     first: int,
     wanted: Callable[[int], bool],
     tell: Callable[[Finding], None],
-) -> dict[str, int]:
+) -> tuple[dict[str, int], int]:
     """Fuzz subjects in turn as long as `wanted` says so of the number of cases done;
-    return how many each had.
+    return how many each had, and how many calls guests have made.
     """
+    calls = 0
     counts = {subject.name: 0 for subject in subjects}
     for subject in cycle(subjects):
         if not wanted(sum(counts.values())):
-            return counts
-        for finding in run_batch(subject, first + counts[subject.name], subject.batch):
+            break
+        batch = run_batch(subject, first + counts[subject.name], subject.batch)
+        for finding in batch.found:
             tell(finding)
         counts[subject.name] += subject.batch
-    return counts
+        calls += batch.calls
+    return counts, calls
 
 
 READING = tuple(of_reader(reader, _BATCHES[reader.name]) for reader in READERS)
