@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.core.effects import CallGuest, Hosted
-from emu.core.errors import ElfError
+from emu.core.errors import ElfError, SysrootError
 from emu.elf import constants as c
 from emu.elf.header import parse_ehdr, parse_phdrs
 from emu.glibc.host_program import build_host_program, host_program_for
@@ -48,7 +48,7 @@ def starts_nowhere(path: str, sysroot: str) -> bool:
 
 def _library(path: str, sysroot: str) -> Ehdr | None:
     """Return the header of a library, None if the guest path is none."""
-    host = path if sysroot == "/" else os.path.join(sysroot, path.lstrip("/"))
+    host = path if sysroot == "/" else _inside(sysroot, path)
     if not os.path.isfile(host):  # opening a FIFO would wait
         return None
     try:
@@ -66,6 +66,16 @@ def _library(path: str, sysroot: str) -> Ehdr | None:
         return None
     entries = dict(struct.iter_unpack("<qQ", dynamic[: len(dynamic) // 16 * 16]))
     return None if entries.get(c.DT_FLAGS_1, 0) & c.DF_1_PIE else ehdr
+
+
+def _inside(sysroot: str, path: str) -> str:
+    """Return the host path of a guest path, with links followed as the guest would follow them."""
+    from emu.sysroot.inside import resolve
+
+    try:
+        return resolve(os.path.realpath(sysroot), path)
+    except SysrootError:  # links in a circle
+        return ""
 
 
 def needing(config: RunConfig) -> RunConfig:

@@ -13,13 +13,12 @@ import platform
 import re
 import shutil
 import subprocess
-import tarfile
 import tempfile
 from typing import TYPE_CHECKING
 
 from emu.core.errors import SysrootError
 from emu.core.record import NamedTuple
-from emu.sysroot.unpack import Unpacker, reading
+from emu.sysroot.unpack import Unpacker, open_archive, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -169,7 +168,7 @@ def _unpack_package(archive: str, root: str) -> None:
             raise SysrootError(f"{os.path.basename(archive)}: {done.stderr.decode(errors='replace').strip()}")
         content.seek(0)
         name = os.path.basename(archive)
-        with reading(name), tarfile.open(fileobj=content) as members:
+        with reading(name), open_archive(content=content) as members:
             Unpacker(root, name, keep_links=True).unpack(members)
 
 

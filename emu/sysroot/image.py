@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from emu.core.errors import SysrootError
 from emu.core.record import NamedTuple
-from emu.sysroot.unpack import Unpacker, reading
+from emu.sysroot.unpack import Unpacker, members_of, open_archive, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,8 +45,8 @@ def unpack(path: str, root: str, image: str | None, say: Callable[[str], None]) 
 
     `say` gets a line for each long step. Raises SysrootError, OSError from the host.
     """
-    with reading(path), tarfile.open(path) as archive:
-        members = set(archive.getnames())
+    with reading(path), open_archive(path) as archive:
+        members = {member.name for member in members_of(archive)}
         if {"index.json", "oci-layout"} <= members:
             layers = _oci_layers(archive, path, image)
         elif "manifest.json" in members:
@@ -67,8 +67,8 @@ def unpack(path: str, root: str, image: str | None, say: Callable[[str], None]) 
 
 def _apply(unpacker: Unpacker, content: IO[bytes]) -> None:
     """Put one layer over what is there: first what it takes away of the lower ones, then what it brings."""
-    with tarfile.open(fileobj=content) as layer:
-        members = layer.getmembers()
+    with open_archive(content=content) as layer:
+        members = list(members_of(layer))
         for member in members:
             folder, _, name = unpacker.clean(member.name).rpartition("/")
             if name == _OPAQUE:

@@ -43,6 +43,16 @@ def test_what_a_library_is(folder: Path) -> None:
     assert not is_library("/lib/x86_64-linux-gnu/libc.so.6", "/"), "it can be run"
 
 
+def test_links_are_followed_inside_of_the_sysroot(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "usr").mkdir()
+    (tmp_path / "usr" / "lib.so").write_bytes((folder / "lib.so").read_bytes())
+    for link, target in (("in", "/usr/lib.so"), ("out", str(folder / "lib.so")), ("round", "round")):
+        (tmp_path / link).symlink_to(target)
+    assert is_library("/in", str(tmp_path))
+    assert not is_library("/out", str(tmp_path))
+    assert not is_library("/round", str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("words", "how", "code", "said"),
     [

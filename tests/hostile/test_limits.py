@@ -176,6 +176,22 @@ def test_what_the_kernel_holds_has_a_ceiling(what: str, answer: str, emu: Run) -
     assert done.memory < 24 * _MIB + 150 * _MIB
 
 
+@pytest.mark.parametrize(
+    ("what", "answer"),
+    [
+        ("links", "ENOSPC"),
+        ("files", "ENOSPC"),
+        ("directories", "ENOSPC"),
+        ("read", "ENOSPC"),
+        ("come", "no end"),
+    ],
+)
+def test_names_count_while_they_are_there(what: str, answer: str, emu: Run) -> None:
+    done = emu("run", "--max-memory", "14M", "./names", what)
+    assert (done.status, done.out.decode()) == (0, f"{answer}\n"), done.err
+    assert done.memory < 14 * _MIB + 150 * _MIB
+
+
 def test_memory_stays_within_its_limit(emu: Run) -> None:
     done = emu("run", "--max-memory", "64M", "./greedy")
     assert done.status == 0, done.err

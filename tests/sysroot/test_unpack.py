@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.core.errors import SysrootError
-from emu.sysroot import inside
+from emu.sysroot import image, inside
 from emu.sysroot.unpack import Unpacker
 from tests.sysroot.support import file, folder, link, special, tar, tree
 
@@ -74,6 +74,48 @@ def test_what_is_refused(
         _unpack(tmp_path / "root", *members)
     assert complaint in str(caught.value) and "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == ["root"]
+
+
+def _pax(**headers: str) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        info, content = file("p", b"0123456789")
+        info.pax_headers = {name.replace("_", "."): value for name, value in headers.items()}
+        archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def _long(name: bytes, size: int | None = None, times: int = 1) -> bytes:
+    head = tarfile.TarInfo("././@LongLink")
+    head.type, head.size = tarfile.GNUTYPE_LONGNAME, len(name) if size is None else size
+    return (
+        (head.tobuf() + name + bytes(-len(name) % 512)) * times + tarfile.TarInfo("z").tobuf() + bytes(1024)
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (tar([file("/".join(["d"] * 900))]), "is more than 255 folders deep"),
+        (tar([link("a", "/".join(["d"] * 200)), file("a/" * 2 + "d/" * 100 + "x")]), "folders deep"),
+        (_pax(mtime="nan"), "NaN"),
+        (
+            _pax(GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_name="../x"),
+            "not a tar archive, damaged",
+        ),
+        (_pax(GNU_sparse_map="0,5,2199023255552,5", GNU_sparse_size=str(1 << 41)), "more than 64 GiB"),
+        (_pax(size=str(1 << 62)), "not a tar archive, damaged"),
+        (tar([file("x")])[:512] + _long(b"n" * 600, 1 << 30), "has 1073741824 bytes"),
+        (_long(b"a", times=3000), "recursion"),
+    ],
+)
+def test_archives_that_want_too_much(tmp_path: Path, content: bytes, complaint: str) -> None:
+    path, root = tmp_path / "t.tar", tmp_path / "root"
+    path.write_bytes(content)
+    root.mkdir()
+    with pytest.raises(SysrootError) as caught:
+        image.unpack(str(path), str(root), None, lambda line: None)
+    assert complaint in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_hard_links_to_a_link_and_to_a_file(tmp_path: Path) -> None:

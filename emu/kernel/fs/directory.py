@@ -18,8 +18,10 @@ from emu.kernel.fs.inodes import Regular, SpecialInode, Symlink
 if TYPE_CHECKING:
     from emu.kernel.fs.owner import DirectoryNotice
 
-_ENTRY_COST = 512
-"""What one inode in memory is charged with beside its bytes."""
+_ENTRY_COST = 1024
+"""What an entry in memory is charged with, its inode included, beside its name and the bytes of a file."""
+_LISTED_COST = 256
+"""What an entry of a listing that an open directory keeps is charged with."""
 
 
 class Directory(Inode):
@@ -134,9 +136,10 @@ class DirectoryFile(OpenFile):
         self.notice = notice
 
     def closed(self) -> None:
-        """Nobody is told any more."""
+        """Nobody refers to it any more: nobody is told, and what was listed is let go of."""
         if self.notice is not None:
             self.notice.close()
+        self._forget()
 
     def read(self, size: int) -> bytes:
         """A directory has no bytes."""
@@ -158,16 +161,23 @@ class DirectoryFile(OpenFile):
         if offset < 0:
             raise fail(errno.EINVAL)
         if offset == 0:
-            self._snapshot = None
+            self._forget()
         self.offset = offset
         return offset
 
+    def _forget(self) -> None:
+        if self._snapshot is not None:
+            self.directory.volume.charge(-_LISTED_COST * len(self._snapshot))
+            self._snapshot = None
+
     def entries(self) -> list[tuple[str, int, int]]:
-        """Return the snapshot."""
+        """Return the snapshot. Raises OSError(ENOSPC) where it is more than may be held."""
         if self._snapshot is None:
             here, above = self.directory.stat().ino, self.directory.parent.stat().ino
             dots = [(".", here, abi.S_IFDIR), ("..", above, abi.S_IFDIR)]
-            self._snapshot = dots + self.directory.listing()
+            found = dots + self.directory.listing()
+            self.directory.volume.charge(_LISTED_COST * len(found))
+            self._snapshot = found
         return self._snapshot
 
 
@@ -227,10 +237,17 @@ class OverlayDirectory(Directory):
         self.upper[name] = inode
 
     def add(self, name: str, inode: Inode) -> None:
-        """Enter a new inode."""
-        self.volume.charge(_ENTRY_COST)
+        """Enter an inode, and account for it until its name goes. Raises OSError(ENOSPC)."""
+        known = self.upper.get(name)
+        if known is not None:
+            self._account(name, known, -1)
+        self._account(name, inode, 1)
         self._touch()
         self.upper[name] = inode
+
+    def _account(self, name: str, inode: Inode, sign: int) -> None:
+        text = _size(inode.text) if isinstance(inode, Symlink) else 0
+        self.volume.charge(sign * (_ENTRY_COST + _size(name) + text))
 
     def enter(self, name: str, inode: Inode) -> None:
         """Give a new inode its name, and keep it: it is on the device of its directory from now on."""
@@ -240,11 +257,18 @@ class OverlayDirectory(Directory):
         self.add(name, inode)
 
     def _remove(self, name: str) -> None:
-        self._touch()
+        """Take a name out; where the host has it, that it is gone is one entry more."""
+        known = self.upper.get(name)
         if self.host is not None:
+            if name not in self.upper:
+                self.volume.charge(_ENTRY_COST)
+            self._touch()
             self.upper[name] = None
         else:
+            self._touch()
             self.upper.pop(name, None)
+        if known is not None:
+            self._account(name, known, -1)
 
     def create(self, name: str, mode: int) -> Inode:
         """Make an empty regular file in memory."""
@@ -300,6 +324,8 @@ class OverlayDirectory(Directory):
         inode = self.lookup(name)
         if not isinstance(target, OverlayDirectory) or inode is None or inode.passthrough:
             raise fail(errno.EXDEV)
+        for sign in (1, -1):  # nothing is half done for want of room
+            target._account(new, inode, 2 * sign)
         victim = target.lookup(new)
         if isinstance(victim, Directory):
             target.rmdir(new)
@@ -324,6 +350,11 @@ class OverlayDirectory(Directory):
         if isinstance(inode, Directory):
             inode.parent, inode.name = target, new
             self.volume.keep(inode)
+
+
+def _size(text: str) -> int:
+    """Return what Python may need for the characters of a text."""
+    return len(text) if text.isascii() else 4 * len(text)
 
 
 def _mark_gone(inode: Inode) -> None:

@@ -132,8 +132,9 @@ class Inode:
     def own(self) -> Meta:
         """Return the attributes in memory, copied from the host at the first call."""
         if self.meta is None:
-            self.meta = Meta(self.stat())
+            meta = Meta(self.stat())
             self.volume.keep(self)
+            self.meta = meta
         return self.meta
 
     def set_mode(self, mode: int) -> None:

@@ -153,8 +153,8 @@ class Regular(Inode):
             meta = Meta(self.stat())
             if self.memory is None:
                 self._copy_up()
-            self.meta = meta
             self.volume.keep(self)
+            self.meta = meta
         return self.meta
 
     def _copy_up(self) -> None:
@@ -268,11 +268,11 @@ class Regular(Inode):
     def truncate(self, size: int) -> None:
         """Make the file `size` bytes long."""
         if size == 0 and self.data is None and self.memory is None:  # O_TRUNC needs no copy of what it drops
-            self.meta = Meta(self.stat())
-            self.data = bytearray()
+            meta = Meta(self.stat())
+            self.volume.keep(self)
+            self.meta, self.data = meta, bytearray()
             self.volume.holds(self)
             self._handle = None
-            self.volume.keep(self)
         else:
             self._resize(size)
         meta = self.own()

@@ -40,6 +40,8 @@ from emu.kernel.fs.stat import MEMORY_DEV
 _LOADER_READS = 832
 """How much of a file ld.so reads to judge it (struct filebuf)."""
 _MAX_EXCESS = abi.PATH_MAX * 4
+_KEPT_COST = 1024
+"""What an inode that is kept is charged with, attributes and the host's path included."""
 
 
 class FileSystem:
@@ -134,12 +136,16 @@ class FileSystem:
         self.contents.add(inode)
 
     def keep(self, inode: Inode) -> None:
-        """Hold an inode that differs from the host until exit."""
-        self._kept.add(inode)
+        """Hold an inode that differs from the host until exit. Raises OSError(ENOSPC) at the limit."""
+        if inode not in self._kept:
+            self.charge(_KEPT_COST)
+            self._kept.add(inode)
 
     def release(self, inode: Inode) -> None:
         """Let go of an inode that has no name any more."""
-        self._kept.discard(inode)
+        if inode in self._kept:
+            self.charge(-_KEPT_COST)
+            self._kept.discard(inode)
 
     def from_host(self, host: str, parent: OverlayDirectory, name: str) -> Inode | None:
         """Return the inode of a host file; None if there is no such file.
