@@ -185,6 +185,7 @@ class OverlayDirectory(Directory):
     """A directory of the sysroot with the guest's changes, or one in memory (`host` None)."""
 
     __slots__ = ("volume", "upper")
+    takes_attributes = True
     volume: OverlayVolume
 
     def __init__(

@@ -17,6 +17,7 @@ from emu.kernel import abi
 from emu.kernel.errors import fail
 from emu.kernel.fs.owned import NOBODY, Owner
 from emu.kernel.fs.stat import MEMORY_DEV, Stat, from_host
+from emu.kernel.fs.xattrs import read_xattrs
 
 if TYPE_CHECKING:
     from emu.kernel.fs.locks import FileLocks
@@ -103,8 +104,10 @@ class Inode:
     `host` is the path of the host file that it began as, `meta` its attributes once they differ.
     """
 
-    __slots__ = ("volume", "host", "meta", "__weakref__")
+    __slots__ = ("volume", "host", "meta", "_xattrs", "__weakref__")
     fmt = 0
+    takes_attributes = False
+    """Whether it has extended attributes."""
     passthrough = False
     """Whether changes go to the host (inside `--writable` directories)."""
 
@@ -112,6 +115,7 @@ class Inode:
         self.volume = volume
         self.host = host
         self.meta = meta
+        self._xattrs: dict[bytes, bytes] | None = None
 
     def stat(self) -> Stat:
         """Return the attributes. Raises OSError when the host file is gone."""
@@ -162,6 +166,23 @@ class Inode:
         if mtime is not None:
             meta.mtime = mtime
         meta.ctime = self.volume.now()
+
+    def attributes(self) -> dict[bytes, bytes]:
+        """Return the extended attributes by name, those of the host's file until one is changed."""
+        if self._xattrs is not None or self.host is None:
+            return self._xattrs or {}
+        return read_xattrs(self.host)
+
+    def set_attribute(self, name: bytes, value: bytes | None) -> None:
+        """Set an extended attribute, or (None) take it away. Raises OSError(ENOSPC) at the memory limit."""
+        known = self.attributes()
+        self.volume.charge(len(value or b"") - len(known.get(name, b"")))
+        if value is None:
+            known.pop(name, None)
+        else:
+            known[name] = value
+        self._xattrs = known
+        self.own().ctime = self.volume.now()
 
     def add_links(self, count: int) -> None:
         """Account for names that were added (or, negative, removed)."""
@@ -357,28 +378,6 @@ class SeekableFile(OpenFile):
             raise fail(errno.EINVAL)
         self.offset = target
         return target
-
-
-class TextFile(SeekableFile):
-    """A file whose bytes were made when it was opened (/proc)."""
-
-    __slots__ = ("content",)
-
-    def __init__(self, inode: Inode, path: str, flags: int, content: bytes) -> None:
-        super().__init__(path, flags, inode)
-        self.content = content
-
-    def size(self) -> int:
-        """Return the length of the text."""
-        return len(self.content)
-
-    def pread(self, size: int, offset: int) -> bytes:
-        """Return up to `size` bytes at `offset`."""
-        return self.content[offset : offset + size]
-
-    def pwrite(self, data: bytes, offset: int) -> int:
-        """Refuse: nothing here can be set, not even by root."""
-        raise fail(errno.EINVAL)
 
 
 class PathFile(OpenFile):

@@ -44,6 +44,7 @@ class Symlink(Inode):
     """A symbolic link; the target of one in memory is `text`."""
 
     __slots__ = ("text",)
+    takes_attributes = True
     fmt = abi.S_IFLNK
 
     def __init__(self, volume: Volume, host: str | None, meta: Meta | None, text: str = "") -> None:
@@ -69,6 +70,7 @@ class SpecialInode(Inode):
     """
 
     __slots__ = ("kind",)
+    takes_attributes = True
 
     def __init__(self, volume: Volume, host: str | None, meta: Meta | None, kind: int) -> None:
         super().__init__(volume, host, meta)
@@ -84,6 +86,7 @@ class Regular(Inode):
     """
 
     __slots__ = ("data", "memory", "length", "charged", "seals", "gone", "_handle", "_identity")
+    takes_attributes = True
     fmt = abi.S_IFREG
 
     def __init__(

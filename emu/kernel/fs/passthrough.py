@@ -73,6 +73,7 @@ class HostSymlink(Symlink):
     """A symbolic link in a writable directory."""
 
     __slots__ = ("_entry",)
+    takes_attributes = False
     passthrough = True
 
     def __init__(self, volume: Volume, entry: _HostEntry) -> None:
@@ -104,6 +105,7 @@ class HostRegular(Regular):
     """
 
     __slots__ = ("_entry", "_writer")
+    takes_attributes = False
     passthrough = True
 
     def __init__(self, volume: Volume, entry: _HostEntry, handle: Handle | None = None) -> None:

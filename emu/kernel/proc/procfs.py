@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from emu.kernel import abi
 from emu.kernel.errors import fail
 from emu.kernel.fs.directory import Directory
-from emu.kernel.fs.file import Inode, Meta, OpenFile, SeekableFile, TextFile, fresh
+from emu.kernel.fs.file import Inode, Meta, OpenFile, SeekableFile, fresh
 from emu.kernel.fs.inodes import Symlink
 from emu.kernel.fs.place import MagicLink
+from emu.kernel.fs.textfile import TextFile
 from emu.kernel.proc import more, proctext
 from emu.machine.arena import physical
 

@@ -49,6 +49,7 @@ _LATE = {
     **dict.fromkeys((253, 254, 255, 294), ("inotify",)),
     101: ("ptrace",),
     437: ("openat2",),
+    **dict.fromkeys(range(188, 200), ("xattr",)),
     **dict.fromkeys((310, 311), ("process_vm",)),
     317: ("seccomp",),
     **dict.fromkeys(range(240, 246), ("mqueue",)),

@@ -1,6 +1,6 @@
-"""Attributes changed: mode, owner, times, length; extended attributes.
+"""Attributes changed: mode, owner, times, length.
 
-Source: chmod(2), chown(2), utimensat(2), truncate(2), getxattr(2).
+Source: chmod(2), chown(2), utimensat(2), truncate(2).
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
     from emu.kernel.run.task import Task
 
-_LONGEST_NAME = 255
-_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
 _UTIME_NOW, _UTIME_OMIT = 0x3FFF_FFFF, 0x3FFF_FFFE
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE, _FALLOC_ZERO_RANGE = 1, 2, 0x10
 _FALLOC_MODES = 0x7B
@@ -48,16 +46,18 @@ def _target(k: Kernel, dirfd: int, address: int, flags: int) -> Target:
     path = k.path(address)
     if not path and flags & abi.AT_EMPTY_PATH:
         return k.fds.get(dirfd) if dirfd != abi.AT_FDCWD else k.fs.walk(".")
-    return _place(k, path, dirfd, follow=not flags & abi.AT_SYMLINK_NOFOLLOW)
+    return place_of(k, path, dirfd, follow=not flags & abi.AT_SYMLINK_NOFOLLOW)
 
 
-def _place(k: Kernel, path: str, dirfd: int = abi.AT_FDCWD, *, follow: bool = True) -> Place:
+def place_of(k: Kernel, path: str, dirfd: int = abi.AT_FDCWD, *, follow: bool = True) -> Place:
+    """Return where a path that is there ends. Raises OSError."""
     place = k.fs.walk(path, base_of(k, dirfd, path), follow=follow)
     place.found()
     return place
 
 
-def _tell(k: Kernel, target: Target, mask: int) -> None:
+def tell(k: Kernel, target: Target, mask: int) -> None:
+    """Tell who watches that IN_* `mask` has happened."""
     if k.fs.notices is not None:
         if isinstance(target, Place):
             k.fs.notices.at(target, mask)
@@ -76,13 +76,13 @@ def _chmod(k: Kernel, target: Target, mode: int) -> int:
         raise fail(errno.EOPNOTSUPP)
     _owner_only(k, inode)
     inode.set_mode(mode & 0o7777)
-    _tell(k, target, IN_ATTRIB)
+    tell(k, target, IN_ATTRIB)
     return 0
 
 
 @syscall(90, "chmod", "path", "mode")
 def _sys_chmod(k: Kernel, t: Task, path: int, mode: int) -> int:
-    return _chmod(k, _place(k, k.path(path)), mode)
+    return _chmod(k, place_of(k, k.path(path)), mode)
 
 
 @syscall(91, "fchmod", "fd", "mode")
@@ -103,18 +103,18 @@ def _chown(k: Kernel, target: Target, uid: int, gid: int) -> int:
             raise fail(errno.EPERM)
     inode.set_owner(*(-1 if number == UNCHANGED else number for number in (uid, gid)))
     if (uid, gid) != (UNCHANGED, UNCHANGED):
-        _tell(k, target, IN_ATTRIB)
+        tell(k, target, IN_ATTRIB)
     return 0
 
 
 @syscall(92, "chown", "path", "id", "id")
 def _sys_chown(k: Kernel, t: Task, path: int, uid: int, gid: int) -> int:
-    return _chown(k, _place(k, k.path(path)), uid, gid)
+    return _chown(k, place_of(k, k.path(path)), uid, gid)
 
 
 @syscall(94, "lchown", "path", "id", "id")
 def _sys_lchown(k: Kernel, t: Task, path: int, uid: int, gid: int) -> int:
-    return _chown(k, _place(k, k.path(path), follow=False), uid, gid)
+    return _chown(k, place_of(k, k.path(path), follow=False), uid, gid)
 
 
 @syscall(93, "fchown", "fd", "id", "id")
@@ -151,7 +151,7 @@ def _set_times(k: Kernel, target: Target, times: list[tuple[int, int]] | None) -
     elif k.caller.uid and inode.stat().uid != k.caller.uid:
         k.fs.allow(inode, abi.W_OK)
     inode.set_times(values[0], values[1])
-    _tell(k, target, IN_MODIFY if values[0] is None else IN_ACCESS if values[1] is None else IN_ATTRIB)
+    tell(k, target, IN_MODIFY if values[0] is None else IN_ACCESS if values[1] is None else IN_ATTRIB)
     return 0
 
 
@@ -179,7 +179,7 @@ def _microseconds(k: Kernel, times: int) -> list[tuple[int, int]] | None:
 
 @syscall(235, "utimes", "path", "ptr")
 def _sys_utimes(k: Kernel, t: Task, path: int, times: int) -> int:
-    return _set_times(k, _place(k, k.path(path)), _microseconds(k, times))
+    return _set_times(k, place_of(k, k.path(path)), _microseconds(k, times))
 
 
 @syscall(261, "futimesat", "dirfd", "path", "ptr")
@@ -193,14 +193,14 @@ def _sys_utime(k: Kernel, t: Task, path: int, times: int) -> int:
     if times:
         access, modification = struct.unpack("<2q", k.arena.copy_in(times, 16))
         pairs = [(access, 0), (modification, 0)]
-    return _set_times(k, _place(k, k.path(path)), pairs)
+    return _set_times(k, place_of(k, k.path(path)), pairs)
 
 
 @syscall(76, "truncate", "path", "long")
 def _sys_truncate(k: Kernel, t: Task, path: int, size: int) -> int:
     if size < 0:
         raise fail(errno.EINVAL)
-    place = _place(k, k.path(path))
+    place = place_of(k, k.path(path))
     inode = place.found()
     if isinstance(inode, Directory):
         raise fail(errno.EISDIR)
@@ -208,7 +208,7 @@ def _sys_truncate(k: Kernel, t: Task, path: int, size: int) -> int:
         raise fail(errno.EINVAL)
     k.fs.allow(inode, abi.W_OK)
     inode.truncate(size)
-    _tell(k, place, IN_MODIFY)
+    tell(k, place, IN_MODIFY)
     return 0
 
 
@@ -220,7 +220,7 @@ def _sys_ftruncate(k: Kernel, t: Task, fd: int, size: int) -> int:
     if not file.writable:
         raise fail(errno.EINVAL)
     file.truncate(size)
-    _tell(k, file, IN_MODIFY)
+    tell(k, file, IN_MODIFY)
     return 0
 
 
@@ -244,7 +244,7 @@ def _sys_fallocate(k: Kernel, t: Task, fd: int, mode: int, offset: int, length: 
         raise fail(errno.EOPNOTSUPP)
     if end > size and not mode & _FALLOC_KEEP_SIZE:
         file.truncate(end)
-    _tell(k, file, IN_MODIFY)
+    tell(k, file, IN_MODIFY)
     return 0
 
 
@@ -252,92 +252,3 @@ def _sys_fallocate(k: Kernel, t: Task, fd: int, mode: int, offset: int, length: 
 def _sys_umask(k: Kernel, t: Task, mask: int) -> int:
     old, k.caller.umask = k.caller.umask, mask & 0o777
     return old
-
-
-def _no_attribute(k: Kernel, path: int, name: int, follow: bool) -> int:
-    error = _error_of(k, name)
-    k.fs.find(k.path(path), follow=follow)
-    raise error
-
-
-def _error_of(k: Kernel, name: int) -> OSError:
-    """Return what an attribute that is not there is told as.
-
-    Raises MemoryFault, OSError(ERANGE) for what cannot be a name.
-    """
-    text = k.arena.read_cstr(name, _LONGEST_NAME + 1)
-    if not 0 < len(text) <= _LONGEST_NAME:
-        raise fail(errno.ERANGE)
-    return fail(errno.ENODATA if text.startswith(_NAMESPACES) else errno.EOPNOTSUPP)
-
-
-@syscall(191, "getxattr", "path", "path", "ptr", "size")
-def _sys_getxattr(k: Kernel, t: Task, path: int, name: int, value: int, size: int) -> int:
-    return _no_attribute(k, path, name, True)
-
-
-@syscall(192, "lgetxattr", "path", "path", "ptr", "size")
-def _sys_lgetxattr(k: Kernel, t: Task, path: int, name: int, value: int, size: int) -> int:
-    return _no_attribute(k, path, name, False)
-
-
-@syscall(193, "fgetxattr", "fd", "path", "ptr", "size")
-def _sys_fgetxattr(k: Kernel, t: Task, fd: int, name: int, value: int, size: int) -> int:
-    error = _error_of(k, name)
-    k.file(fd)
-    raise error
-
-
-@syscall(194, "listxattr", "path", "ptr", "size")
-def _sys_listxattr(k: Kernel, t: Task, path: int, names: int, size: int) -> int:
-    k.fs.find(k.path(path))
-    return 0
-
-
-@syscall(195, "llistxattr", "path", "ptr", "size")
-def _sys_llistxattr(k: Kernel, t: Task, path: int, names: int, size: int) -> int:
-    k.fs.find(k.path(path), follow=False)
-    return 0
-
-
-@syscall(196, "flistxattr", "fd", "ptr", "size")
-def _sys_flistxattr(k: Kernel, t: Task, fd: int, names: int, size: int) -> int:
-    k.file(fd)
-    return 0
-
-
-def _no_xattrs(k: Kernel, path: int, follow: bool) -> int:
-    k.fs.find(k.path(path), follow=follow)
-    raise fail(errno.EOPNOTSUPP)
-
-
-@syscall(188, "setxattr", "path", "path", "ptr", "size", "int")
-def _sys_setxattr(k: Kernel, t: Task, path: int, name: int, value: int, size: int, flags: int) -> int:
-    return _no_xattrs(k, path, True)
-
-
-@syscall(189, "lsetxattr", "path", "path", "ptr", "size", "int")
-def _sys_lsetxattr(k: Kernel, t: Task, path: int, name: int, value: int, size: int, flags: int) -> int:
-    return _no_xattrs(k, path, False)
-
-
-@syscall(190, "fsetxattr", "fd", "path", "ptr", "size", "int")
-def _sys_fsetxattr(k: Kernel, t: Task, fd: int, name: int, value: int, size: int, flags: int) -> int:
-    k.file(fd)
-    raise fail(errno.EOPNOTSUPP)
-
-
-@syscall(197, "removexattr", "path", "path")
-def _sys_removexattr(k: Kernel, t: Task, path: int, name: int) -> int:
-    return _no_xattrs(k, path, True)
-
-
-@syscall(198, "lremovexattr", "path", "path")
-def _sys_lremovexattr(k: Kernel, t: Task, path: int, name: int) -> int:
-    return _no_xattrs(k, path, False)
-
-
-@syscall(199, "fremovexattr", "fd", "path")
-def _sys_fremovexattr(k: Kernel, t: Task, fd: int, name: int) -> int:
-    k.file(fd)
-    raise fail(errno.EOPNOTSUPP)
