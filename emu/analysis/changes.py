@@ -293,7 +293,7 @@ def _exported(facts: Facts, map_: LinkMap, definition: Definition) -> str:
         return f"{object_} with default visibility for it (-fvisibility, or its attribute)"
     external = facts.external(map_) if definition.binding == "LOCAL" else None
     if external:
-        return f"{object_} linked so that it exports it: global in its version script, and no --exclude-libs"
+        return f"{object_} built so that it exports it: default visibility (no -fvisibility=hidden), global in its version script, and no --exclude-libs"
     if definition.binding == "LOCAL":
         how = "not static" + ("" if external is False else ", and global in its version script if it has one")
         return f"{object_} exporting it: {how}"

@@ -15,9 +15,11 @@ from emu.analysis.check_copies import Copies
 from emu.analysis.check_data import ERROR, RULES, Finding, OpenFailure, Report
 from emu.analysis.check_dtors import Dtors
 from emu.analysis.check_early import Early
+from emu.analysis.check_early_data import EarlyData
 from emu.analysis.check_ends import End, deadlocked, died, not_loaded
 from emu.analysis.check_handlers import Handlers
 from emu.analysis.check_libc import LibcState
+from emu.analysis.check_loaded_twice import LoadedTwice
 from emu.analysis.check_notes import NOWHERE, Notes
 from emu.analysis.check_null import null_call
 from emu.analysis.check_order import OrderChecks
@@ -86,6 +88,7 @@ class Checker:
         guards = self._guards = process.cpu.page_guards()
         self._statics = Statics(notes, guards)
         self._early = early = Early(notes, guards)
+        self._early_data = EarlyData(notes, guards)
         self.conflicts = Conflicts(notes)
         self._copies = Copies(notes)
         self._addresses = Addresses(notes)
@@ -94,6 +97,7 @@ class Checker:
         self._libc = LibcState(notes)
         self._threads = threads = ThreadChecks(notes)
         self._files = FileChecks(notes)
+        self._loaded_twice = LoadedTwice(notes)
         self._wrappers = Wrappers(notes)
         self._handlers = Handlers(notes, self._handler_registered)
         self._closing = closing = UnloadChecks(notes, dtors, threads)
@@ -294,6 +298,8 @@ class Checker:
     def _linked(self) -> None:
         self._handlers.linked()
         self._statics.linked()
+        self._early_data.linked()
+        self._early.linked()
         self._libc.linked()
         self._threads.linked()
         self._wrappers.linked()
@@ -316,6 +322,7 @@ class Checker:
         if map_ is not None:
             self._closing.note_address((event.name, event.namespace), map_.address)
         self._closing.opened(record, event)
+        self._early_data.judge(done=True)
         self._files.opened(record, event)
 
     def _open_requested(self, record: Record, event: dl.OpenRequested) -> None:
@@ -351,6 +358,9 @@ class Checker:
             self._allocators.look(self.conflicts.bindings, new)
             self._types.look(self.conflicts.bindings, new)
             self._files.look(new)
+            self._loaded_twice.look(new)
+            self._early_data.look(self.conflicts.bindings, new)
+        self._early_data.init_started(record, event)
         self._early.init_started(record, event)
 
     def _handler_registered(self, function: int, argument: int, dso: int, place: Occasion) -> None:
@@ -377,6 +387,7 @@ class Checker:
         self._symbols.forget(gone.start)
         self._statics.unloaded(gone)
         self._early.unloaded(gone.start)
+        self._early_data.forget(gone.start)
         self._copies.forget(gone.start)
         self._allocators.forget(gone.start)
         self._types.forget(gone.start)

@@ -12,8 +12,19 @@ from typing import TYPE_CHECKING
 
 from emu.analysis.bindings import Bindings, Exported, Use, copies
 from emu.analysis.check_notes import NOWHERE, Notes, Occasion, base
-from emu.analysis.meant import INLINE, REPLACED, SAME, is_cxx_runtime, is_libc, is_standard, why_meant
+from emu.analysis.meant import (
+    INLINE,
+    REPLACED,
+    SAME,
+    WRAPPER,
+    is_cxx_runtime,
+    is_libc,
+    is_standard,
+    why_meant,
+)
 from emu.analysis.same_code import Code, other_layout, same_code
+from emu.analysis.taken_names import NAME_TAKEN, SAME_CODE, WEAK_FIRST, Uses, are_versions, names_of, taken
+from emu.analysis.wraps import wraps
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
 from emu.rtld.link_map import LT_LOADED
@@ -24,11 +35,9 @@ if TYPE_CHECKING:
     from emu.core.events import InitStarted, Record
     from emu.rtld.link_map import LinkMap
 
-_SHOWN = 4
 _MOST_INLINE = 4000
 """Inline functions whose code is compared, in one run."""
 LAYOUT = "layout-differs"
-_PRELOADS = ("LD_PRELOAD", "/etc/ld.so.preload")
 
 
 class Conflicts:
@@ -44,6 +53,8 @@ class Conflicts:
         self._copied: dict[LinkMap, set[int]] = {}
         self._replaced: list[Use] = []
         self._compared = 0
+        self._found: Uses = {}
+        self._opened: dict[tuple[object, ...], Occasion] = {}
 
     def look(self, _record: Record, _event: InitStarted) -> list[LinkMap]:
         """Constructors begin: look through what was linked since the last time, and return it."""
@@ -53,11 +64,13 @@ class Conflicts:
             self.bindings = Bindings(rtld)
         new = self.bindings.add(self._notes.maps())
         opened = self._notes.here() if any(map_.type == LT_LOADED for map_ in new) else NOWHERE
+        groups: Uses = {}
         for map_ in new:
             if map_.type == 0:
                 self._copied[map_] = {map_.symtab.entry(number).value for number in copies(rtld, map_)}
-            self._taken(map_, opened)
+            self._taken(map_, groups)
             self._unique(map_, opened)
+        self._tell_taken(groups, opened)
         return new
 
     def forget(self, start: int) -> None:
@@ -72,9 +85,8 @@ class Conflicts:
 
     # -- interposition ---------------------------------------------------------------------------------------
 
-    def _taken(self, map_: LinkMap, opened: Occasion) -> None:
+    def _taken(self, map_: LinkMap, groups: Uses) -> None:
         assert self.bindings is not None
-        groups: dict[tuple[str, LinkMap, LinkMap], list[Use]] = {}
         layouts: dict[tuple[LinkMap, LinkMap], list[tuple[Use, tuple[str, str]]]] = {}
         for use in self.bindings.uses(map_):
             winner = use.winner
@@ -84,19 +96,22 @@ class Conflicts:
                 self._layout(use, layouts)
             if why:
                 self.meant.setdefault(why, set()).add(use.name)
-                if why == REPLACED:
+                if why == SAME and are_versions(winner.map, use.own.map):
+                    groups.setdefault((SAME_CODE, map_, winner.map, use.own.map), []).append(use)
+                if why == REPLACED and not wraps(self._notes.process, winner.map, use.name):
                     self._replaced.append(use)
                 continue
             weak = winner.bind == c.STB_WEAK and use.own.bind == c.STB_GLOBAL
-            rule = "weak-before-strong" if weak else "name-taken"
-            groups.setdefault((rule, winner.map, use.own.map), []).append(use)
+            if wraps(self._notes.process, winner.map, use.name):
+                self.meant.setdefault(WRAPPER, set()).add(use.name)
+                continue
+            rule = WEAK_FIRST if weak else NAME_TAKEN
+            groups.setdefault((rule, map_, winner.map, use.own.map), []).append(use)
         for use in self.bindings.weak_uses(map_):
             if _is_default(use) and not why_meant(use, (), False) and not self._same(use):
-                groups.setdefault(("weak-before-strong", use.winner.map, use.own.map), []).append(use)
+                groups.setdefault((WEAK_FIRST, map_, use.winner.map, use.own.map), []).append(use)
         for found in layouts.values():
             self._tell_layout(found)
-        for (rule, _, _), uses in groups.items():
-            self._tell_taken(rule, list(dict.fromkeys(uses)), opened)
 
     def _layout(
         self, use: Use, found: dict[tuple[LinkMap, LinkMap], list[tuple[Use, tuple[str, str]]]]
@@ -114,7 +129,7 @@ class Conflicts:
     def _tell_layout(self, found: list[tuple[Use, tuple[str, str]]]) -> None:
         (use, (theirs, mine)), more = found[0], len(found) - 1
         user, winner, own = (base(m.display_name) for m in (use.map, use.winner.map, use.own.map))
-        name = _names([use.name])
+        name = names_of([use.name])
         others = f" (and {more} more)" if more else ""
         self._notes.report(
             LAYOUT,
@@ -148,38 +163,28 @@ class Conflicts:
         """Whether two functions are the same but for the places that they refer to."""
         return one.type == other.type and same_code(self._notes.process, _code(one), _code(other))
 
-    def _tell_taken(self, rule: str, uses: list[Use], opened: Occasion) -> None:
-        user, winner, own = base(uses[0].map.display_name), uses[0].winner.map, uses[0].own.map
-        theirs, mine = base(winner.display_name), base(own.display_name)
-        uses = sorted(uses, key=lambda use: (use.winner.type == use.own.type, use.name))
-        names = _names([use.name for use in uses])
-        whose = "its own" if own is uses[0].map else f"{mine}'s"
-        kinds = _difference(uses[0].winner, uses[0].own)
-        if rule == "weak-before-strong":
-            of = "its own weak" if winner is uses[0].map else "the weak"
-            where = "" if winner is uses[0].map else f" of {theirs}"
-            text = (
-                f"{user} is bound to {of} {names}{where}, though {whose} is strong:"
-                f" the first in the search order wins ({_why_first(winner)}; {kinds})"
-            )
-        else:
-            text = f"{user} uses {whose} {names}, but {theirs} takes the name{'s' if len(uses) > 1 else ''} over ({_why_first(winner)}; {kinds})"
-        self._notes.report(
-            rule, text, NOWHERE, [("opened by", opened)], [winner.display_name, own.display_name, uses[0].map.display_name],
-            key=(uses[0].map.display_name, winner.display_name, own.display_name), remedies=_remedies(uses[0], theirs, mine),
-        )  # fmt: skip
+    def _tell_taken(self, found: Uses, opened: Occasion) -> None:
+        """Tell of what is new, as part of the finding of its kind if there is one."""
+        if not found:
+            return
+        for key, uses in found.items():
+            self._found.setdefault(key, []).extend(uses)
+        for one in taken(self._found):
+            first = self._opened.setdefault((one.rule, *one.key), opened)
+            self._notes.report(
+                one.rule, one.text, NOWHERE, [("opened by", first)], one.objects, key=one.key, remedies=one.remedies
+            )  # fmt: skip
 
     def died(self, objects: Sequence[str], functions: Sequence[str]) -> None:
         """The run has died, with these objects and functions on the stack:
         a replaced function of libc among them was perhaps no replacement.
         """
-        suspects: dict[tuple[LinkMap, LinkMap, LinkMap], list[Use]] = {}
+        suspects: Uses = {}
         for use in self._replaced:
             name = demangle(use.name.decode(errors="replace"))
             if name in functions or use.map.display_name in objects[:2]:
-                suspects.setdefault((use.map, use.winner.map, use.own.map), []).append(use)
-        for uses in suspects.values():
-            self._tell_taken("name-taken", uses, NOWHERE)
+                suspects.setdefault((NAME_TAKEN, use.map, use.winner.map, use.own.map), []).append(use)
+        self._tell_taken(suspects, NOWHERE)
 
     # -- unique symbols --------------------------------------------------------------------------------------
 
@@ -206,14 +211,14 @@ class Conflicts:
         for owner, names in found.items():
             theirs, mine = base(owner.display_name), base(map_.display_name)
             sizes = [
-                f"; {_names([name])} has {self.bindings.table(owner).exports[name].size} bytes there and {table.exports[name].size} here"
+                f"; {names_of([name])} has {self.bindings.table(owner).exports[name].size} bytes there and {table.exports[name].size} here"
                 for name in names
                 if self.bindings.table(owner).exports[name].size != table.exports[name].size
             ]
             self._notes.report(
                 "unique-shared",
-                f"{mine} shares {_names(sorted(names))} with {theirs}, though neither sees the other (RTLD_LOCAL): STB_GNU_UNIQUE symbols are one for the whole"
-                f" namespace, {theirs}'s came first, and so it cannot be unloaded{''.join(sizes[:1])}",
+                f"{mine} shares {names_of(sorted(names))} with {theirs}, though neither sees the other (RTLD_LOCAL): STB_GNU_UNIQUE symbols are one for the"
+                f" whole namespace, {theirs}'s came first, and so it cannot be unloaded{''.join(sizes[:1])}",
                 NOWHERE, [("opened by", opened)], [owner.display_name, map_.display_name], key=(map_.display_name, owner.display_name),
                 remedies=[
                     f"hide them in {theirs} and {mine} (-fvisibility=hidden): each has its own then",
@@ -232,47 +237,3 @@ def _is_default(use: Use) -> bool:
     """
     winner = use.winner.map
     return winner.type != 0 and not is_libc(winner) and not is_cxx_runtime(winner)
-
-
-def _difference(winner: Exported, own: Exported) -> str:
-    kinds = {
-        c.STT_FUNC: "a function",
-        c.STT_OBJECT: "an object",
-        c.STT_TLS: "a thread-local object",
-        c.STT_COMMON: "an object",
-    }
-    if winner.type != own.type and winner.type in kinds and own.type in kinds:
-        return f"{kinds[winner.type]} of {winner.size} bytes in the place of {kinds[own.type]} of {own.size}"
-    return f"{winner.size} bytes in the place of {own.size}"
-
-
-def _why_first(winner: LinkMap) -> str:
-    if winner.type == 0:
-        return "the program comes first"
-    if winner.found_by in _PRELOADS:
-        return f"{winner.found_by}: it comes right behind the program"
-    if winner.type == LT_LOADED:
-        return "it was opened before, or with RTLD_GLOBAL"
-    return "it comes first in the search order"
-
-
-def _remedies(use: Use, theirs: str, mine: str) -> list[str]:
-    name = _names([use.name])
-    if use.winner.map is use.map and use.winner.bind == c.STB_WEAK:
-        return [
-            f"let {mine} come before {theirs} in the search: first on the link command, or LD_PRELOAD={mine}",
-            f"do not define {name} in {theirs}: only declare it, weakly if it may be missing",
-            "set LD_DYNAMIC_WEAK: a weak definition then waits for a strong one",
-        ]
-    remedies = [
-        f"do not export {name} from {theirs}: make it static, or hide it (-fvisibility=hidden, a version script, without -rdynamic)"
-    ]
-    if use.own.map is use.map:
-        remedies.append(f"link {mine} with -Bsymbolic, or hide the names that it uses for itself")
-    return remedies
-
-
-def _names(names: Sequence[bytes]) -> str:
-    shown = [demangle(name.decode(errors="replace")) for name in names[:_SHOWN]]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(shown) + more

@@ -46,8 +46,9 @@ RULES: dict[str, Rule] = {
     "static-registered-twice": Rule("a static object is registered for destruction twice, or destroyed twice", WARNING),
     "static-used-after-exit": Rule("a static object is used after exit's handlers have destroyed it", WARNING),
     "initialised-twice": Rule("a static initialiser is in two DSOs, and its second run ends the program", ERROR),
-    "used-before-constructors": Rule("code of a DSO is called before the constructors of that DSO have run", WARNING),
+    "used-before-constructors": Rule("code or data of a DSO is used before the constructors of that DSO have run", WARNING),
     "name-taken": Rule("a name that a DSO uses for itself is taken over by another's definition of something else", WARNING),
+    "loaded-twice": Rule("one library is loaded twice, from two files with the same content", WARNING),
     "weak-before-strong": Rule("a weak definition serves where a strong one comes later", WARNING),
     "allocator-split": Rule("memory of one allocator is, or will be, freed by another", WARNING),
     "copy-bypassed": Rule("a DSO is bound to the original of an object that everybody else uses through the program's copy", WARNING),
@@ -90,7 +91,7 @@ SEVERITIES = (ERROR, WARNING, INFO)
 CONFLICT_RULES = (
     "allocator-split", "copy-bypassed", "address-differs", "name-taken", "type-twice",
     "odr-size-mismatch", "layout-differs", "vtable-differs", "copy-size-mismatch", "static-twice",
-    "initialised-twice", "weak-before-strong", "unique-shared", *END_RULES,
+    "loaded-twice",    "initialised-twice", "weak-before-strong", "unique-shared", *END_RULES,
 )  # fmt: skip
 """The rules that `emu conflicts` asks, the most harmful first."""
 

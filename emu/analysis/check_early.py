@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import Notes, base
 from emu.analysis.check_order import has_constructors, is_allocator, is_weak
+from emu.analysis.meant import PRELOADS
 
 if TYPE_CHECKING:
     from emu.core.events import Initializer, InitStarted, Record
@@ -30,6 +31,17 @@ class Early:
         self._seen: set[int] = set()
         self._waiting: dict[int, LinkMap] = {}
         self._opened = False
+        self._told: dict[int, tuple[object, ...]] = {}
+
+    def linked(self) -> None:
+        """Libc is linked and has not run: who asks dlsym in an early call makes up for its constructor."""
+        for name in (b"dlsym", b"dlvsym") if RULE in self._notes.rules else ():
+            self._notes.watch_libc(name, self._asks)
+
+    def _asks(self) -> None:
+        map_ = self._notes.caller() if self._told else None
+        if map_ is not None and not map_.init_called:
+            self._notes.drafts.pop((RULE, *self._told.pop(map_.serial, ())), None)
 
     def init_started(self, _record: Record, event: InitStarted) -> None:
         """An object's constructors are about to run:
@@ -84,7 +96,9 @@ class Early:
             return
         here = notes.here()
         self._release(map_)
-        why, remedies = _why(caller, map_, _interposed(caller, map_, pc - map_.addr))
+        if map_.found_by in PRELOADS:
+            self._told[map_.serial] = map_.serial, function
+        why, remedies = why_early(caller, map_, interposed=_interposed(caller, map_, pc - map_.addr))
         where = notes.line(here._replace(frames=here.frames[1:]))
         notes.report(
             RULE,
@@ -99,7 +113,8 @@ def _interposed(caller: LinkMap, map_: LinkMap, vaddr: int) -> bool:
     return bool(names) and any(s.defined and s.name in names for s in caller.symtab.symbols())
 
 
-def _why(caller: LinkMap, map_: LinkMap, interposed: bool) -> tuple[str, list[str]]:
+def why_early(caller: LinkMap, map_: LinkMap, *, interposed: bool) -> tuple[str, list[str]]:
+    """Return why the constructors of `map_` come after those of who uses it already, and what would help."""
     who, name = base(caller.display_name), base(map_.display_name)
     if interposed:
         return f"{who} has that function itself, but {name}'s comes first in the search order", [
@@ -114,6 +129,14 @@ def _why(caller: LinkMap, map_: LinkMap, interposed: bool) -> tuple[str, list[st
         return f"{who} and {name} need each other, so no order is defined", [
             f"break the cycle, so that {who} needs {name} and not the other way round"
         ]
+    if map_.found_by in PRELOADS:
+        return (
+            f"{name} is preloaded ({map_.found_by}), and {who} does not need it: nothing says that its constructors come first",
+            [
+                f"let {name} ask for what it wraps when it is called, not in a constructor alone",
+                f"link {name} with -z initfirst: its constructors then come before all others",
+            ],
+        )
     soname = map_.soname or name
     return f"{who} does not need it (no DT_NEEDED)", [
         f"link {who} with {soname}: what an object needs is initialised before it"

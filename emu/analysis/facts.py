@@ -116,7 +116,7 @@ class Facts:
         if external is None:
             return "it has a local one, which it does not export: static, or made local when it was linked"
         if external:
-            return "it has one that is not static: its version script (local:) or --exclude-libs keeps it from being exported"
+            return "it has one that is not static: -fvisibility=hidden, its version script (local:) or --exclude-libs keeps it from being exported"
         return "it has a static one, which it does not export"
 
     def external(self, map_: LinkMap) -> bool | None:

@@ -53,10 +53,12 @@ _LIBC = re.compile(
 )
 _CXX_RUNTIME = re.compile(r"(libstdc\+\+|libc\+\+|libc\+\+abi|libsupc\+\+|libcxxrt|libc\+\+_shared)\.so")
 
-ALLOCATION, COPIES, INLINE, LIBC, RUNTIME, SAME, REPLACED, FILTER, WEAK = (
+PRELOADS = ("LD_PRELOAD", "/etc/ld.so.preload")
+"""How an object was found that was preloaded."""
+ALLOCATION, COPIES, INLINE, LIBC, RUNTIME, SAME, REPLACED, FILTER, WEAK, WRAPPER = (
     "malloc and operator new families", "copy relocations", "identical inline functions, templates, vtables and typeinfo",
     "libc's own aliases", "sanitizer, libgcc and C++ run-time symbols", "the same code in two objects", "parts of libc replaced by the program",
-    "filters", "weak definitions",
+    "filters", "weak definitions", "wrappers of what they take over",
 )  # fmt: skip
 
 

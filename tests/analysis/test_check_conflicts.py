@@ -60,6 +60,31 @@ CASES = {
         r"from_main of host is called at callback\.c:6 before the constructors of host have run: the program's own come last",
         {"call it later": ("program-later",)},
     ),
+    "check-early-use:data": Case(
+        "used-before-constructors",
+        r"version(?:\[abi:cxx11\])? of libversion\.so is read at banner\.cc:8 before the constructors of libversion\.so have run, which set it later:"
+        r" libbanner\.so does not need it",
+        {"link libbanner.so with libversion.so": ("data-linked",)},
+        ("data-constant",),
+    ),
+    "check-early-use:preload": Case(
+        "used-before-constructors",
+        r"atoi of hook\.so is called at level\.c:3 before the constructors of hook\.so have run: hook\.so is preloaded \(LD_PRELOAD\)",
+        {"when it is called": ("preload-asks",), "-z initfirst": ("preload-initfirst",)},
+    ),
+    "check-two-versions:mixed": Case(
+        "name-taken",
+        r"libtoken\.so\.1 and libtoken\.so\.2 are two versions of one library, both loaded \(libtoken\.so\.1 by libmail\.so; libtoken\.so\.2 by libnews\.so\)"
+        r".*: libnews\.so, libtoken\.so\.2 ask for token_make, token_size of libtoken\.so\.2 and get libtoken\.so\.1's",
+        {"against one version": ("one-version",), "symbol versions": ("versioned",)},
+        ("apart",),
+    ),
+    "check-loaded-twice:copy": Case(
+        "loaded-twice",
+        r"b/libcount\.so is a copy of a/libcount\.so, which is loaded already",
+        {"a link to a/libcount.so": ("link", "one-path"), "by its SONAME, libcount.so": ("soname",)},
+        ("other-build",),
+    ),
     "check-allocators:deepbind": Case(
         "allocator-split!",
         r"a block of libc\.so\.6's allocator \(from plugin\.c:3\) is given to free of main at main\.c:15.*plugin\.so was opened with RTLD_DEEPBIND",

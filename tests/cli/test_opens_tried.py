@@ -84,7 +84,9 @@ def test_what_keeps_a_definition_from_being_exported() -> None:
         ]
         for run_id in ("version-script", "static")
     }
-    assert any("not static: its version script" in text for text in remarks["version-script"])
+    assert any(
+        "not static: -fvisibility=hidden, its version script" in text for text in remarks["version-script"]
+    )
     assert any("it has a static one" in text for text in remarks["static"])
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from emu.analysis.opens.data import Trial, Tried
 from emu.analysis.opens.files import REMEDY, foreign, refusal, what_is
-from emu.core.errors import EmuError
+from emu.core.errors import EmuError, MemoryFault
 from emu.core.events import EventBus
 from emu.core.record import NamedTuple
+from emu.glibc.probe import find_own
 from emu.rtld.search_path import SearchPath
 
 if TYPE_CHECKING:
@@ -129,6 +130,26 @@ class Looking:
         return [
             found.rstrip("/") or "/" if written else "" for written, found in elements if found or not written
         ]
+
+    def variable(self, name: str) -> str | None:
+        """Return a variable of the program's own environment, as it is now; None if it is not there.
+
+        Ld.so reads its variables once, when the process starts. Source: ld.so(8).
+        """
+        libc, memory = self.rtld.namespaces[0].libc_map, self.rtld.memory
+        entry = find_own(libc, b"__environ") if libc is not None else None
+        if libc is None or entry is None:
+            return None
+        prefix = os.fsencode(name) + b"="
+        try:
+            at = memory.read_u64(libc.addr + entry.value)
+            while at and (text := memory.read_u64(at)):
+                if memory.read(text, len(prefix)) == prefix:
+                    return os.fsdecode(memory.read_cstr(text + len(prefix)))
+                at += 8
+        except MemoryFault:
+            return None
+        return None
 
     def judge(self, path: str) -> Tried:
         """Return what there is to say of a candidate."""

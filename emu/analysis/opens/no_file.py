@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emu.analysis.opens.data import Cure, SearchedPlace, Trial, Tried
@@ -89,9 +90,7 @@ class NoFileStory:
                 yield self._listed("rpath", f"RPATH of {map_.display_name}", map_.rpath, map_)
         value = self.rtld.env.get("LD_LIBRARY_PATH", "")
         if not self.rtld.secure:
-            yield self._plain(
-                "library-path", "LD_LIBRARY_PATH", value, value.replace(";", ":").split(":") if value else []
-            )
+            yield self._library_path(value)
         if loader is not None:
             text = f"RUNPATH of {loader.display_name}"
             if loader.runpath:
@@ -142,6 +141,18 @@ class NoFileStory:
         note = "" if directories else "it is not set" if rule == "library-path" else "it is empty"
         tried = tuple(self._candidate(directory) for directory in directories)
         return SearchedPlace(rule, True, text, value, note, tried)
+
+    def _library_path(self, value: str) -> SearchedPlace:
+        """LD_LIBRARY_PATH as ld.so read it, once; what the program has made of it since is not asked."""
+        place = self._plain(
+            "library-path", "LD_LIBRARY_PATH", value, value.replace(";", ":").split(":") if value else []
+        )
+        now = self.looking.variable("LD_LIBRARY_PATH") if self.rtld.started else None
+        if now is None or now == value:
+            return place
+        was = f"it was {value}" if value else "it was not set"
+        note = f"{was} when the process started; the program has set it to {now} since, which changes nothing: ld.so reads it once"
+        return replace(place, note=note)
 
     def _candidate(self, directory: str) -> Tried:
         return self.looking.judge(f"{directory.rstrip('/')}/{self.name}" if directory else self.name)

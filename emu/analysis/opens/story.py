@@ -193,7 +193,7 @@ def _of_file(looking: Looking, fact: NoFile, error: EmuError | None) -> ToldOpen
 
 def _need(looking: Looking, fact: NoFile) -> str:
     if any(fact.name == name for name, _, _ in looking.rtld.refused) and not fact.called:
-        return f"{fact.name} is to be preloaded: it is searched for as if the program needed it, and no file was found"
+        return f"{fact.name} is to be preloaded: it is searched for as if the program needed it, and the search for that found no file"
     if fact.loader is None:
         return f"{fact.name} is to be loaded, and there is no such file"
     who = fact.loader

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from emu.glibc.contract import Contract
     from emu.process import RunConfig
 
+    _Entry = Callable[[Contract, HostedCall], int | Hosted]
+
 _MOST = 10
 """Remedies of one failure that are tried; they come most promising first."""
 
@@ -97,6 +99,12 @@ class _Rerun:
         self._task = -1
         self._other = ""
         self._linked = False
+        self._applied = not self._needs_open()
+
+    def _needs_open(self) -> bool:
+        """Whether a call that is to be bound later needs an open to be made otherwise."""
+        trial = self.trial
+        return self._by_name and bool(trial.first or trial.file or trial.set_flags or trial.clear_flags)
 
     def outcome(self) -> TrialOutcome:
         """Run, and return what became of the open."""
@@ -128,7 +136,7 @@ class _Rerun:
         process, contract = self.process, self.process.contract
         if contract is None:
             return
-        if not self._by_name:
+        if not self._by_name or self._needs_open():
             self._replace_open(contract)
         process.begin()
         assert process.runner is not None
@@ -163,7 +171,9 @@ class _Rerun:
         usual = contract.traps[address]
 
         def opening(contract: Contract, call: HostedCall) -> Hosted:
-            file = os.fsdecode(contract.arena.read_cstr(call.args[0]))
+            file = os.fsdecode(contract.arena.read_cstr(call.args[0])) if call.args[0] else ""
+            if self._by_name:
+                return (yield from self._open_before_call(contract, call, file, usual))
             if file == self.failure.file:
                 self._seen += 1
             if file != self.failure.file or self._seen != self.failure.number:
@@ -173,6 +183,16 @@ class _Rerun:
             return (yield from self._open(contract, call, file))
 
         contract.traps[address] = opening
+
+    def _open_before_call(self, contract: Contract, call: HostedCall, file: str, usual: _Entry) -> Hosted:
+        """An open before the call that found nothing: what is to be there first
+        comes before all of them, another mode is that of the caller's own open.
+        """
+        if self._applied or not (self.trial.first or file == self.failure.file):
+            made = usual(contract, call)
+            return made if isinstance(made, int) else (yield from made)
+        self._applied = True
+        return (yield from self._open(contract, call, file))
 
     def _open(self, contract: Contract, call: HostedCall, file: str) -> Hosted:
         rtld, trial = contract.rtld, self.trial
@@ -221,7 +241,8 @@ class _Rerun:
         if self.done is not None or event.symbol != failure.symbol or by_dlsym != (failure.call == "dlsym"):
             return
         if event.handle == failure.flags if by_dlsym else event.origin == failure.file:
-            self._finish(TrialOutcome("binds" if event.target else "fails"))
+            refused = "fails" if self._applied else ""
+            self._finish(TrialOutcome("binds" if event.target else refused))
 
     def _finish(self, outcome: TrialOutcome) -> None:
         self.done = outcome

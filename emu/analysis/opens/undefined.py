@@ -12,6 +12,7 @@ from emu.analysis.explain import explain_reference
 from emu.analysis.facts import Facts
 from emu.analysis.frames import readable
 from emu.analysis.names import without_parameters
+from emu.analysis.opens import other_build
 from emu.analysis.opens.data import Cure, Trial
 from emu.analysis.opens.files import listing, os_text, read_object
 from emu.analysis.opens.looking import base
@@ -65,6 +66,7 @@ class UndefinedStory:
         name = base(self.map.display_name)
         asked = f" with the version {os_text(self.fact.version.name)}" if self.fact.version else ""
         yield f"{name} refers to {self.readable}{asked}, and no object in its scopes has a definition that would do"
+        yield from other_build.story(self.looking, self.fact)
         yield from self._why_now(name)
         yield from self._elsewhere()
         if not any(cure.code != "lazy" for cure in self._found()):
@@ -341,6 +343,7 @@ class UndefinedStory:
         """Yield the paths of shared objects in the directories of the object, of the program, of their search
         lists, and of the system.
         """
+        yield from other_build.namesakes(self.looking, self.fact)
         directories: dict[str, None] = {}
         for map_ in (self.map, self.looking.main):
             if map_ is None:
