@@ -79,7 +79,7 @@ class Bindings:
         self._rtld = rtld
         self._seen: set[int] = set()
         self._tables: dict[LinkMap, ExportTable] = {}
-        self._definitions: dict[tuple[int, bytes], list[Exported]] = {}
+        self._definitions: dict[tuple[int, bytes], tuple[Exported, ...]] = {}
 
     def add(self, maps: Iterable[LinkMap]) -> list[LinkMap]:
         """Take in the objects that are new and relocated; return them."""
@@ -88,7 +88,8 @@ class Bindings:
             self._seen.add(map_.serial)
             table = self._tables[map_] = self._read(map_)
             for name, definition in table.exports.items():
-                self._definitions.setdefault((map_.ns, name), []).append(definition)
+                key = map_.ns, name
+                self._definitions[key] = (*self._definitions.get(key, ()), definition)
         return new
 
     def forget(self, start: int) -> None:
@@ -96,7 +97,7 @@ class Bindings:
         for map_ in [map_ for map_ in self._tables if map_.map_start == start]:
             for name in self._tables.pop(map_).exports:
                 known = self._definitions[map_.ns, name]
-                known[:] = [definition for definition in known if definition.map is not map_]
+                self._definitions[map_.ns, name] = tuple(one for one in known if one.map is not map_)
 
     def objects(self) -> list[LinkMap]:
         """Return the objects that were looked at and are still there."""
@@ -106,9 +107,9 @@ class Bindings:
         """Return what one object exports and refers to."""
         return self._tables[map_]
 
-    def definitions(self, ns: int, name: bytes) -> list[Exported]:
+    def definitions(self, ns: int, name: bytes) -> Sequence[Exported]:
         """Return who exports a name in a namespace."""
-        return self._definitions.get((ns, name), [])
+        return self._definitions.get((ns, name), ())
 
     def uses(self, map_: LinkMap) -> Iterator[Use]:
         """Yield the references of one object that are bound to another

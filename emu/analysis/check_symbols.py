@@ -44,7 +44,7 @@ class SymbolChecks:
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
         self._seen: set[int] = set()
-        self._objects: dict[bytes, list[_Defined]] = {}
+        self._objects: dict[bytes, tuple[_Defined, ...]] = {}
         self._pointers: dict[LinkMap, dict[int, int]] = {}
 
     def look(self, _record: Record, _event: InitStarted) -> None:
@@ -54,7 +54,7 @@ class SymbolChecks:
         for map_ in new:
             self._seen.add(map_.serial)
             for name, defined in _objects(map_):
-                self._objects.setdefault(name, []).append(defined)
+                self._objects[name] = (*self._objects.get(name, ()), defined)
             self._copies(map_)
         for map_ in new:
             for name, defined in _objects(map_):
@@ -69,8 +69,9 @@ class SymbolChecks:
 
     def forget(self, start: int) -> None:
         """Drop what is known of the object that began there and is going."""
-        for known in self._objects.values():
-            known[:] = [defined for defined in known if defined.map.map_start != start]
+        for name, known in self._objects.items():
+            if any(defined.map.map_start == start for defined in known):
+                self._objects[name] = tuple(d for d in known if d.map.map_start != start)
         self._pointers = {map_: known for map_, known in self._pointers.items() if map_.map_start != start}
 
     def _compare(self, name: bytes, mine: _Defined) -> None:

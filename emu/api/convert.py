@@ -42,7 +42,9 @@ class Addressable(Protocol):
         """Its guest address."""
 
 
-class Prototype:
+class Prototype(
+    ForTheGuest, instead="an emu.CFUNCTYPE makes a function of an address by Process.function_at"
+):
     """The type of a function pointer; made by `CFUNCTYPE`.
 
     Called with a Python function, it makes what the guest can be given as a pointer.
@@ -71,7 +73,7 @@ class Prototype:
         return f"emu.CFUNCTYPE({names})"
 
 
-class Callback(ForTheGuest):
+class Callback(ForTheGuest, instead="pass it as it is"):
     """A Python function with a prototype.
 
     The guest may call it as long as this object is alive, as in ctypes.

@@ -46,7 +46,7 @@ class _JumpedOut(BaseException):
 class Engine(Stations):
     """Runs the guest of one process for Python. `result` tells how the process ended, None before that."""
 
-    HOST_SIDE = Stations.HOST_SIDE | {"_driving", "_depth", "interrupts"}
+    HOST_SIDE = Stations.HOST_SIDE | {"_driving", "_depth", "interrupts", "requests", "turns"}
 
     def __init__(self, process: Process, limit: float | None = None) -> None:
         """`limit` is the host time in seconds that a call from outside may take."""
@@ -58,6 +58,10 @@ class Engine(Stations):
         self._interrupts: list[Callable[[], None]] = []
         self._broken: BaseException | None = None
         self._driving = self._depth = 0
+        self.turns = 0
+        """How often the guest has run, or was given something to go by."""
+        self.requests = 0
+        """How often it has called Python."""
         self.interrupts = Interrupts(process, limit)
 
     # -- Python's side ---------------------------------------------------------------------------------------
@@ -149,6 +153,10 @@ class Engine(Stations):
         """Make ready to run a program that is never called."""
         self.process.begin()
 
+    def noted(self) -> None:
+        """Python has changed something that the guest goes by."""
+        self.turns += 1
+
     def let_go(self) -> None:
         """Let the program have its first thread, to `proceed`."""
         self.check()
@@ -221,6 +229,7 @@ class Engine(Stations):
     def _advance(self) -> None:
         """Run the guest on to the next pause or its end."""
         self.here = None
+        self.turns += 1
         self._driving += 1
         try:
             self._go()
@@ -289,6 +298,7 @@ class Engine(Stations):
 
     def _serve_request(self, station: Station) -> None:
         """Run the Python function that the guest has called, and send its result."""
+        self.requests += 1
         request, station.request = station.request, None
         assert request is not None
         self.stations.append(station)

@@ -24,6 +24,8 @@ from emu.api.incoming import Incoming, placed, written
 from emu.api.pointer import ForTheGuest
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from emu.api.engine import Engine
     from emu.api.library import Library
     from emu.api.memory import Memory
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
     from emu.glibc.contract import Contract
     from emu.kernel.run.task import Task
 
+_PLAIN = frozenset((bool, bytes, float, int, str, type(None)))
 
-class Function(ForTheGuest):
+
+class Function(ForTheGuest, instead="pass it as it is, or its .address"):
     """A function of the guest.
 
     `argtypes` (None: by the values) and `restype` (c_int at first, None for void) are ctypes types.
@@ -115,6 +119,16 @@ class Function(ForTheGuest):
             self._address = self._address()
         return self._address
 
+    def key(self, args: Sequence[Any], task: Task | None) -> Hashable:
+        """Return what tells a call from others, None where values of other types than numbers and strings,
+        which Python can change, come into it.
+        """
+        types = (self._restype, *(self._argtypes or ()))
+        plain = all(t is None or isinstance(t, type) and issubclass(t, ctypes._SimpleCData) for t in types)
+        if task is not None or not plain or any(type(value) not in _PLAIN for value in args):
+            return None
+        return self.name, self._address, self._argtypes is None, types, repr(args)
+
     def __repr__(self) -> str:
         at = f"at {self._address:#x}" if isinstance(self._address, int) else "(an IFUNC, not used yet)"
         return f"<emu.Function {self.name} {at}>"
@@ -125,8 +139,11 @@ class Calls:
     functions of Python's that the guest knows.
     """
 
-    def __init__(self, engine: Engine, memory: Memory) -> None:
-        self.engine, self.memory = engine, memory
+    def __init__(
+        self, engine: Engine, memory: Memory, perform: Callable[[Hashable, Callable[[], Any]], Any]
+    ) -> None:
+        """`perform` does a call, by what it is (see `Process.perform`)."""
+        self.engine, self.memory, self._perform = engine, memory, perform
         self._callbacks: weakref.WeakKeyDictionary[Callback, int] = weakref.WeakKeyDictionary()
 
     def call(self, function: Function, args: Sequence[Any], task: Task | None) -> Any:
@@ -135,6 +152,11 @@ class Calls:
         engine.check()
         if function.library is not None and function.library.closed:
             raise ClosedError(f"{function.name}: {function.library.path} {function.library.refusal}")
+        result = self._perform(function.key(args, task), lambda: self._call(function, args, task))
+        return result if function.errcheck is None else function.errcheck(result, function, tuple(args))
+
+    def _call(self, function: Function, args: Sequence[Any], task: Task | None) -> Any:
+        engine = self.engine
         encoder = Encoder(self.memory, self.pointer_to)
         restype = function.restype
         in_memory = aggregates.travels_in_memory(restype)
@@ -158,15 +180,13 @@ class Calls:
         if error is not None:
             raise error
         if in_memory:
-            result = restype.from_buffer_copy(content)
-        elif aggregates.is_aggregate(restype):
-            result = aggregates.returned(restype, (outcome.rax, outcome.rdx), (outcome.xmm0, outcome.xmm1))
-        elif isinstance(restype, Prototype):
+            return restype.from_buffer_copy(content)
+        if aggregates.is_aggregate(restype):
+            return aggregates.returned(restype, (outcome.rax, outcome.rdx), (outcome.xmm0, outcome.xmm1))
+        if isinstance(restype, Prototype):
             name = f"result of {function.name}"
-            result = Function(self, name, outcome.rax, None, restype) if outcome.rax else None
-        else:
-            result = decode(outcome.rax, outcome.xmm0, restype, self.memory)
-        return result if function.errcheck is None else function.errcheck(result, function, tuple(args))
+            return Function(self, name, outcome.rax, None, restype) if outcome.rax else None
+        return decode(outcome.rax, outcome.xmm0, restype, self.memory)
 
     # -- the guest calls Python ------------------------------------------------------------------------------
 

@@ -168,11 +168,17 @@ class Hooks:
         """Breakpoints by name, whose place may be in objects that come later, too."""
         self._following = False
 
+    @property
+    def active(self) -> bool:
+        """Whether there is an interposition or a breakpoint."""
+        return any(placed.active for placed in self._placed)
+
     def forget(self) -> None:
         """Take all interpositions and breakpoints away."""
         for placed in self._placed:
             placed.remove()
         self._pending.clear()
+        self._following = False  # listeners are forgotten, too
 
     def interpose(
         self, where: str | Function | int, handler: Callable[..., Any], prototype: Prototype | None

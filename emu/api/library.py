@@ -55,7 +55,7 @@ class Symbol(NamedTuple):
         return demangle(self.name)
 
 
-class Library(ForTheGuest):
+class Library(ForTheGuest, instead="use its functions, or Library.in_dll"):
     """An object that `Process.dlopen` has opened.
 
     Attributes are its functions, found as dlsym would: in it, then in what it needs.
@@ -214,7 +214,11 @@ def find(process: Process, name: str, version: str | None, scope: Scope, origin:
     wanted = Version(version.encode(), _hash(version), True, b"") if version is not None else None
     raw = name.encode("utf-8", "surrogateescape")
     query = Query(raw, origin, version=wanted, flags=RETURN_NEWEST if wanted is None else 0)
+    unique = process.rtld.namespaces[origin.ns].unique
+    known = len(unique)
     found = lookup_symbol(process.rtld, query, [scope])
+    if len(unique) > known:
+        process.engine.noted()
     if found is None and name and not name.startswith("_Z"):
         mangled = _mangled(name, scope)
         if mangled is not None:

@@ -7,6 +7,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast
 
 from emu.api.errors import ArgumentError, ClosedError, MemoryAccessError
+from emu.api.pointer import ForTheGuest
 from emu.api.references import DATA
 from emu.core.errors import MemoryFault
 
@@ -20,7 +21,7 @@ _C = TypeVar("_C", bound="ctypes._SimpleCData[Any] | ctypes.Structure | ctypes.U
 _CHUNK = 256
 
 
-class Memory:
+class Memory(ForTheGuest, instead="see Memory.view and Memory.new"):
     """Bytes by guest address.
 
     Any mapped page can be read and written, whatever its protection, as by a debugger.
@@ -36,6 +37,8 @@ class Memory:
     def __init__(self, process: Process, name: Callable[[int], str]) -> None:
         self._process, self._name = process, name
         self.given: set[int] = set()
+        self.changes = 0
+        """How often something was, or may from then on be, stored by way of this."""
 
     def __repr__(self) -> str:
         return f"<emu.Memory of {self._process.config.program}>"
@@ -51,6 +54,7 @@ class Memory:
     def write(self, address: SupportsIndex, data: bytes) -> None:
         """Store bytes. Raises MemoryAccessError."""
         start = index(address)
+        self.changes += 1
         try:
             if data:
                 self._process.arena.write(start, data)
@@ -85,6 +89,7 @@ class Memory:
         if not (isinstance(type_, type) and issubclass(type_, DATA)):
             raise ArgumentError(f"{type_!r} is no ctypes type")
         size, start = ctypes.sizeof(type_), index(address)
+        self.changes += 1
         try:
             return cast(_C, type_.from_buffer(self._process.arena.view(start, size)))
         except MemoryFault as fault:
@@ -99,6 +104,7 @@ class Memory:
             raise ClosedError("a static program has no loader's heap")
         address = rtld.heap.string(content)
         self.given.add(address)
+        self.changes += 1
         return address
 
     def free(self, address: SupportsIndex) -> None:
@@ -107,6 +113,7 @@ class Memory:
         if rtld is None or start not in self.given:
             raise MemoryAccessError(f"{start:#x} is no memory that Memory.new gave out", start)
         self.given.remove(start)
+        self.changes += 1
         rtld.heap.free(start)
 
     def __iter__(self) -> Iterator[Vma]:

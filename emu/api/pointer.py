@@ -15,11 +15,14 @@ class ForTheGuest:
     """Something that ctypes must not take for the host's:
     to hand it to one of ctypes' own functions is an error that says what to use.
 
-    Not so for byref, addressof and sizeof, which ask nobody: they are TypeErrors of Python's own.
+    Functions in C that ask nobody, as byref and the second argument of cast, name the type: `instead` (what
+    to do) is therefore a part of its name. addressof and sizeof say neither, and are plain TypeErrors.
     """
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
+    def __init_subclass__(cls, instead: str = "", **more: object) -> None:
+        super().__init_subclass__(**more)
+        if instead:
+            cls.__name__ = f"emu.{cls.__qualname__}: {instead}"
         # Where `ctypes.pointer` looks for the type of a pointer to such an object.
         cls.__pointer_type__ = staticmethod(_no_pointer)  # type: ignore[attr-defined] # Python 3.14 and later
         cache = getattr(ctypes, "_pointer_type_cache", None)
@@ -51,7 +54,7 @@ def _no_pointer(thing: ForTheGuest) -> NoReturn:
     raise AssertionError(thing)
 
 
-class Pointer(ForTheGuest):
+class Pointer(ForTheGuest, instead="pass it as it is, or its .address"):
     """A guest address with a type: what a function whose restype is `POINTER(T)` returns, and what a callback
     gets for such an argument.
 

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, overload
 
 from emu.api import callers
 from emu.api import config as given
@@ -39,7 +39,7 @@ from emu.process import Process as Inner
 from emu.process import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from emu.analysis.answer import Answer
     from emu.api.checking import Findings
@@ -50,8 +50,10 @@ if TYPE_CHECKING:
     from emu.kernel.run.policy import Policy
     from emu.rtld.rtld import Rtld
 
+T = TypeVar("T")
 
-class Process(ForTheGuest):
+
+class Process(ForTheGuest, instead="use Process.memory"):
     """A process of the guest: `program` with `args` (after its name), or without
     one an empty program that hosts libraries.
 
@@ -118,12 +120,13 @@ class Process(ForTheGuest):
         self.place.observers = self._answers.observers
         self.memory = Memory(self.inner, partial(describe, self.inner))
         self.engine = Engine(self.inner, timeout)
-        self.calls = Calls(self.engine, self.memory)
+        self.calls = Calls(self.engine, self.memory, self.perform)
         self._linking = Linking(self, self.inner, self.engine, self.calls, self.memory)
         self._hosting = main is not None
         self.libraries: weakref.WeakSet[Library] = weakref.WeakSet()
         self.driven: weakref.WeakSet[Thread] = weakref.WeakSet()
         self._timeline: Timeline | None = None
+        self._listeners: list[Callable[[Record], None]] = []
         self.watch: Callable[[Record], None] | None = None
         """Told of each event that is traced."""
         self.inner.load()
@@ -154,6 +157,7 @@ class Process(ForTheGuest):
 
     def listen(self, sink: Callable[[Record], None], categories: Sequence[str]) -> None:
         """Hand every later event of some categories to `sink`, whether they are traced or not."""
+        self._listeners.append(sink)
         self._bus.subscribe(sink, categories)
 
     def _seen(self, record: Record) -> None:
@@ -315,6 +319,12 @@ class Process(ForTheGuest):
         """Close a handle by the guest's dlclose. Raises OpenError."""
         self._linking.dlclose(handle)
 
+    def perform(self, _key: Hashable, act: Callable[[], T]) -> T:
+        """Return what `act` does in the guest: an opening, a call. From the same state, with the same key, it
+        does the same; None is the key of what has none.
+        """
+        return act()
+
     @property
     def rtld(self) -> Rtld:
         """The dynamic linker's state. Raises StateError for a static program."""
@@ -441,13 +451,15 @@ class Process(ForTheGuest):
         snapshot.restore()
 
     def renew(self, snapshot: Snapshot, schedule: Policy) -> None:
-        """Go back to a snapshot for another use: without the handlers and breakpoints that were put since,
-        and under another schedule.
+        """Go back to a snapshot for another use: without handlers, breakpoints and listeners, and under
+        another schedule.
 
         Raises as `restore` does.
         """
         self.restore(snapshot)
         self._hooks.forget()
+        while self._listeners:
+            self._bus.unsubscribe(self._listeners.pop())
         self.watch = None
         self.inner.kernel.scheduler.policy = schedule
 
@@ -500,6 +512,11 @@ class Process(ForTheGuest):
         0
         """
         return self._hooks.breakpoint(where, handler)
+
+    @property
+    def hooked(self) -> bool:
+        """Whether functions are interposed, there are breakpoints, or somebody listens to events."""
+        return self._hooks.active or bool(self._listeners)
 
     def resume(self) -> None:
         """Go on with a call that was broken off, by Ctrl-C or by the limit of time, to its end;

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from emu.kernel.run.task import Task
 
 
-class Thread(ForTheGuest):
+class Thread(ForTheGuest, instead="use Thread.call"):
     """A thread made by `Process.thread`.
 
     Leaving the `with` block ends it as a return from its start routine does:

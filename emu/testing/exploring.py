@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 
 class ExploredRun(ScheduledRun):
-    """One run of a search; `count` is the most that there may be.
+    """One run of a search; `count` is the most that there may be."""
 
-    `given_up` tells that what is left of it is known from others.
-    """
+    remembers = False  # all steps of a run are the search's
 
     def __init__(self, request: Request, number: int, count: int) -> None:
         super().__init__(number=number, count=count)
@@ -28,7 +27,6 @@ class ExploredRun(ScheduledRun):
         self._stepper: Stepper | None = None
         self._teller: Teller | None = None
         self.choices = 1
-        self.given_up = False
 
     def policy(self) -> Policy:
         """Return a policy that knows nothing of this run, which is no part of a process's state."""

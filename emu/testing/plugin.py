@@ -152,9 +152,10 @@ def _repeat(item: pytest.Item, nextitem: pytest.Item | None, runs: Iterable[Sche
         item.stash[_RUN] = run
         item._report_sections.clear()
         last = isinstance(runs, list) and run is runs[-1]
-        reports = runtestprotocol(item, log=False, nextitem=nextitem if last else again)
-        for report in reports:
+        made = runtestprotocol(item, log=False, nextitem=nextitem if last else again)
+        for report in made:
             report.duration = spent[report.when] = spent.get(report.when, 0.0) + report.duration
+        reports = reports if run.given_up else made
         if run.failed or not run.choices:
             break
     for report in reports:
@@ -177,8 +178,11 @@ def _leave(item: pytest.Item, nextitem: pytest.Item | None) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     """Check the markers, if that was not done; say under which schedule it failed."""
     __tracebackhide__ = True
+    item.config.stash.setdefault(_POOL, Pool()).set_up(True)
     done = yield from _noting(item)
     _settings(item)
+    if item.stash[_RUN].given_up:
+        pytest.skip("what is left of this run is known from others")
     return done
 
 
@@ -186,6 +190,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Say under which schedule it failed."""
     __tracebackhide__ = True
+    item.config.stash[_POOL].set_up(False)
     return (yield from _noting(item))
 
 
@@ -203,7 +208,7 @@ def _noting(item: pytest.Item) -> Generator[None, Any, Any]:
     except BaseException as error:
         run = item.stash.get(_RUN, None)
         if isinstance(run, ExploredRun) and type(error).__name__ == "GivenUp":
-            run.given_up = True  # what is left of the run is known from others
+            run.given_up = True
             return None
         if run is not None:
             run.failed = True
@@ -267,7 +272,7 @@ def _start(request: pytest.FixtureRequest) -> Any:
             from emu.api import Process
 
             return Process(program, args, **{**options, **more})
-        process = pool.take(program, args, run.policy(), {**options, **more})
+        process = pool.take(program, args, run, {**options, **more})
         run.begin(process)
         return process
 

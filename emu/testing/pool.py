@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from emu.core.errors import EmuError
 from emu.core.record import NamedTuple
+from emu.testing.host_files import Signature, signature, unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from emu.api import Process, Snapshot
-    from emu.kernel.run.policy import Policy
+    from emu.testing.schedules import ScheduledRun
+    from emu.testing.setups import SetUpProcess
 
 _MOST = 4
 """Processes that are kept, the longest unused given up first."""
@@ -26,9 +28,9 @@ _OF_PYTEST = "PYTEST_CURRENT_TEST"
 
 
 class _Kept(NamedTuple):
-    process: Process
+    process: SetUpProcess
     start: Snapshot
-    files: frozenset[tuple[str, tuple[int, ...]]]
+    files: dict[str, Signature]
 
 
 class Pool:
@@ -37,17 +39,25 @@ class Pool:
     def __init__(self) -> None:
         self._free: dict[Hashable, _Kept] = {}
         self._used: dict[int, tuple[Hashable, _Kept]] = {}
+        self._setting_up = False
 
-    def take(self, program: Any, args: Any, policy: Policy, options: dict[str, Any]) -> Process:
-        """Return a process that nobody has touched, scheduled by `policy`. Raises what emu.Process does."""
-        from emu.api import Process
+    def set_up(self, begins: bool) -> None:
+        """The set-up of a test begins, or it is over and the test's own part begins."""
+        self._setting_up = begins
+        for _, kept in self._used.values():
+            kept.process.set_up(begins)
 
+    def take(self, program: Any, args: Any, run: ScheduledRun, options: dict[str, Any]) -> Process:
+        """Return a process that nobody has touched, for a run of a test. Raises what emu.Process does."""
+        from emu.testing.setups import SetUpProcess
+
+        policy = run.policy()
         given = dict(options)
         if given.get("env") is None:
             given["env"] = {name: value for name, value in os.environ.items() if name != _OF_PYTEST}
         key = _key(program, args, given)
         kept = self._free.pop(key, None) if key is not None else None
-        if kept is not None and kept.files == _files(kept.process):
+        if kept is not None and unchanged(kept.files):
             try:
                 kept.process.renew(kept.start, policy)
             except EmuError:
@@ -55,11 +65,13 @@ class Pool:
         else:
             kept = None
         if kept is None:
-            process = Process(program, args, **{**given, "schedule": policy})
+            process = SetUpProcess(program, args, **{**given, "schedule": policy})
             if key is None:
                 return process
             kept = _Kept(process, process.snapshot(), _files(process))
         self._used[id(kept.process)] = key, kept
+        kept.process.begin(run)
+        kept.process.set_up(self._setting_up)
         return kept.process
 
     def give_back(self, process: Process) -> None:
@@ -89,14 +101,8 @@ def _key(program: Any, args: Any, options: dict[str, Any]) -> Hashable | None:
     return key
 
 
-def _files(process: Process) -> frozenset[tuple[str, tuple[int, ...]]]:
-    """Return the files that the process has mapped from the start, as they are on the disk now."""
-    found = set()
-    for map_ in process.link_maps:
-        path = os.path.join(process.inner.config.cwd, map_.path)
-        try:
-            status = os.stat(path)
-        except OSError:
-            continue  # the vdso, and the empty program
-        found.add((path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)))
-    return frozenset(found)
+def _files(process: Process) -> dict[str, Signature]:
+    """Return the files that the process has mapped at its start, as they are on the disk."""
+    named = [os.path.join(process.inner.config.cwd, map_.path) for map_ in process.link_maps]
+    # The vdso and the empty program are nowhere, and stay so.
+    return {path: signature(path) for path in (*named, *map(os.path.realpath, named))}

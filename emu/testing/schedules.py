@@ -57,12 +57,16 @@ def several(count: int, seed: int) -> Iterator[Schedule]:
 class ScheduledRun:
     """One run of a test: its schedule, its number of `count`.
 
-    `choices` are the decisions of its schedulers, `failed` tells of an exception.
+    `choices` are the decisions of its schedulers, `failed` tells of an exception, `given_up` that what is
+    left of it is known from others.
     """
+
+    remembers = True
+    """Whether what a set-up does may be known from other runs."""
 
     def __init__(self, schedule: Schedule = ROUND_ROBIN, number: int = 1, count: int = 1) -> None:
         self.schedule, self.number, self.count = schedule, number, count
-        self.choices, self.failed = 0, False
+        self.choices, self.failed, self.given_up = 0, False, False
 
     def begin(self, process: Process) -> None:
         """A process of the run was made."""

@@ -184,8 +184,11 @@ def test_ctypes_functions_given_the_guests_name_what_to_use(lib: emu.Library) ->
         lambda p: p.dlopen("libc.so.6").abs,
         lambda p: emu.CFUNCTYPE(_I)(lambda: 3),
         lambda p: p.thread(),
+        lambda p: p.memory,
+        lambda p: emu.CFUNCTYPE(_I),
+        lambda p: emu.Pointer(p.memory.new(b"cat"), ctypes.c_char, p.memory),
     ],
-    ids=["process", "library", "function", "callback", "thread"],
+    ids=["process", "library", "function", "callback", "thread", "memory", "prototype", "pointer"],
 )
 def test_each_of_our_objects_tells_ctypes_what_to_use(thing: Any) -> None:
     with emu.Process() as process:
@@ -205,6 +208,11 @@ def test_each_of_our_objects_tells_ctypes_what_to_use(thing: Any) -> None:
             lambda: ctypes.CFUNCTYPE(_I)(("abs", ours)),
         ):
             with pytest.raises(emu.ArgumentError, match="Library.in_dll"):
+                use()
+        # These name the type, which says it.
+        wanted = r"emu\.\w+: (pass it as it is|use|see|an emu.CFUNCTYPE makes) ?"
+        for use in (lambda: ctypes.byref(ours), lambda: ctypes.cast(5, ours)):
+            with pytest.raises(TypeError, match=wanted):
                 use()
 
 
@@ -305,7 +313,7 @@ def test_a_typed_pointer_never_gets_to_ctypes_as_an_address_of_the_host(lib: emu
     ):
         with pytest.raises(ctypes.ArgumentError, match="is in the guest, where ctypes cannot reach"):
             reach()
-    for refused in (ctypes.byref, ctypes.addressof, ctypes.pointer, ctypes.c_void_p, Node.from_address):
+    for refused in (ctypes.addressof, ctypes.sizeof, ctypes.c_void_p, Node.from_address):
         with pytest.raises(TypeError):
             refused(node)
     assert (node == node.address, node == head(), hash(node)) == (True, True, hash(int(node)))

@@ -110,6 +110,9 @@ class OverlayVolume(Volume, Protocol):
     def release(self, inode: Inode) -> None:
         """Let go of an inode that has no name any more."""
 
+    def asks(self, host: str) -> None:
+        """A path of the host is about to be looked at."""
+
     def from_host(self, host: str, parent: OverlayDirectory, name: str) -> Inode | None:
         """Return the inode of a host file, the same object while one is in use; None if there is no such
         file.
@@ -213,6 +216,7 @@ class OverlayDirectory(Directory):
         """Return the merged entries of both layers."""
         merged: dict[str, tuple[str, int, int]] = {}
         if self.host is not None:
+            self.volume.asks(f"{self.host}/")  # all that is in it
             with os.scandir(self.host) as entries:
                 for entry in entries:
                     if entry.name not in self.upper:

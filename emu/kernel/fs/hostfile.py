@@ -46,12 +46,13 @@ class HostFile(OpenFile):
     With a `journal` the host is asked once, however often the run is repeated.
     """
 
-    __slots__ = ("host", "seekable_host", "regular", "journal")
+    __slots__ = ("asked", "host", "seekable_host", "regular", "journal")
 
     def __init__(self, host: int) -> None:
         super().__init__("", _host_flags(host))
         self.host = host
         self.journal: Journal | None = None
+        self.asked: Callable[[str, Callable[[], object]], None] | None = None
         st = os.fstat(host)
         fmt = st.st_mode & abi.S_IFMT
         self.regular = fmt in (abi.S_IFREG, abi.S_IFBLK)
@@ -60,7 +61,13 @@ class HostFile(OpenFile):
             self.path = os.readlink(f"/proc/self/fd/{host}")
 
     def _ask(self, kind: str, act: Callable[[], T]) -> T:
+        if self.asked is not None:
+            self.asked(kind, act)
         return act() if self.journal is None else self.journal.ask(f"{kind} of {self.path}", act)
+
+    def watch(self, asked: Callable[[str, Callable[[], object]], None] | None) -> None:
+        """From now on tell `asked` (None: nobody) of what is about to be asked of the host, and how."""
+        self.asked = asked
 
     @property
     def seekable(self) -> bool:  # type: ignore[override]

@@ -54,6 +54,8 @@ class FileSystem:
     limit.
     """
 
+    HOST_SIDE = frozenset(("_ask",))
+
     def __init__(
         self,
         sysroot: str,
@@ -70,6 +72,7 @@ class FileSystem:
         self.privileged = True
         self.notices: Notices | None = None
         self.on_refusal: Callable[[str], None] = lambda what: None
+        self._ask: Callable[[str], None] | None = None
         self._ino = 1 << 48  # beside those of the host, whose devices they are on
         self._cache: weakref.WeakValueDictionary[object, Inode] = weakref.WeakValueDictionary()
         self._kept: set[Inode] = set()
@@ -131,6 +134,15 @@ class FileSystem:
         self._ino += 1
         return self._ino
 
+    def watch_host(self, told: Callable[[str], None] | None) -> None:
+        """From now on tell `told` (None: nobody) of each path of the host before it is looked at."""
+        self._ask = told
+
+    def asks(self, host: str) -> None:
+        """A path of the host is about to be looked at."""
+        if self._ask is not None:
+            self._ask(host)
+
     def holds(self, inode: Content) -> None:
         """The bytes of a file are in memory from now on."""
         self.contents.add(inode)
@@ -152,6 +164,7 @@ class FileSystem:
 
         Raises OSError for other failures.
         """
+        self.asks(host)
         try:
             st = os.lstat(host)
         except FileNotFoundError:
