@@ -121,11 +121,16 @@ class Function(ForTheGuest, instead="pass it as it is, or its .address"):
 
     def key(self, args: Sequence[Any], task: Task | None) -> Hashable:
         """Return what tells a call from others, None where values of other types than numbers and strings,
-        which Python can change, come into it.
+        which Python can change, come into it, or an IFUNC that was not used yet.
         """
         types = (self._restype, *(self._argtypes or ()))
         plain = all(t is None or isinstance(t, type) and issubclass(t, ctypes._SimpleCData) for t in types)
-        if task is not None or not plain or any(type(value) not in _PLAIN for value in args):
+        if (
+            not isinstance(self._address, int)
+            or task is not None
+            or not plain
+            or any(type(value) not in _PLAIN for value in args)
+        ):
             return None
         return self.name, self._address, self._argtypes is None, types, repr(args)
 
@@ -140,7 +145,10 @@ class Calls:
     """
 
     def __init__(
-        self, engine: Engine, memory: Memory, perform: Callable[[Hashable, Callable[[], Any]], Any]
+        self,
+        engine: Engine,
+        memory: Memory,
+        perform: Callable[[Callable[[], Hashable], Callable[[], Any]], Any],
     ) -> None:
         """`perform` does a call, by what it is (see `Process.perform`)."""
         self.engine, self.memory, self._perform = engine, memory, perform
@@ -152,7 +160,7 @@ class Calls:
         engine.check()
         if function.library is not None and function.library.closed:
             raise ClosedError(f"{function.name}: {function.library.path} {function.library.refusal}")
-        result = self._perform(function.key(args, task), lambda: self._call(function, args, task))
+        result = self._perform(lambda: function.key(args, task), lambda: self._call(function, args, task))
         return result if function.errcheck is None else function.errcheck(result, function, tuple(args))
 
     def _call(self, function: Function, args: Sequence[Any], task: Task | None) -> Any:

@@ -48,7 +48,9 @@ class Linking:
     def dlopen(self, path: str | bytes | os.PathLike[str], flags: int = RTLD_NOW) -> Library:
         """See `Process.dlopen`."""
         name = path_of("dlopen", path)
-        handle = self._process.perform(("dlopen", name, flags), lambda: self._guest(b"dlopen", name, flags))
+        handle = self._process.perform(
+            lambda: ("dlopen", name, flags), lambda: self._guest(b"dlopen", name, flags)
+        )
         if not handle:
             raise OpenError(self._dlerror())
         return Library(self._process, handle, name)

@@ -319,9 +319,9 @@ class Process(ForTheGuest, instead="use Process.memory"):
         """Close a handle by the guest's dlclose. Raises OpenError."""
         self._linking.dlclose(handle)
 
-    def perform(self, _key: Hashable, act: Callable[[], T]) -> T:
-        """Return what `act` does in the guest: an opening, a call. From the same state, with the same key, it
-        does the same; None is the key of what has none.
+    def perform(self, _key: Callable[[], Hashable], act: Callable[[], T]) -> T:
+        """Return what `act` gives, which has the guest do something: an opening, a call. From the same state,
+        with the same key, it does the same; None is the key of what has none.
         """
         return act()
 

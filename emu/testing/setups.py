@@ -104,12 +104,13 @@ class SetUpProcess(Process):
         super().restore(snapshot)
         self._here = None
 
-    def perform(self, key: Hashable, act: Callable[[], T]) -> T:
+    def perform(self, told: Callable[[], Hashable], act: Callable[[], T]) -> T:
         """See `Process.perform`."""
         here, run = self._here, self._run
-        if key is None or not self._remembers or here is None or run is None:
+        if not self._remembers or here is None or run is None:
             return act()
-        if self._stamp != (self.engine.turns, self.memory.changes) or self.hooked:
+        key = told()
+        if self._stamp != (self.engine.turns, self.memory.changes) or self.hooked or key is None:
             self._here = None  # nobody knows what it is now
             return act()
         key = key, *((frame.file, frame.line) for frame in python_frames())

@@ -178,7 +178,7 @@ def test_what_hangs_on_more_than_the_guest_is_done_each_time(run: Runner) -> Non
     @pytest.mark.parametrize("round", range(2))
     def test_exceptions(fails, round):
         pass
-    @pytest.mark.emu(explore=50)
+    @pytest.mark.emu(explore=8)
     def test_search(threads):
         assert threads == 8
     def test_counts():
