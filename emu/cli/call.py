@@ -91,16 +91,26 @@ def command(
 
 
 def _explain(process: Process, library: str) -> str:
-    """Return what a library is that was passed over, or that one of that name lies in the current folder."""
+    """Return what a library is that was passed over or cannot be opened,
+    or that one of that name lies in the current folder.
+    """
+    from emu.analysis.opens.files import what_is
     from emu.analysis.opens.looking import Looking
+    from emu.process.hosting import is_library
 
     rtld = process.rtld
     assert rtld is not None
     looking = Looking(process, rtld)
-    tried = (looking.judge(path) for path, _ in looking.look(library, looking.main).tried)
+    look = looking.look(library, looking.main)
+    tried = [looking.judge(path) for path, _ in look.tried]
     other = next((one for one in tried if one.outcome in ("wrong-class", "wrong-machine")), None)
     if other is not None:
         return f"; {looking.shown(other.path)} is {other.text}"
+    if any(one.outcome == "bad" for one in tried):
+        what = next((what_is(looking.files, one.path) for one in tried if one.outcome == "bad"), "")
+        return f"; it is {what}" if what else ""
+    if look.path and not is_library(look.path, process.config.sysroot):
+        return f"; it is a program: `emu run {library}` runs it"
     here = "/" not in library and process.config.sysroot == "/" and os.path.isfile(library)
     return f" (the file here is ./{library})" if here else ""
 

@@ -44,7 +44,13 @@ def command() -> None:
 @command.command("list", short_help="Show the names, their libc and where they come from.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON array instead of a table.")
 def show(as_json: bool) -> None:
-    """Show the sysroots that have a name."""
+    """Show the sysroots that have a name.
+
+    \b
+    Examples:
+      emu sysroot list
+      emu sysroot list --json
+    """
     found = store.sysroots()
     if as_json:
         print(json.dumps([{**each._asdict(), "there": os.path.isdir(each.root)} for each in found], indent=2))
@@ -116,6 +122,11 @@ def remove(names: tuple[str, ...]) -> None:
     """Forget each NAME and delete what was unpacked for it.
 
     A folder that was given a name stays where it is.
+
+    \b
+    Examples:
+      emu sysroot remove web
+      emu sysroot remove debian:12 debian:13
     """
     for name in names:
         store.remove(name)

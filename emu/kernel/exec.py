@@ -150,9 +150,10 @@ def _open_executable(kernel: Kernel, path: str, listed: bool = False) -> Regular
             raise ExecError(f"{path}: Is a directory", errno.EACCES)
         if inode.fmt != abi.S_IFREG:
             raise ExecError(f"{path}: Permission denied (not a regular file)", errno.EACCES)
-        kernel.fs.allow(inode, abi.R_OK if listed else abi.X_OK)
         if not listed and not inode.stat().mode & 0o111:
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+            hint = f"not executable; if it is a program: chmod +x {path}"
+            raise ExecError(f"{path}: Permission denied ({hint})", errno.EACCES)
+        kernel.fs.allow(inode, abi.R_OK if listed else abi.X_OK)
         return kernel.fs.open_for_loading(path)
     except OSError as error:
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
@@ -255,6 +256,10 @@ def _explain(head: bytes, error: NotExecutableError) -> str:
     machine = machines.foreign(head)
     if machine:
         return f"Exec format error (a program for {machine}; only 64-bit x86-64 programs run)"
+    if not head:
+        return "Exec format error (the file is empty)"
+    if not head.startswith((c.ELFMAG, b"!<arch>")):
+        return "Exec format error (neither an ELF file nor a script, which begins with #!)"
     return error.reason
 
 

@@ -34,5 +34,16 @@ def find_program(name: str, path: str, sysroot: str) -> str:
             denied = True
     if denied:
         raise ProgramError(f"{name}: Permission denied", EXIT_NOT_EXECUTABLE)
-    hint = f" (the file here is ./{name})" if sysroot == "/" and os.path.isfile(name) else ""
-    raise ProgramError(f"{name}: command not found{hint}", EXIT_LOADER)
+    raise ProgramError(f"{name}: command not found{_here(name) if sysroot == '/' else ''}", EXIT_LOADER)
+
+
+def _here(name: str) -> str:
+    """Return a hint at a file of that name, or of nearly that one, in the current folder."""
+    if os.path.isfile(name):
+        return f" (the file here is ./{name})"
+    from difflib import get_close_matches
+
+    with os.scandir() as entries:
+        files = [entry.name for entry in entries if entry.is_file() and os.access(entry, os.X_OK)]
+    nearest = get_close_matches(name, files, 1)
+    return f" (the nearest file here is ./{nearest[0]})" if nearest else ""

@@ -89,6 +89,8 @@ def test_a_program_is_searched_like_execvp(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ProgramError, match="^script: Permission denied$") as denied:
         find_program("script", path, "/")
     assert (missing.value.exit_code, denied.value.exit_code) == (127, 126)
+    with pytest.raises(ProgramError, match=r"^tol: command not found \(the nearest file here is ./tool\)$"):
+        find_program("tol", path, "/")
 
 
 def test_a_sysroot_has_its_own_programs_and_directories(
