@@ -12,16 +12,19 @@ if TYPE_CHECKING:
 
 
 class Caller:
-    """One process's working directory and umask, and the ids that its accesses are checked with."""
+    """One process's root, working directory and umask, and the ids that its accesses are checked with."""
 
-    __slots__ = ("cwd", "gid", "groups", "uid", "umask")
+    __slots__ = ("cwd", "gid", "groups", "root", "uid", "umask")
 
     def __init__(
         self, cwd: Directory, uid: int, gid: int, groups: tuple[int, ...] = (), umask: int = 0o22
     ) -> None:
-        self.cwd, self.umask = cwd, umask
+        self.cwd = self.root = cwd
+        self.umask = umask
         self.uid, self.gid, self.groups = uid, gid, groups
 
     def copy(self) -> Caller:
         """Return what a child begins with."""
-        return Caller(self.cwd, self.uid, self.gid, self.groups, self.umask)
+        twin = Caller(self.cwd, self.uid, self.gid, self.groups, self.umask)
+        twin.root = self.root
+        return twin

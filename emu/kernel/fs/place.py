@@ -68,16 +68,26 @@ def split_path(path: str, node: Inode, root: Inode, resolve: int) -> tuple[list[
     return names, path[-1] == "/", node
 
 
-def up(node: Directory, top: Directory, resolve: int) -> Directory:
-    """Return the directory above; `top` is where the walk began. Raises OSError(EXDEV)."""
-    if node is top:
-        if resolve & RESOLVE_BENEATH:
-            raise fail(errno.EXDEV)
-        if resolve & RESOLVE_IN_ROOT:
-            return node
+def up(node: Directory, top: Directory, root: Directory, resolve: int) -> Directory:
+    """Return the directory above: of the root that is itself; `top` is where the walk began.
+
+    Raises OSError(EXDEV).
+    """
+    if resolve & RESOLVE_BENEATH and _same(node, top):
+        raise fail(errno.EXDEV)
+    if _same(node, root):
+        return node
     if resolve & RESOLVE_NO_XDEV:
         same_device(node, node.parent)
     return node.parent
+
+
+def _same(node: Directory, other: Directory) -> bool:
+    """Whether both are one directory: of a host's there are several inodes."""
+    if node is other or not (node.passthrough and other.passthrough):
+        return node is other
+    st, known = node.stat(), other.stat()
+    return (st.dev, st.ino) == (known.dev, known.ino)
 
 
 def jump(link: MagicLink, node: Inode, resolve: int) -> Inode:

@@ -227,7 +227,7 @@ class FileSystem:
         if len(os.fsencode(path)) >= abi.PATH_MAX:
             raise fail(errno.ENAMETOOLONG)
         top = self.caller.cwd if base is None else base
-        root = top if resolve & RESOLVE_IN_ROOT else self.root
+        root = top if resolve & RESOLVE_IN_ROOT else self.caller.root
         parts, slash, node = split_path(path, top, root, resolve)
         links = 0
         while parts:
@@ -239,7 +239,7 @@ class FileSystem:
             if name == ".":
                 continue
             if name == "..":
-                node = up(node, top, resolve)
+                node = up(node, top, root, resolve)
                 continue
             if len(name) > abi.NAME_MAX // 4 and len(os.fsencode(name)) > abi.NAME_MAX:
                 raise fail(errno.ENAMETOOLONG)
@@ -281,7 +281,14 @@ class FileSystem:
         """Return the guest path of an existing file with every symbolic link resolved. Raises OSError."""
         place = self.walk(path)
         place.found()
-        return place.path()
+        return self.within(place.path()) or place.path()
+
+    def within(self, path: str) -> str | None:
+        """Return what a path of the tree is called in the caller's own (chroot), None for what is outside."""
+        root = self.caller.root.path()
+        if root == "/":
+            return path
+        return path[len(root) :] or "/" if f"{path}/".startswith(f"{root}/") else None
 
     def is_directory(self, path: str) -> bool:
         """Whether `path` names a directory."""
@@ -296,6 +303,13 @@ class FileSystem:
             raise fail(errno.ENOTDIR)
         self.allow(directory, abi.X_OK)
         self.caller.cwd = directory
+
+    def chroot(self, directory: Inode) -> None:
+        """Change where absolute paths begin."""
+        if not isinstance(directory, Directory):
+            raise fail(errno.ENOTDIR)
+        self.allow(directory, abi.X_OK)
+        self.caller.root = directory
 
     # -- opening ---------------------------------------------------------------------------------------------
 

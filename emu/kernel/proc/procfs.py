@@ -216,7 +216,7 @@ class _Place(MagicLink):
             if kernel.program.exe_inode is None or kernel.family.status is not None:
                 raise fail(errno.ENOENT)
             return kernel.program.exe_inode
-        return kernel.caller.cwd if self._which == "cwd" else kernel.fs.root
+        return kernel.caller.cwd if self._which == "cwd" else kernel.caller.root
 
 
 class _Duplicate(Inode):

@@ -15,6 +15,7 @@ from emu.kernel.errors import fail
 
 ALL_CAPABILITIES: Final = (1 << 41) - 1
 CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP = 1 << 5, 1 << 6, 1 << 7, 1 << 8
+CAP_SYS_CHROOT = 1 << 18
 CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_SYS_RESOURCE = 1 << 19, 1 << 21, 1 << 23, 1 << 24
 UNCHANGED: Final = 0xFFFF_FFFF
 """What leaves an id as it is: -1 as an unsigned number, as all ids are."""

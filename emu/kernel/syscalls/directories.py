@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from emu.kernel import abi
 from emu.kernel.errors import fail
+from emu.kernel.fs.directory import Directory
 from emu.kernel.fs.file import Meta, fresh
 from emu.kernel.fs.inodes import SpecialInode
 from emu.kernel.fs.notices import IN_ACCESS
 from emu.kernel.fs.special import Fifo, make_node
+from emu.kernel.run.credentials import CAP_SYS_CHROOT
 from emu.kernel.syscalls.stat import base_of
 from emu.kernel.table import syscall
 
@@ -173,6 +175,16 @@ def _sys_chdir(k: Kernel, t: Task, path: int) -> int:
     return 0
 
 
+@syscall(161, "chroot", "path")
+def _sys_chroot(k: Kernel, t: Task, path: int) -> int:
+    directory = k.fs.find(k.path(path))
+    if isinstance(directory, Directory) and not k.credentials.has(CAP_SYS_CHROOT):
+        k.fs.allow(directory, abi.X_OK)
+        raise fail(errno.EPERM)
+    k.fs.chroot(directory)
+    return 0
+
+
 @syscall(81, "fchdir", "fd")
 def _sys_fchdir(k: Kernel, t: Task, fd: int) -> int:
     inode = k.fds.get(fd).inode
@@ -186,7 +198,9 @@ def _sys_fchdir(k: Kernel, t: Task, fd: int) -> int:
 def _sys_getcwd(k: Kernel, t: Task, buffer: int, size: int) -> int:
     if k.caller.cwd.stat().nlink == 0:
         raise fail(errno.ENOENT)
-    path = os.fsencode(k.caller.cwd.path()) + b"\0"
+    here = k.caller.cwd.path()
+    inside = k.fs.within(here)
+    path = os.fsencode(f"(unreachable){here}" if inside is None else inside) + b"\0"
     if len(path) > size:
         raise fail(errno.ERANGE)
     k.arena.copy_out(buffer, path)
