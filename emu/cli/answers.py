@@ -7,9 +7,7 @@ on standard output if no program runs, if its output is kept away (--quiet-progr
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import sys
 from functools import wraps
 from importlib import import_module
@@ -66,11 +64,16 @@ class Answering(NamedTuple):
     @property
     def width(self) -> int:
         """The columns of the terminal that the text goes to, 0 if it goes elsewhere."""
-        at_terminal = self.stream and os.isatty(self.stream)
-        return shutil.get_terminal_size().columns if at_terminal else 0
+        if not self.stream or not os.isatty(self.stream):
+            return 0
+        from shutil import get_terminal_size
+
+        return get_terminal_size().columns
 
     def write(self, answer: Any, text: Callable[[], str]) -> None:
         """Write an answer: a dataclass, and what makes text of it. Raises TraceError."""
+        import json
+
         from emu.analysis.data import as_json
 
         told = json.dumps(as_json(answer), indent=2) + "\n" if self.as_json else text()
@@ -124,6 +127,8 @@ def answer_options(
 def _options(answer: str, title: str, *, runs: bool, forces: bool) -> list[Callable[[Any], Any]]:
     def print_schema(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
         if asked:
+            import json
+
             from emu.analysis.data import schema
 
             module, _, name = answer.partition(":")

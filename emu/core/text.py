@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 """What acts on a terminal or on the order of what is read;
 tab and newline do not, lone surrogates are bytes that are no text.
 """
-_COLOUR = re.compile("(\x1b\\[[0-9;]*m)")
+_COLOUR = "(\x1b\\[[0-9;]*m)"
 
 
 def printable(line: str) -> str:
@@ -28,18 +28,18 @@ def printable_in_colour(line: str) -> str:
     """As `printable`, for a line that is painted: what sets colours is left."""
     if line.isprintable():
         return line
-    return "".join(part if at % 2 else printable(part) for at, part in enumerate(_COLOUR.split(line)))
+    return "".join(part if at % 2 else printable(part) for at, part in enumerate(re.split(_COLOUR, line)))
 
 
 def harmless(text: str, *, colour: bool = False) -> str:
     """Return text of several lines without control characters but tabs,
     newlines and (for a terminal) colours.
     """
-    if _CONTROL.search(text) is None:
+    if re.search(_CONTROL, text) is None:
         return text
     if colour:
-        return "".join(part if at % 2 else harmless(part) for at, part in enumerate(_COLOUR.split(text)))
-    return _CONTROL.sub(lambda found: _escaped(found[0]), text)
+        return "".join(part if at % 2 else harmless(part) for at, part in enumerate(re.split(_COLOUR, text)))
+    return re.sub(_CONTROL, lambda found: _escaped(found[0]), text)
 
 
 def widths(rows: Sequence[Sequence[str]]) -> list[int]:

@@ -13,7 +13,6 @@ import os
 from typing import TYPE_CHECKING
 
 from emu.core.errors import ElfError
-from emu.elf.debug_file import build_id_of, has_debug_info
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +63,8 @@ def find_debug_file(system: DebugSystem, path: str) -> str | None:
 
     Raises OSError, ElfError for a `path` that cannot be read.
     """
+    from emu.elf.debug_file import build_id_of, has_debug_info
+
     binary = system.host_path(path)
     if has_debug_info(binary):
         return binary

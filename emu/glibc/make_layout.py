@@ -1,5 +1,7 @@
 """Makes the layout table of a libc from its debugging information, and keeps it in the user's cache.
 
+No start-up needs that, so it is imported late.
+
 Source: XDG Base Directory Specification.
 """
 
@@ -10,11 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from emu.core.errors import UnsupportedError
-from emu.elf.debug_file import build_id_of
-from emu.elf.structures import read_structures
-from emu.glibc.debug_files import find_debug_file
 from emu.glibc.layout import table_text
-from emu.glibc.members import LD_SO, LIBC
 
 if TYPE_CHECKING:
     from emu.glibc.debug_files import DebugSystem
@@ -52,6 +50,10 @@ def make_table(system: DebugSystem, ld_so: str, release: str) -> dict[str, Any]:
 
     Raises UnsupportedError that names what is missing, OSError, ElfError.
     """
+    from emu.elf.structures import read_structures
+    from emu.glibc.debug_files import find_debug_file
+    from emu.glibc.members import LD_SO, LIBC
+
     table: dict[str, Any] = {"version": release, "structures": {}}
     for path, wanted in ((ld_so, LD_SO), (libc_beside(system, ld_so), LIBC)):
         debug_file = find_debug_file(system, path)
@@ -83,7 +85,9 @@ def keep(system: DebugSystem, ld_so: str, table: dict[str, Any]) -> str:
 
     Raises OSError.
     """
-    import tempfile  # late: no start-up needs it
+    import tempfile
+
+    from emu.elf.debug_file import build_id_of
 
     path = cache_path(build_id_of(system.host_path(ld_so)))
     os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -10,7 +10,6 @@ from emu.core.errors import EmuError
 from emu.kernel import abi
 from emu.kernel.fs.devices import mount_devices
 from emu.kernel.fs.hostfile import HostFile
-from emu.kernel.fs.passthrough import mount_writable
 from emu.kernel.fs.pty import mount_terminals
 from emu.kernel.kernel import Kernel, System
 from emu.kernel.proc.procfs import mount_proc
@@ -49,6 +48,8 @@ def boot(config: KernelConfig, space: AddressSpace, bus: EventBus) -> Kernel:
         f"emu: {what} in a --writable directory is refused, since emu is root; the program was told EPERM; --writable-as-root lets it through",
     )
     for directory in config.writable:
+        from emu.kernel.fs.passthrough import mount_writable
+
         mount_writable(fs, directory)
     try:
         fs.chdir(fs.find(config.cwd))

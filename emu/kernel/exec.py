@@ -32,8 +32,8 @@ PIE_BASE = 0x5555_5555_4000
 _INTERPRETER = b"/lib64/ld-linux-x86-64.so.2"
 _SCRIPT_DEPTH = 4
 _SCRIPT_LINE = 256
-_AFTER_A_NAME = re.compile(rb"[ \t]*[^ \t\0]*[ \t\0]")
-_NAME_AND_ARGUMENT = re.compile(rb"[ \t]*([^ \t\0]+)(?:[ \t]+(.*)|\0.*|)", re.DOTALL)
+_AFTER_A_NAME = rb"[ \t]*[^ \t\0]*[ \t\0]"
+_NAME_AND_ARGUMENT = rb"(?s)[ \t]*([^ \t\0]+)(?:[ \t]+(.*)|\0.*|)"
 _ARGUMENT_LIMIT = STACK_SIZE // 4
 _M64 = (1 << 64) - 1
 
@@ -188,10 +188,10 @@ def _script_line(head: bytes) -> tuple[bytes, list[bytes]]:
     line, newline, _ = head[2:].partition(b"\n")
     if not newline:
         whole = head[2:].ljust(_SCRIPT_LINE - 2, b"\0")
-        if not _AFTER_A_NAME.match(whole):
+        if not re.match(_AFTER_A_NAME, whole):
             return b"", []
         line = whole[:-1]
-    found = _NAME_AND_ARGUMENT.match(line.rstrip(b" \t"))
+    found = re.match(_NAME_AND_ARGUMENT, line.rstrip(b" \t"))
     if found is None:
         return b"", []
     argument = (found[2] or b"").partition(b"\0")[0]

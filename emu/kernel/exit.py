@@ -10,7 +10,6 @@ from emu.kernel import abi
 from emu.kernel.run.family import INIT
 from emu.kernel.run.signal_info import SignalInfo
 from emu.kernel.syscalls.futex import release
-from emu.kernel.syscalls.wait import reap
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
@@ -90,6 +89,8 @@ def release_parent(k: Kernel) -> None:
 
 def _orphan(k: Kernel) -> None:
     """Give the children of a process that is over to the nearest ancestor that takes them, or to init."""
+    from emu.kernel.syscalls.wait import reap
+
     system = k.system
     new = system.processes.get(k.family.parent)
     while new is not None and not (new.family.subreaper and new.family.status is None):
@@ -137,6 +138,8 @@ def _hang_up_stopped(process: Kernel, gone: Kernel) -> None:
 
 def _tell_parent(k: Kernel) -> None:
     """Send the parent its signal, and end its waits; a child that nobody will wait for is gone at once."""
+    from emu.kernel.syscalls.wait import reap
+
     system, family = k.system, k.family
     parent = system.processes.get(family.parent)
     if parent is None or parent.family.status is not None:

@@ -1,5 +1,7 @@
 """Backtraces in the user's terms: which function, at which line, called which.
 
+Few runs need one, so what reads unwind information is imported when it is wanted.
+
 Source: the form is gdb's and valgrind's; inlined functions have frames of their own, as there.
 """
 
@@ -11,20 +13,19 @@ from emu.core.errors import EmuError
 from emu.core.record import NamedTuple
 from emu.core.text import printable
 from emu.elf import constants as c
-from emu.elf.cfi import UnwindTable
 from emu.elf.header import Phdr, parse_ehdr, parse_phdrs
 from emu.glibc.stubs import TRAP_SIZE
 from emu.machine.arena import PAGE_SIZE, PROT_EXEC, physical
 from emu.machine.regs import GPRS, RIP, RSP
-from emu.process.folding import folded
-from emu.process.unwind import Surroundings, UnwoundFrame, from_gprs, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from emu.elf.cfi import UnwindTable
     from emu.kernel.exec import ExecImage
     from emu.kernel.run.task import Task
     from emu.process.process import Process
+    from emu.process.unwind import UnwoundFrame
 
 _SHOWN = 64
 _STUB_NAMES = {
@@ -93,9 +94,6 @@ class Backtraces:
         self._process = process
         self._tables: dict[int, UnwindTable | None] = {}
         self._departed: dict[int, UnwindTable | None] = {}
-        self._around = Surroundings(
-            process.arena, self._table, self._executable, process.space.find, process.symbols.function_start, self._returns,
-        )  # fmt: skip
         self._complete: Callable[[list[Captured]], list[Captured]] = lambda found: found
 
     def complete_with(self, complete: Callable[[list[Captured]], list[Captured]]) -> None:
@@ -138,6 +136,8 @@ class Backtraces:
         """Return two frames, without unwinding: the function that the running thread has just entered, and
         the place that it was called from.
         """
+        from emu.process.unwind import UnwoundFrame
+
         cpu, arena = self._process.cpu, self._process.arena
         stack = cpu.get(RSP)
         inner = UnwoundFrame(cpu.get(RIP), stack + 8, exact=True, signal=False, guess=False)
@@ -175,8 +175,14 @@ class Backtraces:
         return found
 
     def _walk(self, gprs: Sequence[int]) -> list[Captured]:
+        from emu.process.unwind import Surroundings, from_gprs, walk
+
         found: list[Captured] = []
-        steps = walk(from_gprs(gprs), self._around)
+        process = self._process
+        around = Surroundings(
+            process.arena, self._table, self._executable, process.space.find, process.symbols.function_start, self._returns,
+        )  # fmt: skip
+        steps = walk(from_gprs(gprs), around)
         while True:
             try:
                 frame = next(steps)
@@ -278,6 +284,8 @@ class Backtraces:
             if stubs is None or not stubs.start <= address < stubs.end:
                 continue
             if stubs.start not in self._tables:
+                from emu.elf.cfi import UnwindTable
+
                 size = stubs.end - stubs.eh_frame_hdr
                 self._tables[stubs.start] = UnwindTable(process.arena, stubs.eh_frame_hdr, size, _EMU)
             return self._tables[stubs.start]
@@ -310,6 +318,8 @@ class Backtraces:
             return None
         image, bias, phdrs, name = found
         if bias not in self._departed:
+            from emu.elf.cfi import UnwindTable
+
             header = next((p for p in phdrs if p.type == c.PT_GNU_EH_FRAME), None)
             self._departed[bias] = (
                 UnwindTable(image, bias + header.vaddr, header.memsz, name) if header is not None else None
@@ -334,9 +344,13 @@ class Backtraces:
         frames = self._process.symbols.section_address(program.path, ".eh_frame")
         if not frames:
             return None
+        from emu.elf.cfi import UnwindTable
+
         return UnwindTable(self._process.arena, 0, 0, program.path, frames=program.bias + frames)
 
     def _open(self, name: str, bias: int, phdrs: Iterable[Phdr]) -> UnwindTable | None:
+        from emu.elf.cfi import UnwindTable
+
         for phdr in phdrs:
             if phdr.type == c.PT_GNU_EH_FRAME:
                 return UnwindTable(self._process.arena, bias + phdr.vaddr, phdr.memsz, name)
@@ -347,6 +361,8 @@ def render(frames: Sequence[FrameInfo], *, everything: bool = False) -> str:
     """Return the frames as indented lines; what repeats or says little is folded unless `everything` is
     wanted, and a long list is cut in the middle.
     """
+    from emu.process.folding import folded
+
     shown = folded(frames, everything=everything)
     lines = [f"    {frame}" if isinstance(frame, str) else _line(frame) for frame in shown]
     if len(lines) > _SHOWN and not everything:

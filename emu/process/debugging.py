@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import struct
-from copy import copy
 from typing import TYPE_CHECKING, cast
 
 from emu.elf import constants as c
@@ -89,6 +88,8 @@ class Debugging:
 
     def of_child(self, kernel: Kernel) -> Debugging:
         """Return the same for a process that was forked; it is to be attached."""
+        from copy import copy
+
         child = copy(self)
         child._kernel, child._names = kernel, (*self._names[:2], kernel.pid)
         return child

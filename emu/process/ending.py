@@ -15,14 +15,13 @@ from emu.machine import regs
 from emu.machine.engine import PageFault
 from emu.process.backtrace import render
 from emu.process.config import Result
-from emu.process.faults import describe_fault, describe_hosted_fault, to_signal
 from emu.process.hosted_functions import hosted_name
-from emu.process.resolver_fault import ResolverFault, resolver_fault
 
 if TYPE_CHECKING:
     from emu.kernel.run.signals import Killed
     from emu.machine.engine import CpuException
     from emu.process.process import Process
+    from emu.process.resolver_fault import ResolverFault
     from emu.process.runner import Runner
 
 
@@ -43,6 +42,9 @@ class ProcessEnding:
 
     def fault(self, outcome: PageFault | CpuException, runner: Runner) -> None:
         """Turn what the CPU met into a signal."""
+        from emu.process.faults import describe_fault, to_signal
+        from emu.process.resolver_fault import resolver_fault
+
         process, task = self._process, runner.task
         signal = to_signal(outcome, process.cpu, process.arena)
         if isinstance(outcome, PageFault) and process.space.is_guard_fault(outcome.page, signal.access):
@@ -66,6 +68,8 @@ class ProcessEnding:
 
     def hosted_fault(self, error: Exception, entry: int, killed: Killed | None) -> None:
         """Say what became of an error in a hosted function, or in a hook."""
+        from emu.process.faults import describe_hosted_fault
+
         process = self._process
         name = hosted_name(process, entry) if entry else "emu"
         self._latest = describe_hosted_fault(error, name, process)

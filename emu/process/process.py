@@ -22,7 +22,6 @@ from emu.core.errors import (
     UnsupportedError,
 )
 from emu.elf import constants as c
-from emu.glibc.ld_trace import list_objects
 from emu.kernel.boot import boot
 from emu.kernel.exec import MissingInterpreterError, load_program
 from emu.kernel.idle import Deadlock, HostStop
@@ -38,7 +37,6 @@ from emu.machine.engines import make_cpu
 from emu.process import hosting
 from emu.process.backtrace import Backtraces, Captured, FrameInfo
 from emu.process.config import Result, RunConfig, kernel_config
-from emu.process.deadlock import DeadlockError, report
 from emu.process.debugging import Debugging
 from emu.process.ending import ProcessEnding
 from emu.process.engine_choice import engine_for
@@ -47,7 +45,6 @@ from emu.process.hostsignals import HostSignals
 from emu.process.link_error import link_error, no_room
 from emu.process.linking import linkers_environment, make_linker, map_objects, program_name
 from emu.process.notes import KeptNotes, say
-from emu.process.rendezvous import Rendezvous
 from emu.process.runner import Runner
 from emu.process.symbols import Symbols
 from emu.process.sysroots import check_sysroot
@@ -61,6 +58,7 @@ if TYPE_CHECKING:
     from emu.glibc.contract import Contract
     from emu.kernel.exec import ExecImage, Loaded
     from emu.kernel.kernel import Executable, Kernel
+    from emu.process.rendezvous import Rendezvous
     from emu.rtld.rtld import Rtld
 
 _DEFAULT_MEMORY = 4 << 30
@@ -248,6 +246,8 @@ class Process:
         elif config.ldso == "real":
             linker = loaded.interpreter or loaded.program  # ld.so may be run as a command
             if any(phdr.type == c.PT_DYNAMIC for phdr in linker.phdrs):
+                from emu.process.rendezvous import Rendezvous
+
                 self.rendezvous = Rendezvous(self, linker)
 
     def _link(self, loaded: Loaded, interpreter: ExecImage) -> None:
@@ -261,6 +261,8 @@ class Process:
         self.rtld, self.contract = make_linker(self, loaded, env, self.debugging)
         map_objects(self, self.contract, loaded, interpreter)
         if self.rtld.trace:
+            from emu.glibc.ld_trace import list_objects
+
             self.ended = list_objects(self.rtld, self.config.env, self.debugging.write)
 
     def start(self) -> None:
@@ -381,6 +383,8 @@ class Process:
             raise link_error(program_name(self), error) from None
         except Deadlock:
             self._stuck = True
+            from emu.process.deadlock import DeadlockError, report
+
             raise DeadlockError(report(self)) from None
         except HostStop:
             if host is None:

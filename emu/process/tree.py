@@ -21,13 +21,10 @@ from emu.core.errors import EmuError, ExecError, NoRoomError
 from emu.core.task_events import ProgramExecuted
 from emu.kernel import abi
 from emu.kernel.exit import end_other_tasks, end_process, release_parent
-from emu.kernel.fork import fork_kernel
 from emu.kernel.run.signal_info import Action
 from emu.kernel.run.task import AltStack
 from emu.kernel.syscalls.futex import release
 from emu.machine.budget import ENGINE
-from emu.machine.fork import fork_space
-from emu.process.copy import copy_process
 from emu.process.notes import say
 
 if TYPE_CHECKING:
@@ -97,6 +94,10 @@ class Tree:
 
         Raises OSError, EmuError.
         """
+        from emu.kernel.fork import fork_kernel
+        from emu.machine.fork import fork_space
+        from emu.process.copy import copy_process
+
         process = self.processes[parent.pid]
         if shares.memory:
             kernel = fork_kernel(parent, parent.space, family, shares)

@@ -11,7 +11,6 @@ with `"instruction":N` where that is not 0.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -148,6 +147,8 @@ class Replay(Promise):
 
 
 def _parse(lines: Iterable[str], name: str) -> list[Decision]:
+    import json  # late: only a schedule from a file needs it
+
     decisions: list[Decision] = []
     rest = iter(lines)
     if next(rest, "").rstrip("\n") != BEGINNING:

@@ -1,67 +1,61 @@
-"""The handlers of system calls, a file per subject.
-
-Importing this package fills the table, but for what few programs call: see `find`.
-"""
+"""The handlers of system calls, a file per subject, imported when one of its calls is made: see `find`."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from emu.kernel.syscalls import (
-    attributes,
-    credentials,
-    descriptors,
-    directories,
-    futex,
-    groups,
-    identity,
-    io,
-    memory,
-    polling,
-    scheduling,
-    signal,
-    stat,
-    threads,
-    time,
-)
 from emu.kernel.table import TABLE
 
 if TYPE_CHECKING:
     from emu.kernel.run.call import SyscallEntry
 
-__all__ = [
-    "TABLE", "attributes", "credentials", "descriptors", "directories", "find", "futex", "groups", "identity", "io", "memory", "polling",
-    "scheduling", "signal", "stat", "threads", "time",
-]  # fmt: skip
-
-_LATE = {
-    **dict.fromkeys((*range(41, 56), 288, 299, 307), ("sockets", "socket_options", "messages", "mmsg")),
-    **dict.fromkeys((40, 275, 276, 278, 326), ("copying",)),
-    **dict.fromkeys((61, 247), ("wait",)),
-    **dict.fromkeys((424, 434, 438), ("pidfd",)),
-    **dict.fromkeys((59, 322), ("execute",)),
-    **dict.fromkeys((237, 238, 239), ("numa",)),
-    **dict.fromkeys((29, 30, 31, 67), ("shm",)),
-    **dict.fromkeys((64, 65, 66, 220), ("sem",)),
-    **dict.fromkeys((68, 69, 70, 71), ("msg",)),
-    **dict.fromkeys((282, 289), ("signalfd",)),
-    **dict.fromkeys((253, 254, 255, 294), ("inotify",)),
-    101: ("ptrace",),
-    437: ("openat2",),
-    **dict.fromkeys(range(188, 200), ("xattr",)),
-    **dict.fromkeys((310, 311), ("process_vm",)),
-    317: ("seccomp",),
-    **dict.fromkeys(range(240, 246), ("mqueue",)),
-    **dict.fromkeys((140, 141, 314, 315), ("priority",)),
+_FILES: dict[str, tuple[int, ...]] = {
+    "attributes": (76, 77, *range(90, 96), 132, 235, 260, 261, 268, 280, 285),
+    "copying": (40, 275, 276, 278, 326),
+    "credentials": (102, *range(104, 109), *range(113, 121), 122, 123, 125, 126),
+    "descriptors": (
+        2, 3, 16, 22, 32, 33, *range(72, 76), 85, 162, 187, 221, 257, 277, 283, 284, 290, 292, 293, 306, 319, 436,
+    ),
+    "directories": (*range(78, 85), *range(86, 89), 133, 217, 258, 259, *range(263, 267), 316),
+    "execute": (59, 322),
+    "futex": (202,),
+    "groups": (109, 112, 121, 124),
+    "identity": (39, 63, *range(97, 100), 110, 111, 135, 157, 158, 160, 186, 302, 318),
+    "inotify": (253, 254, 255, 294),
+    "io": (0, 1, 8, *range(17, 21), 295, 296, 327, 328),
+    "memory": (*range(9, 13), *range(25, 29), *range(149, 153), 325, *range(329, 332)),
+    "mqueue": tuple(range(240, 246)),
+    "msg": tuple(range(68, 72)),
+    "numa": (237, 238, 239),
+    "openat2": (437,),
+    "pidfd": (424, 434, 438),
+    "polling": (7, 23, 213, 232, 233, 270, 271, 281, 291, 441),
+    "priority": (140, 141, 314, 315),
+    "process_vm": (310, 311),
+    "ptrace": (101,),
+    "scheduling": (24, *range(142, 149), 203, 204, 251, 252, 309),
+    "seccomp": (317,),
+    "sem": (*range(64, 67), 220),
+    "shm": (*range(29, 32), 67),
+    "signal": (13, 14, 15, 34, 62, *range(127, 132), 200, 234, 297),
+    "signalfd": (282, 289),
+    "stat": (4, 5, 6, 21, 89, 137, 138, 262, 267, 269, 332, 439),
+    "threads": (56, 57, 58, 60, 218, 231, 273, 274, 324, 334, 435),
+    "time": (*range(35, 39), 96, 100, 201, *range(222, 231), 286, 287),
+    "wait": (61, 247),
+    "xattr": tuple(range(188, 200)),
+}  # fmt: skip
+_SOCKETS = ("sockets", "socket_options", "messages", "mmsg")
+_LATE: dict[int, tuple[str, ...]] = {
+    number: (name,) for name, numbers in _FILES.items() for number in numbers
 }
+_LATE |= dict.fromkeys((*range(41, 56), 288, 299, 307), _SOCKETS)
+"""Where each call is. For one that is not here all files are looked through."""
 
 
 def find(number: int) -> SyscallEntry | None:
-    """Return the entry of a system call, None where there is none.
-
-    What few programs call is loaded when it is asked for.
-    """
-    for name in _LATE.get(number, ()):
+    """Return the entry of a system call, None where there is none. Imports its file."""
+    for name in _LATE.get(number, (*_FILES, *_SOCKETS)):
         import_module(f"{__name__}.{name}")
     return TABLE.get(number)

@@ -32,8 +32,6 @@ _MADV_DONTFORK, _MADV_DOFORK, _MADV_WIPEONFORK, _MADV_KEEPONFORK = 10, 11, 18, 1
 _MADV_OF_FORK = (_MADV_DONTFORK, _MADV_DOFORK, _MADV_WIPEONFORK, _MADV_KEEPONFORK)
 _MADV_ACCEPTED = frozenset((0, 1, 2, 3, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 25))
 _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
-_MEMBARRIER_QUERY = 0
-_MEMBARRIER_SUPPORTED = 0x1FF
 
 
 def _page_up(value: int) -> int:
@@ -299,14 +297,3 @@ def _sys_mlockall(k: Kernel, t: Task, flags: int) -> int:
 @syscall(152, "munlockall")
 def _sys_munlockall(k: Kernel, t: Task) -> int:
     return 0
-
-
-@syscall(324, "membarrier", "int", "uint", "int")
-def _sys_membarrier(k: Kernel, t: Task, command: int, flags: int, cpu: int) -> int:
-    if flags:
-        raise fail(errno.EINVAL)
-    if command == _MEMBARRIER_QUERY:
-        return _MEMBARRIER_SUPPORTED
-    if command & ~_MEMBARRIER_SUPPORTED or command & (command - 1):
-        raise fail(errno.EINVAL)
-    return 0  # one CPU: every access is in order
