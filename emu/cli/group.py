@@ -21,7 +21,7 @@ COMMANDS = {
     "run": "run", "call": "call", "ldd": "ldd", "explain": "explain", "why": "why",
     "check": "check", "explore": "explore", "conflicts": "conflicts", "diff": "diff", "report": "report", "gdb": "gdb",
     "shell": "shell", "tour": "tour", "maps": "maps",
-    "sysroot": "sysroot", "engines": "engines", "layout": "layout", "trace-schema": "trace_schema", "help": "help",
+    "sysroot": "sysroot", "engines": "engines", "cache": "cache", "layout": "layout", "trace-schema": "trace_schema", "help": "help",
     "completion": "completion",
 }  # fmt: skip
 """Each sub-command and its module in this package, in the order of `emu --help`."""

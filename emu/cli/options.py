@@ -138,12 +138,24 @@ _RUN_OPTIONS = {
         "--cpu", type=click.Choice(CPUS), default="host",
         help="The level of the CPU that the program finds, as far as the engine has it (default: all there is).",
     ),
+    "no_cache": click.option(
+        "--no-cache", is_flag=True,
+        help="Neither use nor keep what `emu cache list` shows of look-ups: only the start takes longer.",
+    ),
     "all_frames": click.option(
         "--all-frames", is_flag=True, help="Show every frame of a backtrace: calls that repeat and those inside a language's own library, too."
     ),
 }  # fmt: skip
 _OF_THE_SCHEDULE = ("schedule", "preempt", "record_schedule")
-_NOT_OF_SESSIONS = ("start_time", "timeout", "max_processes", "all_frames", "writable_as_root", "cpus")
+_NOT_OF_SESSIONS = (
+    "start_time",
+    "timeout",
+    "max_processes",
+    "all_frames",
+    "writable_as_root",
+    "cpus",
+    "no_cache",
+)
 
 
 def run_config(

@@ -41,6 +41,7 @@ from emu.machine.arena import Arena
 from emu.rtld.audit import LA_ACT_CONSISTENT, activity
 from emu.rtld.given import Entries, MappedObject
 from emu.rtld.init import init
+from emu.rtld.kept_lookups import open_kept
 from emu.rtld.link_map import LT_LIBRARY, LinkMap
 from emu.rtld.map_object import RT_ADD, RT_CONSISTENT
 from emu.rtld.relocate import relocate_bootstrap, relocate_object
@@ -78,6 +79,7 @@ class ContractOptions(NamedTuple):
     - `on_linked`, `on_dtors_planted`: are told that libc is there; that its functions for destructors were
       found
     - `instead`: what a user may do where emu does not know the libc
+    - `cached`: whether the user's cache may tell of the look-ups of earlier starts
     """
 
     model_dtors: bool
@@ -89,6 +91,7 @@ class ContractOptions(NamedTuple):
     on_linked: Callable[[Contract], None]
     on_dtors_planted: Callable[[ThreadAtexit], None]
     instead: str
+    cached: bool = True
 
 
 class Contract:
@@ -343,6 +346,8 @@ class Contract:
         tell_scopes(rtld)
         started = rtld.bus.now()
         maps = relocation_order(rtld, main)
+        if self.options.cached:
+            rtld.use_kept(open_kept(rtld, main))
         # So many are relocated before the thread hears of their TLS modules.
         first = int(maps[0] is base.libc_map) if audited and rtld.rules.tls_known_after_libc else len(maps)
         yield from self._relocate(maps[:first])
@@ -355,6 +360,7 @@ class Contract:
         self.plant_dtors()
         if ld_so in base.maps:
             yield from relocate_again(rtld, main, ld_so)
+        rtld.use_kept(None)
         self.relocation_time = rtld.bus.now() - started
         mirror.opencount(main)
         mirror.tls()

@@ -11,6 +11,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
+from emu.core import user_cache
 from emu.core.errors import UnsupportedError
 from emu.glibc.layout import table_text
 
@@ -74,10 +75,7 @@ def make_table(system: DebugSystem, ld_so: str, release: str) -> dict[str, Any]:
 
 def cache_path(build_id: str) -> str:
     """Return where the table of the ld.so with that build ID is kept."""
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(cache):
-        cache = os.path.expanduser("~/.cache")
-    return os.path.join(cache, "emu", "layouts", f"{build_id}.json")
+    return os.path.join(user_cache.folder("layouts"), f"{build_id}.json")
 
 
 def keep(system: DebugSystem, ld_so: str, table: dict[str, Any]) -> str:

@@ -47,7 +47,8 @@ class RunConfig(NamedTuple):
     guest of. With `all_frames` nothing of a backtrace is folded. `verbose` tells at once what is not
     supported, not only when the program fails. `cpus` is how many processors the guest sees. `engine`
     executes the code (None: as EMU_ENGINE says, else Unicorn), on a CPU of at most the level `cpu`; see
-    `emu.machine.engines`.
+    `emu.machine.engines`. With `no_cache` nothing is taken from the user's cache that earlier runs have left
+    there, nor put there.
     """
 
     program: str
@@ -82,6 +83,7 @@ class RunConfig(NamedTuple):
     cpus: int = 1
     engine: str | None = None
     cpu: str = "host"
+    no_cache: bool = False
 
 
 class Result(NamedTuple):

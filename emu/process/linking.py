@@ -81,6 +81,7 @@ def make_linker(
             lambda contract: _watch_callers(process, contract),
             lambda atexit: _observe_dtors(process, atexit),
             _OWN_LDSO,
+            not config.no_cache,
         ),
     )
     return rtld, contract

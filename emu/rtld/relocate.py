@@ -177,6 +177,7 @@ class _Relocator:
         self.low, self.high = _writable(map_)
         self.view = rtld.memory.span(map_.map_start, -(-map_.map_end // _PAGE) * _PAGE - map_.map_start)
         self.cache: dict[tuple[int, int], Found | None] = {}
+        self.kept = rtld.kept if rtld.kept is not None and rtld.kept.knows(map_) else None
         self.own = b""
         self.symbolic = self.ifuncs = self.lazy_slots = self.relative = 0
 
@@ -454,6 +455,8 @@ class _Relocator:
         if known and key == self.last:
             rtld.cached_lookups += 1
             return cache[key]
+        if not known and self.kept is not None and (kept := self.kept.find(self.map, symbol, class_)):
+            return self._take(key, kept[0], kind, offset)
         if not known and self._binds_locally(symbol):
             return symbol_of(self.map, symbol)
         self.last = key
@@ -466,8 +469,21 @@ class _Relocator:
             if rtld.bus.bindings:
                 self.announce(symbol, None, kind, offset, lazy=False)
             raise
+        if not known and self.kept is not None:
+            self.kept.note(self.map, symbol, class_, found)
         if rtld.bus.bindings and not known:
             self.announce(symbol, found, kind, offset, lazy=False)
+        return found
+
+    def _take(self, key: tuple[int, int], found: Found | None, kind: int, offset: int) -> Found | None:
+        """Bind as an earlier start has, and leave the traces of a look-up."""
+        self.last = key
+        self.cache[key] = found
+        self.rtld.lookups += 1
+        if found is not None:
+            found.map.used = True
+        if self.rtld.bus.bindings:
+            self.announce(key[0], found, kind, offset, lazy=False)
         return found
 
     def _binds_locally(self, symbol: int) -> bool:

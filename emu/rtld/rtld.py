@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from emu.rtld.audit import Auditor
     from emu.rtld.failure import Failing
     from emu.rtld.given import Caught, Entries, MappedObject, Work
+    from emu.rtld.kept_lookups import KeptLookups
     from emu.rtld.search_view import MapView
 
 
@@ -78,6 +79,7 @@ class Rtld:
     - `verbose`, `dynamic_weak`, `bind_now`, `bind_not`: what LD_WARN, LD_DYNAMIC_WEAK, LD_BIND_NOW and
       LD_BIND_NOT ask for
     - `lookups`, `cached_lookups`: counts for LD_DEBUG=statistics
+    - `kept`: the look-ups of earlier starts, while this one relocates
     - `auditor_names`, `auditors`: the auditors that are asked for (None: no auditing); those that take part
     - `allocator`: the program's malloc, calloc, realloc and free by name, which ld.so calls once they are
       there; `owed`: such calls
@@ -148,6 +150,7 @@ class Rtld:
         self.bind_now = bool(env.get("LD_BIND_NOW")) or self.accept_undefined
         self.bind_not = bool(env.get("LD_BIND_NOT"))
         self.lookups = self.cached_lookups = 0
+        self.kept: KeptLookups | None = None
         self.auditor_names: list[str] | None = None
         self.resolving: tuple[LinkMap, int, int] | None = None
         self.auditors: list[Auditor] = []
@@ -222,6 +225,12 @@ class Rtld:
     def go_on_after_errors(self, receive: Callable[[LoaderError], None]) -> None:
         """Tell `receive` of the errors that ld.so can go on after, from now on."""
         self.receive = receive
+
+    def use_kept(self, kept: KeptLookups | None) -> None:
+        """Let relocation use the look-ups of earlier starts from now on, or (None) keep those of this one."""
+        if self.kept is not None:
+            self.kept.keep()
+        self.kept = kept
 
     def tell_asked(self, event: Binding, asked: SymbolAsked) -> None:
         """Tell of a dlsym; whoever hears of it may ask `asked` again,
