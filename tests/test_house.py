@@ -38,6 +38,12 @@ QUESTIONS = {
     "What does a snapshot hold?": "emu/core/memento.py",
     "Who keeps the list of thread_local destructors?": "emu/glibc/cxa_thread_atexit_impl.py",
     "Where do options have their defaults from?": "emu/cli/defaults.py",
+    "Which bytes does getrandom give?": "emu/kernel/run/entropy.py",
+    "What is in the vDSO?": "emu/kernel/vdso.py",
+    "Where does struct link_map have a member?": "emu/glibc/layout.py",
+    "Who fetches the packages of a sysroot?": "emu/sysroot/debian.py",
+    "What words does a line of LD_DEBUG have?": "emu/glibc/ld_debug.py",
+    "Which preloads does a set-user-id program keep?": "emu/rtld/secure.py",
 }
 """What a stranger may ask, and where the map is to lead."""
 

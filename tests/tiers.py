@@ -7,6 +7,7 @@ another linker, compiler, debugger or a browser is not in it. Only the fixtures 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -83,8 +84,13 @@ def fixtures_of(items: Iterable[pytest.Item], *, needy: bool = False) -> set[str
     their files name, or files beside and below them. `needy` ones need more than gcc and g++.
     """
     names = _names() if needy else {fixture.name for fixture in fixtures.load_all() if not fixture.needs}
-    asked = {run.fixture for item in items if (run := _run_of(item))}
-    files = {item.path for item in items}
+    files, asked = set(), set[str]()
+    for item in items:
+        function = getattr(item, "function", None)
+        if function and (run := _run_of(item)):  # it asks for its own, and for what it names itself
+            asked |= {run.fixture, *(names & set(re.findall(r"[\w-]+", inspect.getsource(function))))}
+        else:
+            files.add(item.path)
     for folder in {path.parent for path in files if path.parent != _TESTS}:
         files |= set(folder.rglob("*.py" if needy else "conftest.py"))
     for path in files:

@@ -39,6 +39,7 @@ _DT_NUM = {77: 35, 80: 38, 84: 38}
 _DT_X86_64_NUM = 4
 _RANGES = ((0x6FFFFFFF, 16), (0x7FFFFFFF, 3), (0x6FFFFDFF, 12), (0x6FFFFEFF, 11))
 """What follows, each counted down from its highest tag: version, extra, value and address tags."""
+_COUNTED_DOWN = sum(count for _, count in _RANGES)
 _POINTER_TAGS = frozenset(
     (
         c.DT_HASH,
@@ -67,7 +68,7 @@ def info_index(tag: int, words: int) -> int | None:
     first = _DT_NUM[words]
     if 0 <= tag < first:
         return tag
-    processor = words - first - sum(count for _, count in _RANGES)
+    processor = words - first - _COUNTED_DOWN
     if 0 <= tag - c.DT_LOPROC < processor:
         return first + tag - c.DT_LOPROC
     first += processor

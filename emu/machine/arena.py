@@ -225,7 +225,9 @@ class Arena:
         start = self.offset(address, size)
         self.bytes[start : start + size] = data
         if size:
-            self.touch(start >> 12, (start + size - 1) >> 12)
+            first, last = start >> 12, (start + size - 1) >> 12
+            if first != last or not self.touched[first]:
+                self.touch(first, last)
 
     def copy_in(self, address: int, size: int) -> bytes:
         """Return `size` bytes that the guest may read."""
