@@ -18,6 +18,7 @@ from emu.kernel.run.policy import REPLAY, Policy, Random, RoundRobin, ScheduleEr
 from emu.machine.engines import CpuName, EngineName
 from emu.process import RunConfig, named_sysroot
 from emu.process.execvp import DEFAULT_PATH, find_program
+from emu.process.hosting import starts_nowhere
 
 Schedule = Literal["round-robin", "random"]
 TlsDtors = Literal["model", "guest"]
@@ -87,6 +88,8 @@ def run_config(wanted: Wanted) -> tuple[RunConfig, int | None]:
             descriptor("stderr", wanted.stdio[2], 2),
         ),
     )
+    if program is not None and starts_nowhere(os.path.join(config.cwd, config.program), sysroot):
+        raise ArgumentError(f"{program} is a library and cannot be run: make an emu.Process() and dlopen it")
     return config, host.main if host is not None else None
 
 

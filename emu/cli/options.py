@@ -177,7 +177,7 @@ def run_config(
     env = environment(variables, clean_env)
     found = find_program(program, env.get("PATH", DEFAULT_PATH), sysroot)
     notes.detail(
-        f"{found} in {sysroot}, with arguments {arguments!r}" if arguments else f"{found} in {sysroot}"
+        f"{found}, sysroot {sysroot}, arguments {arguments!r}" if arguments else f"{found}, sysroot {sysroot}"
     )
     ignored, blocked = inherited_signals()
     config = RunConfig(

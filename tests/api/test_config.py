@@ -60,6 +60,15 @@ def test_what_is_wrong_is_named(given: dict[str, Any], complaint: str) -> None:
         emu.Process(**given)
 
 
+def test_a_library_is_no_program() -> None:
+    folder = fixtures.build("tls-dsos")
+    for given in ({"program": folder / "liba.so"}, {"program": "./liba.so", "cwd": folder}):
+        with pytest.raises(
+            emu.ArgumentError, match=r"liba.so is a library .*: make an emu.Process\(\) and dlopen"
+        ):
+            emu.Process(**given)
+
+
 def test_one_category_needs_no_list() -> None:
     with emu.Process(trace="dl,fini") as process:
         process.dlopen("libm.so.6")

@@ -240,7 +240,7 @@ def test_an_option_behind_the_program_is_a_line_on_a_terminal(folder: Path) -> N
 def test_verbose_says_what_runs_and_what_it_costs(folder: Path) -> None:
     for words in (("run", "-v", "./host", "x"), ("-v", "run", "./host", "x")):
         first, *_, last = emu(*words, cwd=folder).stderr.decode().splitlines()
-        assert first == "emu: ./host in /, with arguments ('x',)"
+        assert first == "emu: ./host, sysroot /, arguments ('x',)"
         assert last.startswith("emu: took ") and last.endswith(" MiB of memory at most")
 
 
