@@ -113,13 +113,14 @@ function life(name, seq) {
     if (!lines || !lines.length) return;
     el("div", title, { class: "dim" }, d);
     const u = el("ul", null, {}, d);
-    lines.forEach((t) => el("li", t, {}, u));
+    lines.forEach((t) => folded(t, el("li", null, {}, u)));
   };
   for (const f of [...F, ...P]) {
     const d = el("div", null, { class: "finding " + f.severity }, s),
       h = el("div", null, {}, d);
     el("b", `${f.severity} [${f.rule}] `, {}, h);
-    h.append(f.message + " ");
+    if (f.message.length > LONG) folded(f.message, h);
+    else h.append(f.message + " ");
     link(h, f.event);
     if (f.objects.length) {
       const o = el("div", "about ", { class: "dim" }, d);

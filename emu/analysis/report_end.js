@@ -71,7 +71,7 @@ function hash() {
   } else if (k == "thread") {
     $("thread").value = TLS.findIndex((t) => t.thread == +v);
     storage(+$("thread").value);
-  } else if (k == "event") go(+v);
+  }
 }
 apply();
 hash();

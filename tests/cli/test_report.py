@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from html import unescape
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,13 +32,18 @@ _FLAGS = (
 _FOLDER = fixtures.CACHE / "unload-rules"
 
 
-def _attributes(path: Path, fragment: str = "", *flags: str) -> dict[str, str]:
-    """What the page noted about itself on its root element."""
+def _dom(path: Path, fragment: str = "", *flags: str) -> str:
+    """The page's elements once its code has run."""
     done = subprocess.run(
         ["chromium", *_FLAGS, f"--user-data-dir={path.parent / 'browser'}", *flags, "--dump-dom", f"file://{path}{fragment}"],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    (root,) = re.findall("<html[^>]*>", done.stdout)
+    return done.stdout
+
+
+def _attributes(path: Path, fragment: str = "", *flags: str) -> dict[str, str]:
+    """What the page noted about itself on its root element."""
+    (root,) = re.findall("<html[^>]*>", _dom(path, fragment, *flags))
     return dict(re.findall('data-([a-z]+)="([^"]*)"', root))
 
 
@@ -118,6 +124,20 @@ def test_a_large_graph_stays_in_its_card_and_shows_neighbours(report: Path, tmp_
     seen = _attributes(path)
     assert "error" not in seen and int(seen["graph"]) <= 0
     assert _attributes(path, "#node=lib5.so")["near"] == "3"
+
+
+@pytest.mark.needs("chromium")
+def test_a_long_list_of_symbols_is_folded(report: Path, tmp_path: Path) -> None:
+    data = _data(report)
+    symbols = "it is NODELETE since it defines " + ", ".join(f"Registry<{n}>::entries" for n in range(82))
+    life = next(n for n, life in enumerate(data["lives"]["rows"]) if life["kept"])
+    data["lives"]["rows"][life]["kept"][0][1]["reasons"] = [symbols]
+    (tmp_path / "long.html").write_text(page(data))
+    panel = _dom(tmp_path / "long.html", f"#why={life}").partition('id="why"')[2]
+    summaries = re.findall("<details><summary>([^<]*)</summary><div>([^<]*)</div>", panel)
+    ((summary, whole),) = [pair for pair in summaries if "Registry" in pair[0]]
+    assert len(unescape(summary)) < 220 and summary.endswith("…")
+    assert unescape(whole).endswith(symbols)
 
 
 def test_the_standard_librarys_names_are_nobodys_to_change() -> None:
