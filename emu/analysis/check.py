@@ -235,7 +235,7 @@ class Checker:
                 case "deadlock":
                     end = deadlocked(message, ended)
                 case "not-loaded":
-                    end = not_loaded(message, process.config.program)
+                    end = not_loaded(message, process.config.program, process.config.args)
                 case "died":
                     if initialised_twice(notes, frames, here, message):
                         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 from emu.analysis.check_copies import is_deepbound
@@ -63,11 +64,14 @@ def _destroyed_too_early(first: str, ended: str) -> End:
     return End(first)
 
 
-def not_loaded(message: str, program: str) -> End:
-    """Return the finding of a program that ld.so has refused."""
+def not_loaded(message: str, program: str, args: Sequence[str] = ()) -> End:
+    """Return the finding of a program that ld.so has refused, or ended: run with `args`."""
+    words = f" -- {shlex.join(args)}" if args else ""
     return End(
         message,
-        (f"emu why {program} {program} tells what was searched and passed over, and tries what would help",),
+        (
+            f"emu why {program} {program}{words} tells what was searched and passed over, and tries what would help",
+        ),
     )
 
 

@@ -15,7 +15,7 @@ from emu.analysis.why_data import BoundSymbol, Link, OpenCall, PendingDestructor
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
 from emu.rtld.close import held_by, mark, root_kinds
-from emu.rtld.link_map import LT_LOADED
+from emu.rtld.link_map import LT_EXECUTABLE, LT_LOADED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -86,6 +86,8 @@ class ReasonFinder:
 
     def _own(self, root: LinkMap, chain: tuple[Link, ...]) -> Iterator[Reason]:
         for kind, count in root_kinds(self.rtld, root):
+            if root.type == LT_EXECUTABLE and kind != "start-up":
+                continue  # a program is there to its end, whatever its counts say
             if kind == "start-up":
                 by = root.loader.display_name if root.loader is not None else ""
                 what = (

@@ -254,7 +254,22 @@ class Why:
         if self.opens.failures:
             asked = dict.fromkeys(one.file for one in self.opens.failures)
             text += f"; these opens failed: {', '.join(asked)}"
+        text += self._not_needed()
         return missing(text, self.library, self._seen | failed, 0.4)
+
+    def _not_needed(self) -> str:
+        """Return what there is to say of a library that the program would find, and nobody has asked for."""
+        from emu.analysis.opens.looking import Looking
+
+        rtld = self.process.rtld
+        main = rtld.namespaces[0].main if rtld is not None else None
+        found = Looking(self.process, rtld).would_do(self.library, main) if rtld is not None and main else ""
+        if not found:
+            return ""
+        return (
+            f"; {found} would be found by that name, but nothing that was loaded needs it (DT_NEEDED) and no dlopen asked for it: a link with"
+            " --as-needed drops a library of which no symbol is used (-Wl,--no-as-needed before it keeps it)"
+        )
 
     # -- which objects ---------------------------------------------------------------------------------------
 

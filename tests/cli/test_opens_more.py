@@ -123,3 +123,38 @@ def test_what_visibility_keeps_from_being_exported(tmp_path: Path) -> None:
     assert (cure["outcome"], "no -fvisibility=hidden" in cure["text"]) == ("opens", True)
     build(tmp_path, {}, "g++ -g -fPIC -shared -o libshape.so shape.cc")
     assert subprocess.run(["./main", "now:./square.so"], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_a_library_that_a_link_has_dropped(tmp_path: Path) -> None:
+    build(
+        tmp_path,
+        {"reg.c": "int registered;", "main.c": "int main(void) { return 0; }"},
+        "gcc -shared -fPIC -Wl,-soname,libreg.so -o libreg.so reg.c",
+        "gcc -o main main.c -L. -Wl,--as-needed -lreg -Wl,-rpath,'$ORIGIN'",
+        "gcc -o keeps main.c -L. -Wl,--no-as-needed -lreg -Wl,-rpath,'$ORIGIN'",
+    )
+    said = support.emu("why", "./main", "libreg.so", cwd=tmp_path)
+    assert said.exit != 0
+    assert (
+        b"nothing that was loaded needs it (DT_NEEDED)" in said.stderr and b"--as-needed drops" in said.stderr
+    )
+    assert b"it was there at start-up" in support.emu("why", "./keeps", "libreg.so", cwd=tmp_path).stderr
+
+
+def test_a_library_for_musl(tmp_path: Path) -> None:
+    build(
+        tmp_path,
+        {"part.c": "int part;"},
+        "gcc -shared -fPIC -nostdlib -Wl,-soname,libc.musl-x86_64.so.1 -o libc.musl-x86_64.so.1 part.c",
+        "gcc -shared -fPIC -nostdlib -Wl,--no-as-needed -o part.so part.c ./libc.musl-x86_64.so.1",
+        "rm libc.musl-x86_64.so.1",
+    )
+    shutil.copy(fixtures.build("opens-tried") / "main", tmp_path / "main")
+    one = failure(tmp_path, "./main", "part.so", "--", "now:./part.so")
+    assert any("part.so was built for musl" in text for text in one["story"])
+
+
+def test_the_program_itself_is_kept_by_no_count(tmp_path: Path) -> None:
+    build(tmp_path, {"main.c": "int main(void) { return 0; }"}, "gcc -o main main.c")
+    text = support.emu("why", "./main", "./main", cwd=tmp_path).stderr
+    assert b"it is the program" in text and b"in progress" not in text

@@ -282,6 +282,15 @@ class NoFileStory:
                     found.append(self.looking.shown(f"{directory}/{name}"))
         return list({base(path): path for path in reversed(found)}.values())[::-1][:_NEAR]
 
+    def of_musl(self) -> Iterator[str]:
+        """Yield what to say of a need for musl's libc, which is another one than glibc."""
+        if re.match(r"(libc\.musl-|ld-musl-)", base(self.name)):
+            who = base(self.loader.display_name) if self.loader is not None else "who needs it"
+            yield (
+                f"{self.name} is musl's libc (Alpine Linux): {who} was built for musl, and a process of glibc cannot use it;"
+                " take the build for glibc (of Python's wheels: manylinux, not musllinux)"
+            )
+
     # -- cures -----------------------------------------------------------------------------------------------
 
     def cures(self) -> Iterator[Cure]:

@@ -179,7 +179,7 @@ def _of_file(looking: Looking, fact: NoFile, error: EmuError | None) -> ToldOpen
         story = [_need(looking, fact)]
         if near := told.near():
             story.append(f"files of nearly that name are there: {', '.join(near)}")
-        story += _wrong_kind(places)
+        story += [*_wrong_kind(places), *told.of_musl()]
         return ToldOpen("no-file", fact.name, "", loader, tuple(story), places, (), tuple(told.cures()))
     path = next((path for path, _ in reversed(told.look.tried)), fact.name)
     if _STACK in text:
