@@ -29,8 +29,8 @@ _SEARCH = ("--json", "--strategy", "exhaustive", "--bound", "preemptions=1")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("state")
     (place / "main.c").write_text(_PROGRAM.read_text())
-    compile_c(place, "-g", "-O1", "-pthread", "-o", "turns", "main.c")
-    compile_c(place, "-g", "-O2", "-pthread", "-o", "other", "main.c")
+    compile_c(place, "-g", "-O1", "-DTURNS=8", "-pthread", "-o", "turns", "main.c")
+    compile_c(place, "-g", "-O2", "-DTURNS=8", "-pthread", "-o", "other", "main.c")
     return place
 
 
