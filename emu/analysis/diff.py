@@ -57,7 +57,7 @@ class Ways:
         """
         config = self.configs[index]
         if rules:
-            config = config._replace(rules=rules, ldso=EMU)
+            config = config._replace(rules=(*config.rules, *rules), ldso=EMU)
         try:
             return observe(config, self._policy, self.stdin, self.names[index])
         except EmuError as error:

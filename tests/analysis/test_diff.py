@@ -50,19 +50,31 @@ def test_our_loader_and_the_real_one_do_the_same(fixture: str, words: tuple[str,
 # -- two releases, by the rules alone ------------------------------------------------------------------------
 
 
-def ways_of(fixture: str, *words: str) -> Ways:
-    folder = str(fixtures.CACHE / fixture)
-    config = RunConfig("./main", words, dict(fixtures.BASE_ENV), folder, argv0="./main")
+_HOME = "2.36"
+"""The release whose rules the first side has, whatever this system's is."""
+
+
+def _rules(release: str, only: tuple[str, ...] = ()) -> tuple[tuple[str, bool], ...]:
+    rules = rules_of(release)
+    return tuple(
+        (c.rule, bool(getattr(rules, c.rule))) for c in CHANGES if c.rule and (not only or c.rule in only)
+    )
+
+
+def ways_of(fixture: str, *words: str, env: dict[str, str] | None = None) -> Ways:
+    folder, env = str(fixtures.CACHE / fixture), fixtures.BASE_ENV | (env or {})
+    config = RunConfig("./main", words, env, folder, argv0="./main", rules=_rules(_HOME))
     return Ways([config, config], ["old", "new"], b"", RoundRobin)
 
 
-def compared(ways: Ways, release: str) -> Comparison:
-    """Compare this system's release with what its loader does under the rules of a later one."""
-    ours = ways.run(0)
-    wanted = rules_of(release)
-    rules = tuple((c.rule, bool(getattr(wanted, c.rule))) for c in CHANGES if c.rule)
-    theirs = ways.run(1, rules)
-    return compare(ways, ours, theirs._replace(side=replace(theirs.side, release=release)), 1)
+def compared(ways: Ways, release: str, *only: str) -> Comparison:
+    """Compare a loader by the rules of 2.36 with one by those of another release, or by some of them."""
+    ours, theirs = ways.run(0), ways.run(1, _rules(release, only))
+    ours, theirs = (
+        seen._replace(side=replace(seen.side, release=number))
+        for seen, number in ((ours, _HOME), (theirs, release))
+    )
+    return compare(ways, ours, theirs, 1)
 
 
 def by_facet(comparison: Comparison) -> dict[str, Difference]:
@@ -75,6 +87,37 @@ def test_order_of_a_closed_object_s_destructor_is_explained() -> None:
     assert (found["fini"].left, found["fini"].right) == ("./libd.so", "./liba.so")
     (why,) = found["fini"].explanations
     assert (why.release, why.source, why.tried) == ("2.39", "bug 30981", True)
+
+
+_BARE = {"LD_PRELOAD": "./bare/libv.so.1"}
+_KINDS = [
+    ("init-order-cycle", (), {}, "2.34", "sort_by_depth", {"output", "init", "fini"}),
+    ("check-init-cycle", (), {}, "2.34", "sort_by_depth", {"output", "init", "fini", "findings"}),
+    ("tls-dyn-gaps", (), {}, "2.34", "closed_ids_reused", {"output"}),
+    ("versions-absent", ("call",), _BARE, "2.41", "lost_versions_accepted", {"errors", "bindings"}),
+    (
+        "versions-unversioned-too",
+        (),
+        {"LD_LIBRARY_PATH": "./first"},
+        "2.41",
+        "named_version_first",
+        {"output"},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("fixture", "words", "env", "release", "rule", "facets"), _KINDS, ids=[kind[0] for kind in _KINDS]
+)
+def test_a_difference_of_each_kind_is_explained_by_its_rule(
+    fixture: str, words: tuple[str, ...], env: dict[str, str], release: str, rule: str, facets: set[str]
+) -> None:
+    found = by_facet(compared(ways_of(fixture, *words, env=env), release, rule))
+    (change,) = (change for change in CHANGES if change.rule == rule)
+    assert set(found) == facets
+    for difference in found.values():
+        (why,) = difference.explanations
+        assert (why.source, why.text, why.tried) == (change.source, change.what, True)
 
 
 def test_refused_executable_stack_is_explained() -> None:
