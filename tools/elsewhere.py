@@ -67,7 +67,7 @@ set -- --sysroot="{root}" -B"{root}/{libraries}/" "$@"
 case " $* " in
     *" -c "*|*" -E "*|*" -S "*|*" -nostdlib "*|*" -static "*|*" --version "*) exec {real} "$@" ;;
 esac
-exec {real} "$@" -Wl,--push-state,--as-needed -ldl -lpthread -Wl,--pop-state
+exec {real} "$@" -Wl,--push-state,--as-needed -ldl -lpthread -lrt -Wl,--pop-state
 """
 _CHROOT = """
 import os, resource, sys
