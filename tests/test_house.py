@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -133,6 +134,16 @@ def test_nothing_is_assigned_from_another_room_after_birth() -> None:
             if foreign or private:
                 wrong.append(f"{_name(path)}:{part.lineno} {ast.unparse(part)}")
     assert wrong == []
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "emu/README.md"])
+def test_the_files_that_a_page_names_are_there(page: str) -> None:
+    """By their path from the root, or by its end where a section is about one room."""
+    there = {_name(path) for path in _files("emu", "tests", "tools")}
+    named = re.findall(r"`([\w./]+\.py)\b", (ROOT / page).read_text("utf-8"))
+    assert named
+    missing = [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in there)]
+    assert [name for name in missing if not re.search("[A-Z]{3}", name)] == []
 
 
 @pytest.mark.parametrize(("question", "answer"), QUESTIONS.items())
