@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from emu.testing.schedules import Schedule, ScheduledRun
 from tools import fixtures
 
 pytest_plugins = ["pytester"]
@@ -186,3 +187,9 @@ def test_what_hangs_on_more_than_the_guest_is_done_each_time(run: Runner) -> Non
         assert done.count("decode_all") > 3
     """)
     result.assert_outcomes(passed=8)
+
+
+def test_random_schedules_of_a_test_may_end_between_any_two_instructions() -> None:
+    policy = ScheduledRun(Schedule("random", 1)).policy()
+    decisions = [policy.choose([1, 2]) for _ in range(64)]
+    assert len({decision.instruction for decision in decisions}) > 32
