@@ -37,6 +37,8 @@ class OnStack(NamedTuple):
 
 def is_aggregate(type_: Any) -> bool:
     """Whether the type is a structure or a union."""
+    if type_ is None or type_ is ctypes.c_int:  # most are
+        return False
     return isinstance(type_, type) and issubclass(type_, (ctypes.Structure, ctypes.Union))
 
 

@@ -109,13 +109,15 @@ class Engine(Stations):
         station.work, station.done, station.busy = work, False, True
         if self.here is not station:
             self.wake(station)
+        self._enter()
         try:
-            with self.limited():
-                self._pump(station)
+            self._pump(station)
         except DeadlockError:
             if station.task is None or station.task.tid in self.process.kernel.tasks:
                 raise
             raise ClosedError(f"thread {station.task.tid} ended in the call") from None
+        finally:
+            self._exit()
         result: T = station.result
         station.result = None
         return result
@@ -239,15 +241,21 @@ class Engine(Stations):
     @contextmanager
     def limited(self) -> Iterator[None]:
         """A call from outside, which the limit of host time is for; calls within it are part of it."""
-        self._depth += 1
-        if self._depth == 1:
-            self.interrupts.begin()
+        self._enter()
         try:
             yield
         finally:
-            self._depth -= 1
-            if not self._depth:
-                self.interrupts.end()
+            self._exit()
+
+    def _enter(self) -> None:
+        self._depth += 1
+        if self._depth == 1:
+            self.interrupts.begin()
+
+    def _exit(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self.interrupts.end()
 
     def _go(self) -> None:
         self.interrupts.raise_reason()

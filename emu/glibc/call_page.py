@@ -136,14 +136,15 @@ class BlockCaller:
     def __init__(self, arena: Arena, heap: Heap, page: CallPage) -> None:
         self.arena, self.heap, self.page = arena, heap, page
         self.blocks: dict[int, list[int]] = {}
+        self._spare: list[int] = []
 
     def call(self, thread: int, function: int, arguments: Arguments) -> Generator[Effect, int, CallOutcome]:
         """Call `function` in the running thread, whose thread pointer is `thread`."""
         arena, heap = self.arena, self.heap
         integers = arguments.integers
         words = [word & _M64 for word in integers] + [0] * (INTEGER_REGISTERS - len(integers))
-        floats = b"".join(arguments.sse).ljust(8 * SSE_REGISTERS, b"\0")
-        block = heap.allocate(_BLOCK_SIZE, 16)
+        floats = b"".join(arguments.sse) if arguments.sse else b""  # packing fills up with zeros
+        block = self._spare.pop() if self._spare else heap.allocate(_BLOCK_SIZE, 16)
         extra = heap.words([word & _M64 for word in arguments.stack]) if arguments.stack else 0
         arena.write(
             block, _REQUEST.pack(function, len(arguments.stack), extra, floats, *words, 0, bytes(8), 0, 0)
@@ -154,7 +155,7 @@ class BlockCaller:
         del active[active.index(block) :]  # calls further in that were jumped out of are over, too
         rax, xmm0, exception, rdx, xmm1 = _RESULT.unpack(arena.read(block + _RAX, _RESULT.size))
         outcome = CallOutcome(rax, xmm0, exception, rdx, xmm1)
-        heap.free(block)
+        self._spare.append(block)
         if extra:
             heap.free(extra)
         return outcome

@@ -198,9 +198,10 @@ class Signals:
 
     def set_mask(self, task: Task, mask: int) -> None:
         """Replace the signal mask of a task. What it now blocks may be another thread's to handle."""
-        added = clean_mask(mask) & ~task.mask
-        task.mask = clean_mask(mask)
-        task.signalled = self.deliverable(task)
+        mask = clean_mask(mask)
+        added = mask & ~task.mask
+        task.mask = mask
+        task.signalled = bool(task.pending or self.pending) and self.deliverable(task)
         if added and self.pending:
             self.pass_on(added)
         self.switched(self._scheduler.current)
