@@ -17,6 +17,9 @@ else:
     from _collections import _tuplegetter
     from typing import Generic
 
+    _VALUES = 1
+    """annotationlib.Format.VALUE, without importing that."""
+
     class _Record(tuple):
         """What all records can do."""
 
@@ -61,13 +64,20 @@ else:
         construct.__qualname__ = f"{name}.__new__"
         return construct
 
+    def _annotations(body):
+        """Return the annotations in the body of a class, which from Python 3.14 on a function makes
+        where they are no text.
+        """
+        annotate = body.get("__annotate_func__")
+        return annotate(_VALUES) if annotate else body.get("__annotations__", ())
+
     class _Kind(type):
         """Makes records of the bodies of classes; a record's own class is a plain `type`."""
 
         def __new__(mcs, name, bases, body):
             if name == "NamedTuple":
                 return super().__new__(mcs, name, bases, body)
-            fields = tuple(body.get("__annotations__", ()))
+            fields = tuple(_annotations(body))
             defaults = {field: body[field] for field in fields if field in body}
 
             def construct(cls, /, *values, **named):
