@@ -33,7 +33,7 @@ class BlockCounter(HostPart):
         self.block = (0, 0)
         """Address and size of the block at whose beginning the count came to 0."""
         self._hook: Any = None
-        self.forced = 0
+        self.forced = self.forced_ns = 0
         self._at_zero = at_zero
         self._python = binding.BLOCK(self._zero)
         self._code: mmap.mmap | None = None

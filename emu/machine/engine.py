@@ -138,6 +138,8 @@ class Counter(Protocol):
 
     left: int
     forced: int
+    forced_ns: int
+    """How long the guest had then run, at the least."""
     block: tuple[int, int]
 
     @property

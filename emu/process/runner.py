@@ -425,8 +425,12 @@ class Runner(HostedFunctions):
             self._refill()
 
     def _forced(self) -> None:
-        """The host's clock has ended a slice: say so, once."""
-        self.cpu.counter.forced = 0
+        """The host's clock has ended a slice: say so, once. What that took has passed for the guest,
+        too: else a timer would hardly come for code that makes no calls.
+        """
+        counter = self.cpu.counter
+        self.kernel.clock.now += counter.forced * counter.forced_ns
+        counter.forced = 0
         policy = self.kernel.scheduler.policy
         if isinstance(policy, Promise):
             policy.forced()

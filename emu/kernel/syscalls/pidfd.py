@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from emu.kernel import abi
 from emu.kernel.errors import fail
 from emu.kernel.fs.pidfd import PidFile
+from emu.kernel.proc.procfs import ProcDirectory
 from emu.kernel.run.family import Family
 from emu.kernel.run.signal_info import SignalInfo
 from emu.kernel.syscalls.signal import INFO, send_to, to_parent_of_all
 from emu.kernel.table import syscall
 
 if TYPE_CHECKING:
+    from emu.kernel.fs.file import OpenFile
     from emu.kernel.kernel import Kernel
     from emu.kernel.run.task import Task
 
@@ -27,6 +29,14 @@ def process_of(k: Kernel, fd: int) -> Kernel:
     if process is None:
         raise fail(errno.ESRCH)
     return process
+
+
+def _shown_in_proc(k: Kernel, file: OpenFile) -> Kernel | None:
+    """Return the process whose directory of /proc is open, which names it as a descriptor of its own does."""
+    folder = file.inode
+    if not isinstance(folder, ProcDirectory) or file.flags & abi.O_PATH or not folder.name.isdecimal():
+        return None
+    return k.system.processes.get(int(folder.name)) if folder.parent.path() == "/proc" else None
 
 
 @syscall(434, "pidfd_open", "pid", "uint")
@@ -49,7 +59,7 @@ def _sys_pidfd_send_signal(k: Kernel, t: Task, fd: int, signo: int, address: int
     file = k.fds.get(fd)
     if isinstance(file, PidFile) and file.family.pid == abi.PPID and not address:
         return to_parent_of_all(k, signo)
-    process = process_of(k, fd)
+    process = _shown_in_proc(k, file) or process_of(k, fd)
     info = SignalInfo(signo, abi.SI_USER, k.pid, k.credentials.users.real)
     if address:
         number, _, code, _, pid, uid, value = INFO.unpack(k.arena.copy_in(address, INFO.size))

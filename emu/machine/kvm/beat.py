@@ -66,6 +66,7 @@ class TrapCounter(HostPart):
         self.block = (0, 0)
         self.forced = 0
         """How often a thread was stopped by the beat: from then on the run is not the same every time."""
+        self.forced_ns = 2 * _BEAT_NS
         self._beat: Beat | None = None
         self._exits = self._still = 0
         self.exits = 0

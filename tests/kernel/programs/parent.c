@@ -34,6 +34,15 @@ static void parent(void) {
     int fd;
     ZERO(fd = syscall(SYS_pidfd_open, up, 0));
     CALL(syscall(SYS_pidfd_send_signal, fd, SIGURG, NULL, 0));
+    signal(SIGUSR1, on_signal);
+    int d = open("/proc/self", O_RDONLY | O_DIRECTORY), all = open("/proc", O_RDONLY), tasks = open("/proc/self/task", O_RDONLY);
+    CALL(syscall(SYS_pidfd_send_signal, d, SIGUSR1, NULL, 0));
+    CALL(syscall(SYS_pidfd_send_signal, all, SIGUSR1, NULL, 0));
+    CALL(syscall(SYS_pidfd_send_signal, tasks, SIGUSR1, NULL, 0));
+    d = open("/proc/self", O_PATH);
+    CALL(syscall(SYS_pidfd_send_signal, d, SIGUSR1, NULL, 0));
+    d = open("/proc/self/status", O_RDONLY);
+    CALL(syscall(SYS_pidfd_send_signal, d, SIGUSR1, NULL, 0));
     CALL(waitpid(up, NULL, WNOHANG));
     struct rlimit limit;
     CALL(prlimit(up, RLIMIT_NOFILE, NULL, &limit));
