@@ -263,9 +263,11 @@ class Why:
 
         rtld = self.process.rtld
         main = rtld.namespaces[0].main if rtld is not None else None
-        found = Looking(self.process, rtld).would_do(self.library, main) if rtld is not None and main else ""
-        if not found:
+        if rtld is None or main is None:
             return ""
+        found, rule, _, _ = Looking(self.process, rtld).look(self.library, main)
+        if not rule.startswith(("RUNPATH", "RPATH", "LD_LIBRARY_PATH")):
+            return ""  # nowhere, or a library of the system that has no more to do with the program
         return (
             f"; {found} would be found by that name, but nothing that was loaded needs it (DT_NEEDED) and no dlopen asked for it: a link with"
             " --as-needed drops a library of which no symbol is used (-Wl,--no-as-needed before it keeps it)"
