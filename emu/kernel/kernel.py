@@ -437,7 +437,7 @@ class Kernel:
         parent = self.system.processes.get(self.family.parent)
         if parent is None or parent.family.status is not None:
             return
-        if signo:
+        if 0 < signo <= abi.NSIG:  # clone takes any byte, and one that is no signal is none
             parent.signals.send(SignalInfo(signo, code, self.pid, self.credentials.users.real, value=value))
         for task in parent.family.waiters:
             self.scheduler.wake(task)

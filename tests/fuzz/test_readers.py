@@ -80,6 +80,7 @@ def test_a_fault_a_hang_and_a_blow_up_are_findings() -> None:
     ("mode", "first", "cases"),
     [
         ("syscalls", 0, 250),
+        ("syscalls", 2001585, 1),
         ("entries", 0, 120),
         ("corrupt", 0, 60),
         ("commands", 0, 39),

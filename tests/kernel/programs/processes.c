@@ -74,6 +74,7 @@ static void memory(void)
 static void statuses(void)
 {
     siginfo_t info;
+    signal(64, SIG_IGN);
     int numbers[] = {SIGKILL, SIGTERM, SIGUSR1, SIGSEGV, SIGABRT};
     for (unsigned i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         pid_t child = fork();
@@ -100,6 +101,14 @@ static void statuses(void)
     printf("bad address for the pidfd %d %d\n", other, errno == EFAULT);
     other = syscall(SYS_clone, CLONE_SIGHAND | SIGCHLD, 0, 0, 0, 0);
     printf("handlers without memory %d %d\n", other, errno == EINVAL);
+    for (int number = 64; number < 256; number += 95) {
+        other = syscall(SYS_clone, number, 0, 0, 0, 0);
+        if (!other)
+            _exit(number & 7);
+        int status = 0;
+        got = waitpid(other, &status, __WALL);
+        printf("clone with signal %d: %d %x\n", number, got == other, status);
+    }
     errno = 0;
     got = kill(child, 0);
     printf("kill of nobody %d %d\n", got, errno == ESRCH);
