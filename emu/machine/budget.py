@@ -21,23 +21,25 @@ NO_LIMIT = 1 << 62
 
 ENGINE = 3 << 20
 """What a CPU of its own costs, in bytes."""
+PROGRAM = 5 << 20
+"""What is kept of a program that a child process has executed: its linker's state, symbols, unwind tables."""
 
 
 class Budget:
     """The account of one machine.
 
     `limit` is in bytes, `pages` counts touched ones, `held` the bytes of files in memory and the like,
-    `engines` the CPUs of child processes.
+    `engines` the CPUs of child processes, `programs` the bytes of what is kept of what they execute.
 
     With `overcommit` any mapping is promised, and only touching it is limited. `on_refusal` is told once how
     much was asked for in vain, and the name of the error.
     """
 
-    __slots__ = ("limit", "pages", "held", "engines", "on_refusal", "_overcommit", "_told")
+    __slots__ = ("limit", "pages", "held", "engines", "programs", "on_refusal", "_overcommit", "_told")
 
     def __init__(self, limit: int = NO_LIMIT, *, overcommit: bool = True) -> None:
         self.limit = limit
-        self.pages = self.held = self.engines = 0
+        self.pages = self.held = self.engines = self.programs = 0
         self._overcommit = overcommit
         self._told = False
         self.on_refusal: Callable[[int, str], None] = lambda size, told: None
@@ -45,7 +47,7 @@ class Budget:
     @property
     def used(self) -> int:
         """How many bytes are in use."""
-        return self.pages * _PAGE + self.held + self.engines * ENGINE
+        return self.pages * _PAGE + self.held + self.engines * ENGINE + self.programs
 
     def room(self) -> int:
         """Return how many bytes are left."""

@@ -24,7 +24,7 @@ from emu.kernel.exit import end_other_tasks, end_process, release_parent
 from emu.kernel.run.signal_info import Action
 from emu.kernel.run.task import AltStack
 from emu.kernel.syscalls.futex import release
-from emu.machine.budget import ENGINE
+from emu.machine.budget import ENGINE, PROGRAM
 from emu.process.notes import say
 
 if TYPE_CHECKING:
@@ -119,13 +119,20 @@ class Tree:
         self.processes[kernel.pid] = child
         if follower is not None:
             follower.forked(process, child, copy)
-        self._count_engines()
+        self._count()
         return kernel
 
-    def _count_engines(self) -> None:
-        """Let the budget know how many CPUs there are beside the leader's."""
+    def _count(self) -> None:
+        """Let the budget know how many CPUs, and what programs, there are beside the leader's."""
+        budget, leader = self.leader.kernel.system.budget, self.leader.kernel.program
         engines = {id(process.cpu) for process in self.processes.values()}
-        self.leader.kernel.system.budget.engines = max(len(engines) - 1, 0)
+        budget.engines = max(len(engines) - 1, 0)
+        programs = {id(process.kernel.program): process.kernel.program for process in self.processes.values()}
+        budget.programs = sum(
+            PROGRAM + 2 * sum(map(len, (*program.argv, *program.envp)))
+            for program in programs.values()
+            if program is not leader
+        )
 
     def enter(self, child: Kernel, task: Task) -> None:
         """Enter the only thread of a new process."""
@@ -142,6 +149,8 @@ class Tree:
         """Let another program run in a process. Raises ExecError while the old one can go on."""
         process = self.processes[kernel.pid]
         old_space = kernel.space
+        if process is not self.leader and kernel.system.budget.room() < PROGRAM:
+            raise ExecError(f"{program.path}: {os.strerror(errno.ENOMEM)}", errno.ENOMEM)
         before, of_kernel = dict(process.__dict__), (kernel.brk_start, kernel.brk, kernel.program)
         try:
             process.renew(program)
@@ -165,6 +174,7 @@ class Tree:
         if kernel.bus.threads:
             kernel.bus.emit(ProgramExecuted(kernel.pid, kernel.program.exe))
         process.task = task
+        self._count()
         if self.follower is not None:
             self.follower.executed(process)
         self._begin(process)
@@ -237,7 +247,7 @@ class Tree:
             if process.debugging is not None and process.debugging is not self.leader.debugging:
                 process.debugging.detach(process.bus)
             del self.processes[process.kernel.pid]
-            self._count_engines()
+            self._count()
             runner.run_on()
             process.close()
 

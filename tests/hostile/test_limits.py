@@ -168,6 +168,8 @@ def test_descriptors_are_there_for_a_thousand_mapped_files_and_for_the_report(
         ("files unprivileged", "ETOOMANYREFS"),
         ("threads", "EAGAIN"),
         ("interests", "ENOSPC"),
+        ("executes", "ENOMEM"),
+        ("connections", "ENOBUFS"),
     ],
 )
 def test_what_the_kernel_holds_has_a_ceiling(what: str, answer: str, emu: Run) -> None:

@@ -15,7 +15,7 @@ from emu.kernel.errors import fail
 from emu.kernel.fs.file import Meta, fresh
 from emu.kernel.fs.inodes import SpecialInode
 from emu.kernel.fs.special import make_node
-from emu.kernel.net.socket import SOCK_DGRAM, SOCK_STREAM, Socket
+from emu.kernel.net.socket import SOCK_DGRAM, SOCK_STREAM, WAITING_COST, Socket
 from emu.kernel.net.socket_address import (
     AF_INET6,
     AF_UNIX,
@@ -213,7 +213,14 @@ class Network:
     # -- connections -----------------------------------------------------------------------------------------
 
     def connect(self, socket: Socket, listener: Socket, address: Address) -> None:
-        """Connect `socket` to one that listens: its other end waits there to be accepted."""
+        """Connect `socket` to one that listens: its other end waits there to be accepted, and counts so long.
+
+        Raises OSError(ENOBUFS) at the memory limit.
+        """
+        try:
+            self.volume.charge(WAITING_COST)
+        except OSError:
+            raise fail(errno.ENOBUFS) from None
         other = Socket(self, listener.family, listener.kind, listener.protocol)
         if isinstance(address, InetAddress):
             self.autobind(socket)

@@ -45,6 +45,8 @@ _SHARE: Final = 212992
 _TCP_SHARE: Final = 3_939_840
 _NETWORK_LIMIT: Final = 64 << 20
 """How many bytes may be under way between all sockets: Linux has such a limit, too (tcp_mem)."""
+WAITING_COST: Final = 8192
+"""What both ends of a connection that nobody has accepted are charged with."""
 _FILE_COST: Final = 1024
 """What a file under way is charged with: nobody may have a descriptor for it."""
 DGRAM_QUEUE: Final = 10
@@ -427,9 +429,8 @@ class Socket(OpenFile):
     def closed(self) -> None:
         """The last descriptor is gone."""
         unread = bool(self.incoming or self.waiting)
-        for embryo in self.waiting:
-            embryo.closed_unaccepted()
-        self.waiting.clear()
+        while self.waiting:
+            self.take_waiting().closed_unaccepted()
         while self.incoming:
             message = self.incoming.popleft()
             self._taken(message)
@@ -444,6 +445,11 @@ class Socket(OpenFile):
                 peer.heard_end |= not self.unix
                 peer.tell(_IN | _OUT | _POLLRDHUP | (abi.POLLHUP if peer.shut & 3 == 3 else 0))
         self.network.forget(self)
+
+    def take_waiting(self) -> Socket:
+        """Take the end of a connection that has waited longest to be accepted."""
+        self.network.volume.charge(-WAITING_COST)
+        return self.waiting.popleft()
 
     def closed_unaccepted(self) -> None:
         """Nobody accepted this end of a connection, and nobody will."""

@@ -319,7 +319,7 @@ def _accepted(
         if not (yield from wait(k, t, block, restart=deadline is None)):
             raise fail(errno.EAGAIN)
     k.fds.lowest()
-    other = socket.waiting.popleft()
+    other = socket.take_waiting()
     if address:
         name = other.peer.local if other.unix and other.peer is not None else other.remote
         store_address(k, other, name, address, size)

@@ -1,7 +1,10 @@
 /* What a program may make the kernel hold: files in flight, threads, epoll interests; and instances nested in many ways. */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,6 +87,42 @@ static void nested(int wide)
     printf("refused %d, ready %d\n", refused, epoll_wait(instances[LEVELS - 1][0], &event, 1, 0));
 }
 
+static void executes(void)
+{
+    int error = 0;
+    for (int made = 0; made < 40 && !error; made++) {
+        int tell[2];
+        if (pipe2(tell, O_CLOEXEC)) break;
+        pid_t child = fork();
+        if (!child) {
+            execl("/bin/sleep", "sleep", "1000", (char *)0);
+            write(tell[1], &errno, sizeof errno);
+            _exit(0);
+        }
+        close(tell[1]);
+        if (child < 0) error = errno;
+        else if (read(tell[0], &error, sizeof error) <= 0) error = 0;
+        close(tell[0]);
+    }
+    printf("%s\n", strerrorname_np(error));
+    fflush(stdout);
+    signal(SIGTERM, SIG_IGN);
+    kill(0, SIGTERM);
+}
+
+static void connections(void)
+{
+    int error = 0, listener = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in name = {AF_INET, htons(5000), {htonl(INADDR_LOOPBACK)}};
+    bind(listener, (void *)&name, sizeof name), listen(listener, 100000);
+    for (int made = 0; made < 20000 && !error; made++) {
+        int end = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        if (connect(end, (void *)&name, sizeof name) && errno != EINPROGRESS) error = errno;
+        close(end);
+    }
+    printf("%s\n", strerrorname_np(error));
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 2 && setuid(1000)) return 1;
@@ -91,6 +130,8 @@ int main(int argc, char **argv)
     case 'f': flight(); break;
     case 't': threads(); break;
     case 'i': interests(); break;
+    case 'e': executes(); break;
+    case 'c': connections(); break;
     case 'n': nested(4), nested(7), nested(12); break;
     }
     return 0;
