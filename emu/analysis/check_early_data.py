@@ -40,6 +40,8 @@ class _Variable(NamedTuple):
     name: str
     start: int
     end: int
+    copies: frozenset[LinkMap]
+    """Who defines it too, and so constructs this one: other rules tell of that."""
 
 
 class _Use(NamedTuple):
@@ -92,7 +94,9 @@ class EarlyData:
             if winner is None or winner.map not in waits or winner.map is map_ or not winner.size:
                 continue
             start = winner.map.addr + winner.map.symtab.entry(winner.number).value
-            yield _Variable(winner.map, demangle(name.decode(errors="replace")), start, start + winner.size)
+            copies = frozenset(one.map for one in known if one.map is not winner.map)
+            called = demangle(name.decode(errors="replace"))
+            yield _Variable(winner.map, called, start, start + winner.size, copies)
 
     def init_started(self, _record: Record, event: InitStarted) -> None:
         """The constructors of an object begin: its variables are its own from here on."""
@@ -151,7 +155,7 @@ class EarlyData:
             process = self._notes.process
             place = self._notes.here(instruction_at(process.cpu, process.arena, address))
             caller = self._caller(place)
-            if caller is not None and caller is not variable.map:
+            if caller is not None and caller is not variable.map and caller not in variable.copies:
                 self._used[variable] = _Use(caller, place, write)
 
     def _caller(self, place: Occasion) -> LinkMap | None:
