@@ -188,7 +188,6 @@ EXPECTED: dict[str, list[str]] = {
     "error-missing-library": ["not-loaded!"],
     "error-missing-version": ["not-loaded!"],
     "error-relr-abi": ["not-loaded!"],
-    "explain-dlsym:fails": ["name-taken"],
     "link-visibility": ["name-taken"],
     "thread-overflow": ["died!"],
     "thread-raise-abort:raise": ["died!"],

@@ -125,4 +125,6 @@ def test_an_open_that_only_asks_says_how_the_object_is_known() -> None:
     assert "sub/unnamed.so is loaded, but it has no SONAME" in one["story"][0]
     same, soname = (cure for cure in one["cures"] if cure["code"] in ("same-name", "soname"))
     assert (same["outcome"], soname["tried"]) == ("opens", False)
-    assert asked("why", "./names", "unnamed.so", "sub/unnamed.so", "?sub/unnamed.so")[1]["failures"] == []
+    assert "link it with -Wl,-soname,unnamed.so" in soname["text"]
+    for helped in (("sub/unnamed.so", "?sub/unnamed.so"), ("sub/named.so", "?libname.so")):  # linked so
+        assert asked("why", "./names", helped[0], *helped)[1]["failures"] == []

@@ -92,6 +92,20 @@ REMEDIES = {
         ("now:./throws.so",), "throws.so", "catch", "catch it in the constructor",
         ("g++ -O1 -g -fPIC -shared -DCATCH -o throws.so throws.cc",),
     ),
+    "tls-order": Remedy(
+        {
+            "own.c": "__thread int state; __attribute__((constructor)) static void touch(void) { state = 1; }",
+            "user.c": "extern __thread int state; int get(void) { return state; }",
+        },
+        (
+            f"{_SHARED} -Wl,-soname,own.so -o own.so own.c",
+            f"{_SHARED} -ftls-model=initial-exec -o user.so user.c ./own.so -Wl,-rpath,'$ORIGIN'",
+        ),
+        ("now:./own.so", "now:./user.so"), "user.so", "order",
+        "open what needs own.so by initial-exec before its TLS is used",
+        (),
+        ("now:./user.so", "now:./own.so"),
+    ),
     "mode": Remedy(
         {"plain.c": "int plain;"},
         (f"{_SHARED} -o plain.so plain.c",),
@@ -100,6 +114,23 @@ REMEDIES = {
         ("now:./plain.so",),
     ),
 }  # fmt: skip
+
+
+_RELR = 'int one, two; int *all[] = {&one, &two, &one, &two}; int puts(const char *); int f(void) { return puts(""); }'
+_PACKED = Remedy(
+    {"data.c": _RELR},
+    (f"{_SHARED} -fuse-ld=lld -Wl,--pack-dyn-relocs=relr -o data.so data.c",),
+    ("now:./data.so",), "data.so", "relink", "link it with binutils 2.38",
+    (f"{_SHARED} -Wl,-z,pack-relative-relocs -o data.so data.c",),
+)  # fmt: skip
+REMEDIES |= {
+    "relr-linker": _PACKED,
+    "relr-none": _PACKED._replace(
+        code="no-relr",
+        words="-z nopack-relative-relocs",
+        apply=(f"{_SHARED} -Wl,-z,nopack-relative-relocs -o data.so data.c",),
+    ),
+}
 
 
 def failure(folder: Path, library: str, *words: str) -> dict[str, Any]:
@@ -114,7 +145,13 @@ def native(folder: Path, words: tuple[str, ...]) -> int:
     return subprocess.run(["./main", *words], cwd=folder, capture_output=True, check=False).returncode
 
 
-@pytest.mark.parametrize("name", REMEDIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.needs("ld.lld") if one.files.get("data.c") else ())
+        for name, one in REMEDIES.items()
+    ],
+)
 def test_the_remedy_is_told_and_helps(name: str, tmp_path: Path) -> None:
     one = REMEDIES[name]
     shutil.copy(fixtures.build("opens-tried") / "main", tmp_path / "main")
