@@ -60,7 +60,6 @@ def test_nobody_gets_out(programs: Path, tmp_path: Path) -> None:
         "kill",
         "SYS_process_vm_readv",
         "mount",
-        "chroot",
         "unshare",
         "AF_PACKET",
         "SYS_bpf",

@@ -71,8 +71,11 @@ int main(int argc, char **argv)
     T(syscall(425, 8, p)); T(syscall(321, 0, p, 128)); T(syscall(298, p, 0, -1, -1, 0)); T(syscall(323, 0));
     T(ptrace(PTRACE_ATTACH, host, 0, 0)); T(ptrace(PTRACE_TRACEME, 0, 0, 0)); struct iovec v = {p, 8}, rv = {(void *)0x400000, 8}; T(syscall(SYS_process_vm_readv, host, &v, 1, &rv, 1, 0)); T(syscall(SYS_process_vm_writev, host, &v, 1, &rv, 1, 0));
     T(kill(host, 0)); T(kill(host, 9)); T(kill(1, 9)); T(kill(-1, 0)); T(syscall(SYS_tgkill, host, host, 9)); T(syscall(434, host, 0)); T(syscall(SYS_kcmp, host, getpid(), 0, 0, 0)); T(syscall(SYS_prlimit64, host, 7, 0, p)); T(syscall(SYS_sched_setaffinity, host, 8, p)); T(setpriority(PRIO_PROCESS, host, 19));
-    T(unshare(0x20000)); T(syscall(SYS_setns, dir, 0)); T(mount("x", "/", "tmpfs", 0, 0)); T(umount2("/", 0)); T(syscall(SYS_pivot_root, ".", ".")); T(chroot(".")); look("../secret"); look("/../secret");
+    T(unshare(0x20000)); T(syscall(SYS_setns, dir, 0)); T(mount("x", "/", "tmpfs", 0, 0)); T(umount2("/", 0)); T(syscall(SYS_pivot_root, ".", ".")); look("../secret"); look("/../secret");
     T(ioctl(0, 0x5412, "x")); T(ioctl(1, 0x5412, "x")); T(ioctl(0, 0x540E, 0)); T(ioctl(0, 0x541C, "x"));
     T(syscall(SYS_reboot, 0xfee1dead, 672274793, 0x1234567)); T(syscall(SYS_sethostname, "x", 1)); T(syscall(SYS_init_module, p, 10, "")); T(syscall(SYS_kexec_load, 0, 0, 0, 0)); T(syscall(SYS_iopl, 3)); T(syscall(SYS_ioperm, 0, 10, 1)); T(syscall(SYS_settimeofday, p, 0)); T(syscall(SYS_swapon, "x", 0)); T(syscall(SYS_acct, "x")); T(syscall(SYS_quotactl, 0, 0, 0, 0)); T(syscall(SYS_add_key, "user", "x", "y", 1, -4)); T(syscall(SYS_bpf, 0, 0, 0)); T(syscall(SYS_shmget, 1, 1L << 40, 01600)); T(syscall(SYS_msgget, 1, 01600)); T(syscall(SYS_semget, 1, 32000, 01600)); T(syscall(SYS_io_setup, 1 << 30, p)); T(syscall(SYS_vmsplice, 1, &v, 1, 0)); T(syscall(SYS_memfd_secret, 0)); T(syscall(SYS_seccomp, 1, 0, p)); T(prctl(PR_SET_MM, 1, 0, 0, 0)); fflush(stdout); if (!fork()) { T(prctl(PR_SET_SECCOMP, 1)); syscall(SYS_exit, 0); }
+    /* A root of its own is the guest's, and lies in its tree; the old way out of one leads to the guest's. */
+    T(mkdir("jail", 0700)); T(chroot("jail")); T(chdir("../../../../../../../..")); look("../secret"); look("/../secret"); look(out);
+    T(fchdir(dir)); look("../secret"); T(chdir("../../../../../../../..")); look("../secret"); look(out); T(chroot(".")); look(out);
     return 0;
 }
