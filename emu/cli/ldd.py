@@ -33,9 +33,9 @@ def command(
     """Show what PROGRAM, or a shared library, loads, in load order:
     name, path, who needed it, the rule that found it.
 
-    Below the table: where each object that is missing was looked for, and names for which something else was
-    there already. Nothing of PROGRAM is executed; auditors (LD_AUDIT) are, since they have a say. The exit
-    code is 1 when an object is missing.
+    Below the table: where each object that is missing was looked for, versions that an object lacks, and
+    names for which something else was there already. Nothing of PROGRAM is executed; auditors (LD_AUDIT)
+    are, since they have a say. The exit code is 1 when an object or a version is missing.
 
     \b
     Examples:
@@ -69,7 +69,7 @@ def command(
         process.start()  # auditors have a say in what is loaded
     answer = listing.listed(process, reused)
     answering.write(answer, lambda: _text(answer))
-    return EXIT_FINDINGS if answer.missing else 0
+    return EXIT_FINDINGS if answer.missing or answer.missing_versions else 0
 
 
 def _text(answer: Listing) -> str:
@@ -80,4 +80,4 @@ def _text(answer: Listing) -> str:
     rows = [("NAME", "PATH", "NEEDED BY", "FOUND BY")]
     rows += [(o.name, o.path or "-", o.needed_by or "-", o.rule or "-") for o in answer.objects]
     rows += [(m.name, "not found", m.needed_by, "-") for m in answer.missing]
-    return "".join(f"{line}\n" for line in (*aligned(rows), *lines(answer.missing, answer.served_by_others)))
+    return "".join(f"{line}\n" for line in (*aligned(rows), *lines(answer)))

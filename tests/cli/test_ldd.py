@@ -41,6 +41,33 @@ def test_nothing_is_missing_where_the_runpath_leads_there() -> None:
     assert "not found" not in text
 
 
+def _versioned(folder: Path, *, lost: bool) -> None:
+    """Build a program that needs V2 of its library, which then has it or (lost) has it no more."""
+    (folder / "v.c").write_text("int fresh(void) { return 1; } int old(void) { return 2; }")
+    (folder / "main.c").write_text("int fresh(void); int main(void) { return fresh() - 1; }")
+    (folder / "new.map").write_text("V1 { global: old; };\nV2 { global: fresh; } V1;")
+    (folder / "old.map").write_text("V1 { global: old; local: *; };")
+    library = "gcc -shared -fPIC -Wl,-soname,libv.so.1,--version-script={}.map -o libv.so.1 v.c"
+    program = "gcc -o main main.c ./libv.so.1 -Wl,-rpath,$ORIGIN"
+    for command in (library.format("new"), program, *([library.format("old")] if lost else [])):
+        subprocess.run(command.split(), cwd=folder, check=True)
+
+
+def test_a_version_that_is_missing_is_told_in_ld_sos_words_and_why(tmp_path: Path) -> None:
+    _versioned(tmp_path, lost=True)
+    native = subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = support.emu("ldd", "./main", cwd=tmp_path)
+    assert native.returncode == 1 and native.stderr.removeprefix("./main: ") in done.stdout.decode()
+    data = support.emu("ldd", "--json", "./main", cwd=tmp_path)
+    (one,) = json.loads(data.stdout)["missing_versions"]
+    assert (done.exit, data.exit, one["version"], one["needed_by"]) == (1, 1, "V2", "./main")
+    assert "main needs the version V2 of libv.so.1 (DT_VERNEED), for fresh" in one["story"]
+    (tmp_path / "good").mkdir()
+    _versioned(tmp_path / "good", lost=False)
+    variable = f"LD_LIBRARY_PATH={tmp_path}/good"
+    assert support.emu("ldd", "--env", variable, "./main", cwd=tmp_path).exit == 0
+
+
 def test_a_name_that_is_served_by_what_is_there_though_ones_own_paths_lead_elsewhere() -> None:
     _, answer, text = ldd("opens-that-fail", "./both")
     assert [(s["name"], s["path"], s["known_by"], s["elsewhere"]) for s in answer["served_by_others"]] == [

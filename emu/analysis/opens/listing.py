@@ -5,18 +5,22 @@ found, and of names that something else served.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from emu.analysis.opens.data import Cure, SearchedPlace
 from emu.analysis.opens.looking import Looking, base
 from emu.analysis.opens.no_file import NoFileStory
+from emu.analysis.opens.no_version import NoVersionStory
 from emu.analysis.opens.text import place_lines
 from emu.core.events import LibraryReused
-from emu.rtld.failure import NoFile
+from emu.rtld.failure import NoFile, NoVersion
+from emu.rtld.version import VersionWarning, check_map_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from emu.core.errors import LoaderError
     from emu.process import Process
 
 
@@ -46,6 +50,21 @@ class Absent:
 
 
 @dataclass(frozen=True, slots=True)
+class LacksVersion:
+    """An object that does not define a version which another needs: ld.so's words, what happened, in
+    sentences, other files of that name, and what would help.
+    """
+
+    object: str
+    version: str
+    needed_by: str
+    message: str
+    story: tuple[str, ...]
+    places: tuple[SearchedPlace, ...]
+    cures: tuple[Cure, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """A needed name that an object which was there served, though the paths of who
     needs it lead to another file (`elsewhere`).
@@ -66,6 +85,7 @@ class Listing:
     dynamic: bool
     objects: tuple[Listed, ...]
     missing: tuple[Absent, ...]
+    missing_versions: tuple[LacksVersion, ...]
     served_by_others: tuple[Served, ...]
 
 
@@ -86,6 +106,7 @@ def listed(process: Process, reused: Sequence[LibraryReused]) -> Listing:
         process.rtld is not None,
         tuple(objects),
         tuple(absent(process)),
+        tuple(lost_versions(process)),
         tuple(served(process, reused)),
     )
 
@@ -100,6 +121,35 @@ def absent(process: Process) -> list[Absent]:
         story = NoFileStory(looking, NoFile(name, by, by.ns, False))
         places = story.places()
         found.append(Absent(name, by.display_name, places, tuple(story.near()), tuple(story.cures())))
+    return found
+
+
+def lost_versions(process: Process) -> list[LacksVersion]:
+    """Return the versions that keep a program from starting though each file was found."""
+    rtld = process.rtld
+    if rtld is None:
+        return []
+    looking, found = Looking(process, rtld), []
+    errors: list[LoaderError] = []
+    namespace = rtld.namespaces[0]
+    for map_ in namespace.maps:
+        if not map_.faked and not map_.removed:
+            find = partial(rtld.find_loaded, namespace=namespace)
+            check_map_versions(map_, rtld.memory, find, rtld.program, None, errors.append)
+    for error in errors:
+        if isinstance(error.fact, NoVersion) and not isinstance(error, VersionWarning):
+            story = NoVersionStory(looking, error.fact)
+            found.append(
+                LacksVersion(
+                    error.fact.provider.display_name,
+                    story.version,
+                    error.fact.map.display_name,
+                    str(error),
+                    tuple(story.story()),
+                    story.places(),
+                    tuple(story.cures()),
+                )
+            )
     return found
 
 
@@ -137,9 +187,9 @@ def _same(looking: Looking, one: str, other: str) -> bool:
         return False
 
 
-def lines(missing: Sequence[Absent], elsewhere: Sequence[Served]) -> Iterator[str]:
-    """Yield what is told of them below the table."""
-    for one in missing:
+def lines(answer: Listing) -> Iterator[str]:
+    """Yield what is told below the table."""
+    for one in answer.missing:
         yield ""
         yield f"{one.name}, needed by {one.needed_by}, was not found. Looked in:"
         yield from (line[2:] for place in one.places if place.searched for line in place_lines(place))
@@ -148,18 +198,28 @@ def lines(missing: Sequence[Absent], elsewhere: Sequence[Served]) -> Iterator[st
             yield from (line for place in one.places if not place.searched for line in place_lines(place))
         if one.near:
             yield f"  files of nearly that name: {', '.join(one.near)}"
-        for title, tried in (
-            ("what would help (the search was asked again with each)", True),
-            ("what should help (it needs another build or setting: not tried)", False),
-        ):
-            chosen = [cure for cure in one.cures if cure.tried is tried]
-            if chosen:
-                yield f"  {title}:"
-            yield from (f"    * {cure.text}  -> {cure.result}" for cure in chosen)
-    for served_ in elsewhere:
+        yield from _cure_lines(one.cures)
+    for lost in answer.missing_versions:
+        yield ""
+        yield lost.message
+        yield from (f"  - {sentence}" for sentence in lost.story)
+        yield from (line for place in lost.places for line in place_lines(place))
+        yield from _cure_lines(lost.cures)
+    for served_ in answer.served_by_others:
         yield ""
         how = {"soname": "its SONAME", "needed-as": "needed by that name before"}.get(
             served_.known_by, "a name of it"
         )
         text = f"{served_.name}, needed by {base(served_.needed_by)}, is {served_.path}, which was there already ({how})"
         yield f"{text}; the paths of {base(served_.needed_by)} lead to {served_.elsewhere}"
+
+
+def _cure_lines(cures: Sequence[Cure]) -> Iterator[str]:
+    for title, tried in (
+        ("what would help (the search was asked again with each)", True),
+        ("what should help (it needs another build or setting: not tried)", False),
+    ):
+        chosen = [cure for cure in cures if cure.tried is tried]
+        if chosen:
+            yield f"  {title}:"
+        yield from (f"    * {cure.text}  -> {cure.result}" for cure in chosen)
