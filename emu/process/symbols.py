@@ -8,6 +8,7 @@ One piece: object, function and line are asked together, and kept and forgotten 
 from __future__ import annotations
 
 import os
+import posixpath
 from typing import TYPE_CHECKING
 
 from emu.core.errors import EmuError, MemoryFault
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from emu.elf.dwarf import DebugInfo, StaticSymbol
     from emu.elf.inlined import Inlined
     from emu.elf.prototypes import DebugPrototype
+    from emu.kernel.fs.inodes import RegularFile
     from emu.process.process import Process
     from emu.rtld.address_index import Departed
     from emu.rtld.link_map import LinkMap
@@ -101,8 +103,9 @@ class Symbols:
             name, _, number = path.partition("\0")
             known = self._files.get(name)
             try:
-                file = self._process.kernel.fs.open_for_loading(name)  # its descriptor lives as long as it
-                same = known is None or known[int(number or 0)] in ((file.dev, file.ino), (0, 0))
+                wanted = (0, 0) if known is None else known[int(number or 0)]
+                file = self._open(name, wanted)  # its descriptor lives as long as it
+                same = wanted in ((file.dev, file.ino), (0, 0))
                 descriptor = file.host_fd()
                 if descriptor is not None and same:
                     info = DebugInfo(os.readlink(f"/proc/self/fd/{descriptor}"), root=self._sysroot)
@@ -110,6 +113,24 @@ class Symbols:
                 info = None  # a file that is gone or without usable names still has offsets
             self._debug[path] = info
         return self._debug[path]
+
+    def _open(self, path: str, wanted: tuple[int, int]) -> RegularFile:
+        """Open the file that was mapped from `path`, with that device and inode if they are known: a relative
+        name is taken from where the process is, or began (one that serves goes elsewhere).
+
+        Raises OSError.
+        """
+        fs = self._process.kernel.fs
+        first = posixpath.join(self._process.config.cwd, path)
+        try:
+            file = fs.open_for_loading(path)
+        except OSError:
+            if first == path:
+                raise
+            return fs.open_for_loading(first)
+        if first != path and wanted not in ((file.dev, file.ino), (0, 0)):
+            return fs.open_for_loading(first)
+        return file
 
     def function(self, address: int) -> str:
         """Return the demangled name of the function at `address`, with the offset into it if any;
@@ -251,7 +272,7 @@ class Symbols:
         if gone is None:
             return None
         try:
-            file = self._process.kernel.fs.open_for_loading(gone.path)
+            file = self._open(gone.path, gone.file_id)
             if (file.dev, file.ino) != gone.file_id:
                 return None
             header = file.pread(PAGE_SIZE, 0)

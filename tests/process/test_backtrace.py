@@ -14,7 +14,7 @@ import pytest
 from emu.core.events import EventBus
 from emu.process import Process, RunConfig
 from emu.process.backtrace import FrameInfo
-from tests.support import run_emu, the_run
+from tests.support import emu, run_emu, the_run
 from tools import fixtures
 from tools.fixtures import Run
 
@@ -176,3 +176,19 @@ except SystemExit:
 assert "elftools" not in sys.modules and "cxxfilt" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], cwd=fixtures.ROOT, check=True)
+
+
+def test_a_process_that_goes_elsewhere_keeps_its_names(tmp_path: Path) -> None:
+    """Daemons change to / first: names of files are then relative to where the program began."""
+    (tmp_path / "part.c").write_text("void part(void) { *(volatile int *)0 = 1; }\n")
+    (tmp_path / "main.c").write_text(
+        "#include <dlfcn.h>\n#include <unistd.h>\nint main(void) {\n"
+        'void *part = dlopen("./part.so", RTLD_NOW);\nif (chdir("/")) return 2;\n'
+        '((void (*)(void))dlsym(part, "part"))();\nreturn 0; }\n'
+    )
+    subprocess.run(["gcc", "-g", "-shared", "-fPIC", "-o", "part.so", "part.c"], cwd=tmp_path, check=True)
+    subprocess.run(["gcc", "-g", "-o", "main", "main.c"], cwd=tmp_path, check=True)
+    done = emu("run", "./main", cwd=tmp_path)
+    first, second = [line for line in done.stderr.decode().splitlines() if re.match(r" +#[01] ", line)]
+    assert re.search(r"#0 part \(\S+/part\.c:1\) \[\./part\.so\+", first)
+    assert re.search(r"#1 main \(\S+/main\.c:6\) \[\./main\+", second)
