@@ -115,7 +115,7 @@ made_of() {
 
 # Whether .venv is there and still right: then no other Python is asked, which may take longer than a test does.
 venv_is_right() {
-    [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ] &&
+    [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ] && command -v cksum >/dev/null &&
         [ "$(cat .venv/.stamp 2>/dev/null)" = "$(made_of .venv/bin/python)" ]
 }
 
