@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tools import fixtures
-from tools.fuzzing import native
+from tools.fuzzing import guard, native
 from tools.fuzzing.elf import Elf
 
 Edit = Callable[[Elf], None]
@@ -236,3 +236,10 @@ def test_a_tls_segment_of_900_mb_costs_what_is_touched(put: Callable[[native.Cas
     ended = native.emulate(folder, ("run", "./main"))
     assert ended.code == 0
     assert ended.rss < 400 << 20
+
+
+def test_what_the_parent_holds_is_not_the_childs(tmp_path: Path) -> None:
+    ballast = b"\1" * (300 << 20)
+    ended = guard.child(lambda: len(b"\1" * (100 << 20)) and 3, str(tmp_path), 60)
+    assert (ended.code, len(ballast)) == (3, 300 << 20)
+    assert 90 << 20 < ended.rss < 200 << 20

@@ -11,6 +11,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 NOBODY = 65534
@@ -23,7 +24,7 @@ _OUTPUT_LIMIT = 1 << 16
 
 
 class Ended(NamedTuple):
-    """How a child ended: 128+N for a death by signal N. `rss` is the most memory that it held, in bytes."""
+    """How a child ended: 128+N for a death by signal N. `rss`: the most memory of its own, in bytes."""
 
     code: int
     out: bytes
@@ -66,10 +67,12 @@ def become_nobody() -> None:
 
 
 def child(work: Callable[[], int], folder: str, timeout: float) -> Ended:
-    """Fork; run `work` in `folder` with nothing to read; return how that ended.
+    """Fork; run `work` in `folder` with nothing to read; return how that ended, and what it held
+    beside what this process holds, which Linux counts as the child's too.
 
     An exception is a traceback and the exit code FAILED.
     """
+    held = _resident()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.monotonic()
         pid = os.fork()
@@ -86,8 +89,14 @@ def child(work: Callable[[], int], folder: str, timeout: float) -> Ended:
             file.seek(0)
             texts.append(file.read(_OUTPUT_LIMIT))
         return Ended(
-            128 - code if code < 0 else code, texts[0], texts[1], timed_out, usage.ru_maxrss << 10, seconds
-        )
+            128 - code if code < 0 else code, texts[0], texts[1], timed_out,
+            max(0, (usage.ru_maxrss << 10) - held), seconds,
+        )  # fmt: skip
+
+
+def _resident() -> int:
+    """Return the bytes that this process has in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _wait(pid: int, timeout: float) -> bool:
