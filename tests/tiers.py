@@ -24,7 +24,7 @@ TIERS = ("sample", "all", "long")
 _TESTS = Path(__file__).resolve().parent
 
 #: One of so many tests of a file is in the sample, and at least so many tests of it.
-STRIDE, LEAST = 20, 2
+STRIDE, LEAST = 40, 1
 
 #: How much more the random tests try in the long tier.
 LONG = 10
