@@ -94,6 +94,8 @@ class EarlyData:
             if winner is None or winner.map not in waits or winner.map is map_ or not winner.size:
                 continue
             start = winner.map.addr + winner.map.symtab.entry(winner.number).value
+            if not _can_change(winner.map, start, start + winner.size):
+                continue
             copies = frozenset(one.map for one in known if one.map is not winner.map)
             called = demangle(name.decode(errors="replace"))
             yield _Variable(winner.map, called, start, start + winner.size, copies)
@@ -174,6 +176,19 @@ class EarlyData:
             f"{variable.name} of {whose} is {done} at {notes.line(use.place)} before the constructors of {whose} have run, which {then} it later: {why}",
             use.place, (), [variable.map.display_name, use.caller.display_name], key=(variable.map.serial, variable.name), remedies=remedies,
         )  # fmt: skip
+
+
+def _can_change(map_: LinkMap, start: int, end: int) -> bool:
+    """Whether constructors can write there: not to constants, nor to what is read-only since relocation."""
+    low, size = map_.relro or (0, 0)
+    writable = any(
+        load.type == c.PT_LOAD
+        and load.flags & c.PF_W
+        and map_.addr + load.vaddr <= start
+        and end <= map_.addr + load.vaddr + load.memsz
+        for load in map_.phdrs
+    )
+    return writable and not low <= start < low + size
 
 
 def _is_system(map_: LinkMap) -> bool:
