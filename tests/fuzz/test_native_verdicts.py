@@ -7,6 +7,7 @@ and in the emulator. Where ld.so dies of a file, one line that says why is as go
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -239,7 +240,12 @@ def test_a_tls_segment_of_900_mb_costs_what_is_touched(put: Callable[[native.Cas
 
 
 def test_what_the_parent_holds_is_not_the_childs(tmp_path: Path) -> None:
+    """A fork takes anonymous memory along, and leaves out what is mapped from a file."""
     ballast = b"\1" * (300 << 20)
-    ended = guard.child(lambda: len(b"\1" * (100 << 20)) and 3, str(tmp_path), 60)
+    big = tmp_path / "big"
+    big.write_bytes(b"\1" * (100 << 20))
+    with big.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert mapped.find(b"\2") == -1  # all of it is resident now
+        ended = guard.child(lambda: len(b"\1" * (100 << 20)) and 3, str(tmp_path), 60)
     assert (ended.code, len(ballast)) == (3, 300 << 20)
     assert 90 << 20 < ended.rss < 200 << 20
