@@ -11,8 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
-from emu.kernel.syscalls import _LATE, find
-from emu.kernel.table import TABLE
+from emu.kernel.syscalls import FILES, find
 from tools.fuzzing.guests import Guest
 
 _ENDING = frozenset((60, 231))
@@ -21,9 +20,7 @@ _MOST = 470
 
 
 def _numbers() -> tuple[int, ...]:
-    for number in _LATE:
-        find(number)
-    return tuple(sorted(TABLE))
+    return tuple(sorted(number for numbers in FILES.values() for number in numbers))
 
 
 def wild_system_calls(guest: Guest) -> Callable[[int], None]:
@@ -49,7 +46,7 @@ def wild_system_calls(guest: Guest) -> Callable[[int], None]:
 
 def _arguments(guest: Guest, random: Random, number: int) -> list[int]:
     """Return six words that mostly are of the kinds that the call takes."""
-    entry = TABLE.get(number)
+    entry = find(number)
     formats = (*(entry.formats if entry is not None else ()), *[""] * 6)[:6]
     return [_argument(guest, random, kind) for kind in formats]
 
