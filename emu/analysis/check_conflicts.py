@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from emu.analysis.bindings import Bindings, Exported, Use, copies
 from emu.analysis.check_notes import NOWHERE, Notes, Occasion, base
+from emu.analysis.libc_taken import accident
 from emu.analysis.meant import (
     INLINE,
     REPLACED,
     SAME,
+    WEAK,
     WRAPPER,
     is_cxx_runtime,
     is_libc,
@@ -52,6 +54,7 @@ class Conflicts:
         self.meant: dict[str, set[bytes]] = {}
         self._copied: dict[LinkMap, set[int]] = {}
         self._replaced: list[Use] = []
+        self._accidents: dict[tuple[LinkMap, bytes], str] = {}
         self._compared = 0
         self._found: Uses = {}
         self._opened: dict[tuple[object, ...], Occasion] = {}
@@ -94,6 +97,9 @@ class Conflicts:
             why = why_meant(use, self.bindings.table(winner.map).exports, copied) or self._same(use)
             if why == INLINE:
                 self._layout(use, layouts)
+            if why in (REPLACED, WEAK) and self._accident(use):
+                groups.setdefault((NAME_TAKEN, map_, winner.map, use.own.map), []).append(use)
+                continue
             if why:
                 self.meant.setdefault(why, set()).add(use.name)
                 if why == SAME and are_versions(winner.map, use.own.map):
@@ -112,6 +118,17 @@ class Conflicts:
                 groups.setdefault((WEAK_FIRST, map_, use.winner.map, use.own.map), []).append(use)
         for found in layouts.values():
             self._tell_layout(found)
+
+    def _accident(self, use: Use) -> bool:
+        """Whether the name of a function of libc was taken by accident: how is noted."""
+        assert self.bindings is not None
+        winner, process = use.winner.map, self._notes.process
+        if not is_libc(use.own.map) or is_libc(winner) or wraps(process, winner, use.name):
+            return False
+        key = winner, use.name
+        if key not in self._accidents:
+            self._accidents[key] = accident(process, self.bindings, use)
+        return bool(self._accidents[key])
 
     def _layout(
         self, use: Use, found: dict[tuple[LinkMap, LinkMap], list[tuple[Use, tuple[str, str]]]]
@@ -169,7 +186,7 @@ class Conflicts:
             return
         for key, uses in found.items():
             self._found.setdefault(key, []).extend(uses)
-        for one in taken(self._found):
+        for one in taken(self._found, self._accidents):
             first = self._opened.setdefault((one.rule, *one.key), opened)
             self._notes.report(
                 one.rule, one.text, NOWHERE, [("opened by", first)], one.objects, key=one.key, remedies=one.remedies

@@ -15,7 +15,7 @@ from emu.elf.demangle import demangle
 from emu.rtld.link_map import LT_LOADED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from emu.analysis.bindings import Exported, Use
     from emu.rtld.link_map import LinkMap
@@ -43,8 +43,10 @@ class Taken(NamedTuple):
     remedies: tuple[str, ...]
 
 
-def taken(found: Uses) -> list[Taken]:
-    """Return the findings: of each kind one, however many objects and openings it is of."""
+def taken(found: Uses, accidents: Mapping[tuple[LinkMap, bytes], str]) -> list[Taken]:
+    """Return the findings: of each kind one, however many objects and openings it is of; `accidents` say how
+    a function is another than libc's, by who has it and its name.
+    """
     versions: dict[tuple[LinkMap, LinkMap], list[Use]] = {}
     kinds: dict[tuple[object, ...], list[list[Use]]] = {}
     for (rule, user, winner, own), every in found.items():
@@ -59,7 +61,7 @@ def taken(found: Uses) -> list[Taken]:
         if not rule and (winner, own) in versions:
             versions[winner, own] += same
     told = [_versions(winner, own, uses) for (winner, own), uses in versions.items()]
-    return [*told, *(_of_kind(str(kind[0]), groups) for kind, groups in kinds.items())]
+    return [*told, *(_of_kind(str(kind[0]), groups, accidents) for kind, groups in kinds.items())]
 
 
 def are_versions(one: LinkMap, other: LinkMap) -> bool:
@@ -100,7 +102,7 @@ def _brought(map_: LinkMap) -> str:
     return f"{base(map_.display_name)} by {base(loader.display_name)}"
 
 
-def _of_kind(rule: str, groups: list[list[Use]]) -> Taken:
+def _of_kind(rule: str, groups: list[list[Use]], accidents: Mapping[tuple[LinkMap, bytes], str]) -> Taken:
     """Return the finding of objects that use the same names of their own (or of one other object)."""
     first = sorted(groups[0], key=lambda use: (use.winner.type == use.own.type, use.name))
     users = [uses[0].map for uses in groups]
@@ -110,7 +112,8 @@ def _of_kind(rule: str, groups: list[list[Use]]) -> Taken:
     theirs, mine = _listed(winners), base(own.display_name)
     several = len({base(m.display_name) for m in users}) > 1
     whose = ("their own" if several else "its own") if own is user else f"{mine}'s"
-    kinds = f"({why_first(winners[0])}; {_difference(use.winner, use.own)})"
+    differs = accidents.get((use.winner.map, use.name)) or _difference(use.winner, use.own)
+    kinds = f"({why_first(winners[0])}; {differs})"
     if rule == WEAK_FIRST:
         of = "its own weak" if winners[0] is user else "the weak"
         where = "" if winners[0] is user else f" of {theirs}"

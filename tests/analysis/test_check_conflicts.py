@@ -118,6 +118,18 @@ CASES = {
         r"liblib\.so uses its own debug, but main takes the name over \(the program comes first",
         {"make it static": ("program-static",), "-Bsymbolic": ("preload-symbolic",)},
     ),
+    "check-libc-name:queues": Case(
+        "name-taken",
+        r"liblib\.so uses libc\.so\.6's send, but queues takes the name over \(the program comes first; it makes no system call, as send of libc does\)",
+        {"make it static": ("queues-static",)},
+        ("replaces", "wraps"),
+    ),
+    "check-libc-name:writes": Case(
+        "name-taken",
+        r"liblib\.so uses libc\.so\.6's send, but writes takes the name over .*void send\(char \*\) in the place of long send\(int, void \*, ulong, int\)",
+        {"make it static": ("writes-hidden",)},
+        ("counts",),
+    ),
     "check-name-taken:weak-first": Case(
         "weak-before-strong",
         r"libstrong\.so is bound to the weak limit of libweak\.so, though its own is strong",
