@@ -139,10 +139,10 @@ class RunReport:
 
     # -- one process -------------------------------------------------------------------------------------
 
-    def run(self) -> Result:
-        """Load and run the program. Raises EmuError."""
+    def run(self, begun: Callable[[], None]) -> Result:
+        """Load and run the program; `begun` is called before its first instruction. Raises EmuError."""
         self._checker.load()
-        return self.process.run()
+        return self.process.run(begun)
 
     def data(self, ended: str, version: str) -> dict[str, Any]:
         """Return everything after the run; `ended` says how it ended, `version` is emu's."""

@@ -14,7 +14,7 @@ BEGINNING = "<!doctype html>\n<!-- emu report -->"
 """How every report begins."""
 
 _STYLE = "report.css"
-_SCRIPTS = ("report.js", "report_lives.js", "report_graph.js", "report_end.js")
+_SCRIPTS = ("report.js", "report_lives.js", "report_graph.js", "report_lanes.js", "report_end.js")
 
 
 def page(data: dict[str, Any]) -> str:

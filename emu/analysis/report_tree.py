@@ -9,6 +9,8 @@ from emu.analysis.report import RunReport
 from emu.kernel.abi import signal_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from emu.analysis.follow import Followed, FollowedEnd
     from emu.process import Process, Result
 
@@ -33,9 +35,9 @@ class TreeReport:
     def _begin(self, process: Process) -> RunReport:
         return RunReport(process, max(self._limit // _SHARE, 1) if process.number else self._limit)
 
-    def run(self) -> Result:
-        """Load and run the program. Raises EmuError."""
-        return self._follow.first.run()
+    def run(self, begun: Callable[[], None] = lambda: None) -> Result:
+        """Load and run the program; `begun` is called before its first instruction. Raises EmuError."""
+        return self._follow.first.run(begun)
 
     def data(self, ended: str) -> dict[str, Any]:
         """Return everything after the run; `ended` says how the first process ended."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -13,12 +15,13 @@ from emu.cli import completion, notes, options
 from emu.cli.guest import MixedCommand
 from emu.cli.run import die_at_once
 from emu.cli.tracing import follow_option
-from emu.core.errors import EmuError
+from emu.core.errors import EmuError, UnsupportedError
 from emu.core.events import EventBus
 from emu.process import Process
 from emu.process.hosting import opening
 
 if TYPE_CHECKING:
+    from emu.exploration.lanes import ScheduleLanes
     from emu.process import Result
 
 
@@ -55,6 +58,7 @@ def command(
     Examples:
       emu report ./host -o report.html
       emu report ./host -o report.html --load ./plugins/a.so
+      emu report --schedule replay:host.schedule ./host -o found.html
       emu report --max-events 500000 ./host -o big.html
     """  # noqa: D205 - click shows it as written
     from emu.analysis.report_page import BEGINNING, page
@@ -68,8 +72,9 @@ def command(
     with running.scheduled(config) as scheduled:
         process = Process(scheduled, bus)
         report = TreeReport(process, max_events, follow, __version__)
+        lanes: list[ScheduleLanes] = []
         try:
-            result = report.run()
+            result = report.run(partial(_follow_schedule, process, lanes))
             ended, failure = _ended(result), result.report
         except EmuError as error:
             if process.rtld is None or not process.rtld.started:
@@ -77,9 +82,23 @@ def command(
             ended = failure = str(error)
     if failure:
         print(failure, file=sys.stderr)
-    write_output(output, page(report.data(ended)), "report")
+    data = report.data(ended)
+    data["schedule"] = lanes[0].data() if lanes else None
+    write_output(output, page(data), "report")
     notes.written(output)
     return 0
+
+
+def _follow_schedule(process: Process, lanes: list[ScheduleLanes]) -> None:
+    """Look at the threads' steps of a run that goes by a schedule of somebody's, if its engine tells them."""
+    from emu.kernel.run.policy import Replay
+
+    if not isinstance(process.kernel.scheduler.policy, Replay):
+        return
+    from emu.exploration.lanes import ScheduleLanes
+
+    with suppress(UnsupportedError):
+        lanes.append(ScheduleLanes(process))
 
 
 def _ended(result: Result) -> str:

@@ -104,6 +104,10 @@ class Detector:
         self._born[tid] = dict(self._clock(by))
         self._tick(by)
 
+    def count(self, tid: int) -> int:
+        """Return how many accesses a thread has made."""
+        return self._counts.get(tid, 0)
+
     # -- accesses --------------------------------------------------------------------------------------------
 
     def access(self, tid: int, pc: int, address: int, size: int, write: bool) -> None:

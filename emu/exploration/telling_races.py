@@ -40,15 +40,20 @@ def suppressing(known: About) -> tuple[tuple[str, str, str], ...]:
 def tell_second(process: Process, race: DataRace) -> str:
     """Return lines about a race whose second access is about to happen."""
     second = race.second
-    lines = [f"data race on {_what(process, second.address)}, which nothing orders:"]
-    lines.append(f"  thread {second.tid} {'writes' if second.write else 'reads'} {_place(process, second)}")
+    lines = [f"data race on {what_lies_at(process, second.address)}, which nothing orders:"]
+    lines.append(
+        f"  thread {second.tid} {'writes' if second.write else 'reads'} {place_of_access(process, second)}"
+    )
     lines.append(render(process.resolve(process.capture(pc=second.pc)), everything=False))
     return "\n".join(lines)
 
 
 def tell_first(process: Process, first: Access) -> str:
     """Return lines about the first access of a race, which is about to happen in a run that is the same."""
-    lines = ["", f"  thread {first.tid} {'wrote' if first.write else 'read'} before {_place(process, first)}"]
+    lines = [
+        "",
+        f"  thread {first.tid} {'wrote' if first.write else 'read'} before {place_of_access(process, first)}",
+    ]
     lines.append(render(process.resolve(process.capture(pc=first.pc)), everything=False))
     return "\n".join(lines)
 
@@ -62,14 +67,15 @@ def tell_block(process: Process, address: int, block: HeapBlock) -> str:
     return "\n".join(lines)
 
 
-def _place(process: Process, access: Access) -> str:
+def place_of_access(process: Process, access: Access) -> str:
+    """Return how much is accessed at which address, and where in the code."""
     source = process.symbols.source(access.pc)
     function = process.symbols.describe(access.pc).partition("+0x")[0]
     where = f"{function} ({source})" if source else process.symbols.where(access.pc)
     return f"{access.size} bytes at {access.address:#x} in {where}"
 
 
-def _what(process: Process, address: int) -> str:
+def what_lies_at(process: Process, address: int) -> str:
     """Return what lies at an address: a variable, or an area of memory."""
     variable = process.symbols.variable(address)
     place = process.symbols.place(address)

@@ -301,8 +301,8 @@ class Process:
                 ended.report or f"{self.config.program}: its ld.so ended with {ended.status}", ended.status
             )
 
-    def run(self) -> Result:
-        """Run the program to its end.
+    def run(self, begun: Callable[[], None] = lambda: None) -> Result:
+        """Run the program to its end; `begun` is called before its first instruction.
 
         Raises EmuError for what ends the run without being the guest's doing.
         """
@@ -311,6 +311,7 @@ class Process:
             if self.ended is not None:
                 return Result(self.ended)
             self.begin()
+            begun()
             with HostSignals(self.kernel, self.tree, self.config.timeout, self.config.die) as host:
                 while self.runner is None or self.runner.ended is None:
                     self.advance(host)

@@ -125,12 +125,11 @@ class Stepper:
         """Tell the watcher that a run is begun with of each access to memory;
         this slows all runs down, by 5 to 20 times.
         """
+        self._watch.accesses(self._accessed)
 
-        def access(pc: int, address: int, size: int, write: bool) -> None:
-            if self._watcher is not None:
-                self._watcher.access(self._runner.task.tid, pc, address, size, write)
-
-        self._watch.accesses(access)
+    def _accessed(self, pc: int, address: int, size: int, write: bool) -> None:
+        if self._watcher is not None:
+            self._watcher.access(self._runner.task.tid, pc, address, size, write)
 
     def begin(self, watcher: StepWatcher | None = None) -> None:
         """Forget what was: a run begins at the present place, seen by `watcher`."""
