@@ -299,20 +299,6 @@ class Notes:
             return None
         return None
 
-    def slot_called(self, back: int) -> int | None:
-        """Return the slot through which the call that returns to `back` has gone, directly or by the PLT."""
-        arena = self.process.arena
-        try:
-            code = arena.read(back - 6, 6)
-            target = back + int.from_bytes(code[2:], "little", signed=True)
-            if code[:2] == _CALL_SLOT:
-                return target
-            if code[1:2] != _CALL or (stub := _STUB.match(arena.read(target, 16))) is None:
-                return None
-            return target + stub.end() + int.from_bytes(stub[1], "little", signed=True)
-        except MemoryFault:
-            return None
-
     # -- the state -------------------------------------------------------------------------------------------
 
     def maps(self) -> Iterator[LinkMap]:

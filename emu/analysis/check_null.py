@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from emu.analysis.check_ends import End
 from emu.analysis.check_notes import Notes, Occasion, base
+from emu.analysis.null_jump import null_jump
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
 from emu.elf.relocations import iter_rela
@@ -30,30 +31,57 @@ def null_call(
     """Return what to say of a jump to address 0, with the place of the dlsym that is to blame, if it is."""
     if _NULL not in message or len(frames) < 2:
         return None
-    caller = next((m for m in notes.maps() if m.display_name == frames[1].object), None)
-    if caller is None:
+    call = null_jump(notes.process, frames[1].pc)
+    symbols = notes.process.symbols
+    place = symbols.place((call.after if call is not None else frames[1].pc) - 1)
+    if place is None:
         return None
-    who = base(caller.display_name)
-    slot = notes.slot_called(frames[1].pc)
-    if slot is not None and (name := _undefined_weak(notes, caller, slot)):
-        return End(
-            f"{message}: {who} calls {name}, a weak reference that nothing defines: it is 0",
-            (
-                f"link {who} (or the program) with the library that defines {name}, with -Wl,--no-as-needed: a weak reference alone makes no need",
-                f"ask before the call: if ({name.partition('(')[0]})",
-            ),
-        ), None
-    nothing = asked.found_nothing(caller)
-    if slot is not None or nothing is None:
+    caller = next((m for m in notes.maps() if m.display_name == place[0]), None)
+    who = base(place[0])
+    if call is not None:
+        slot = call.slot
+        name = _undefined_weak(notes, caller, slot) if caller is not None and slot is not None else ""
+        if name:
+            return _weak(message, who, name), None
+        if slot is None or caller is None and symbols.section_at(slot).startswith(".got"):
+            name = symbols.called(call.after)
+            line = symbols.source(call.after - 1).rpartition("/")[2]
+            return _left_undefined(message, who, name, "" if name or not line else f" at {line}"), None
+    nothing = asked.found_nothing(caller) if caller is not None else None
+    if nothing is None:
         return None
-    symbol, handle, place = nothing
+    symbol, handle, where = nothing
     return End(
         f'{message}: the last that {who} has asked dlsym for in vain is "{symbol}" (by {handle}): that gave NULL',
         (
             "look at what dlsym returns, and at dlerror, before the call",
             f"emu explain PROGRAM {symbol} -- tells what was searched, and what has nearly that name",
         ),
-    ), place
+    ), where
+
+
+def _weak(message: str, who: str, name: str) -> End:
+    return End(
+        f"{message}: {who} calls {name}, a weak reference that nothing defines: it is 0",
+        (
+            f"link {who} (or the program) with the library that defines {name}, with -Wl,--no-as-needed: a weak reference alone makes no need",
+            f"ask before the call: if ({name.partition('(')[0]})",
+        ),
+    )
+
+
+def _left_undefined(message: str, who: str, name: str, place: str) -> End:
+    """Return the end of a program whose link editor has put 0 into the code."""
+    plain = name.partition("(")[0]
+    return End(
+        f"{message}: {who} calls {name or 'a function'}{place}, which nothing defined when {who} was linked (a weak reference): it is 0 for good",
+        (
+            f"link {who} with the archive that defines {name or 'it'}, and with -Wl,-u,{plain or 'NAME'} or -Wl,--whole-archive: a weak reference"
+            " alone takes no member out of an archive",
+            f"ask before the call: if ({plain or 'NAME'})",
+            *(() if name else (f"compile {who} with -g -O1 to have the function's name here",)),
+        ),
+    )
 
 
 def _undefined_weak(notes: Notes, map_: LinkMap, slot: int) -> str:

@@ -261,6 +261,12 @@ class DebugInfo:
             die = self._functions_of_dwarf().function(vaddr, offset) if offset is not None else None
             return read_prototype(die) if die is not None else None
 
+    def called(self, back: int) -> str:
+        """Return the linkage name of the function that the call before `back` is of, or ""."""
+        with malformed(self.debug_path):
+            offset = self._unit_at(back - 1)
+            return self._functions_of_dwarf().called(back, offset) if offset is not None else ""
+
     def is_atomic_variable(self, vaddr: int) -> bool:
         """Whether a static variable of an atomic type lies at `vaddr`; false, too, where nothing tells."""
         if self._atomics is None:

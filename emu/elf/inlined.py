@@ -46,6 +46,11 @@ _LEB, _STRING, _BLOCK = (
 _SCOPES = frozenset(f"DW_TAG_{name}_type" for name in ("structure", "class", "union", "interface")) | {
     "DW_TAG_namespace"
 }
+_CALL_SITES = {
+    "DW_TAG_call_site": ("DW_AT_call_return_pc", "DW_AT_call_origin"),
+    "DW_TAG_GNU_call_site": ("DW_AT_low_pc", "DW_AT_abstract_origin"),
+}
+"""Where a call comes back to, and what it is of."""
 _HOPS = 8
 _NESTING = 64
 
@@ -102,6 +107,21 @@ class InlinedFunctions:
                 file = self._units.files(offset)(number) if number else ""
                 found.insert(0, Inlined(self._name(die), file, line))
         return found
+
+    def called(self, back: int, offset: int) -> str:
+        """Return the function that the call before `back` is of, as declared; empty where nothing tells.
+
+        Source: DWARF 5 3.4.1 (call site entries); GCC's DW_TAG_GNU_call_site before it.
+        """
+        if offset not in self._read:
+            self._read[offset] = self._scan(offset)
+        unit = self._units.info.get_CU_at(offset)
+        for die in self._path_to(unit, self._read[offset], back - 1):
+            for child in _children(unit, die):
+                at, of = _CALL_SITES.get(child.tag, ("", ""))
+                if of in child.attributes and at in child.attributes and child.attributes[at].value == back:
+                    return self._name(child.get_DIE_from_attribute(of))
+        return ""
 
     def function(self, vaddr: int, offset: int) -> Any:
         """Return the entry of the function at `vaddr`, None if the unit has none there."""

@@ -185,6 +185,15 @@ class Symbols:
         except EmuError:
             return ""
 
+    def section_at(self, address: int) -> str:
+        """Return the name of the section at an address of a mapped object, empty if unknown."""
+        place = self.place(address)
+        info = self._info(place[2]) if place is not None else None
+        try:
+            return info.section(place[1]) if place is not None and info is not None else ""
+        except EmuError:
+            return ""
+
     def unexported(self, map_: LinkMap, name: bytes) -> StaticSymbol | None:
         """Return the definition under `name` that only the static symbol table of an
         object has, if there is one.
@@ -342,6 +351,17 @@ class Symbols:
             return info.prototype(place[1]) if place is not None and info is not None else None
         except EmuError:
             return None
+
+    def called(self, back: int) -> str:
+        """Return the demangled name of the function that the call before `back` is of, as the debugging
+        information has it; empty if that is not known.
+        """
+        place = self.place(back - 1)
+        info = self._info(place[2]) if place is not None else None
+        try:
+            return demangle(info.called(place[1] + 1)) if place is not None and info is not None else ""
+        except EmuError:
+            return ""
 
     def code(self, path: str, vaddr: int, address: int = 0) -> tuple[tuple[str, str, int], ...]:
         """Return (function, file, line) of the code at a link-time address, innermost first:
