@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -144,6 +145,12 @@ def test_the_files_that_a_page_names_are_there(page: str) -> None:
     assert named
     missing = [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in there)]
     assert [name for name in missing if not re.search("[A-Z]{3}", name)] == []
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "emu/README.md"])
+def test_the_tools_that_a_page_calls_can_be_called(page: str) -> None:
+    for name in set(re.findall(r"`(tools/[\w.]+) ", (ROOT / page).read_text("utf-8"))):
+        assert os.access(ROOT / name, os.X_OK), name
 
 
 @pytest.mark.parametrize(("question", "answer"), QUESTIONS.items())

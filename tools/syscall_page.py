@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The page of `emu help syscalls`, made from the table of system calls:
 `tools/syscall_page.py --update` writes it.
 """
