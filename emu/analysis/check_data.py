@@ -184,7 +184,8 @@ class Interposed:
 
 @dataclass(frozen=True, slots=True)
 class ConflictReport:
-    """The conflicts of one run, the most harmful first; `meant` is what is interposed by intention.
+    """The conflicts of one run, the most harmful of each process first; `meant` is what is interposed by
+    intention, in any of them.
 
     The other members are those of a Report.
     """
@@ -195,6 +196,7 @@ class ConflictReport:
     findings: tuple[Finding, ...]
     meant: tuple[Interposed, ...]
     suppressed: int
+    processes: tuple[ProcessEnd, ...] = ()
 
     def without(self, shown: tuple[Finding, ...], suppressed: int) -> ConflictReport:
         """Return the report with the findings that are shown, and the number of those that are not."""

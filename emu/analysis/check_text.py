@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from emu.analysis.check_data import Report
 from emu.analysis.check_notes import base
 from emu.analysis.frames import PLUMBING, readable
 from emu.core.text import printable
@@ -15,7 +14,7 @@ from emu.process.folding import folded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from emu.analysis.check_data import ConflictReport, Finding, ProcessEnd
+    from emu.analysis.check_data import ConflictReport, Finding, ProcessEnd, Report
     from emu.analysis.frames import CallFrame
 
 _OUTER = frozenset(
@@ -42,7 +41,7 @@ def render(report: Report, *, watched: bool = False, every: bool = False) -> str
         )
         texts.append("\n".join(shown) + "\n")
     text = "".join(f"{text}\n" if text.count("\n") > 1 else text for text in texts)
-    text += _children(report, every) + summary(report) + "\n"
+    text += of_children(report, every=every) + summary(report) + "\n"
     for one in report.failed_opens:
         text += f"emu check: dlopen of {one.file} failed at {one.place}: {one.error}\n"
         text += f"emu check: emu why {report.program} {one.file} tells why, and tries what helps\n"
@@ -52,16 +51,18 @@ def render(report: Report, *, watched: bool = False, every: bool = False) -> str
     return readable(text)
 
 
-def _children(report: Report, every: bool) -> str:
-    """Return a section for each other process in which something was found."""
+def of_children(report: Report | ConflictReport, command: str = "emu check", *, every: bool = False) -> str:
+    """Return a section for each other process in which something was found, told by `command`; `every`:
+    with the libraries' own frames.
+    """
     ends = {end.process: end for end in report.processes}
     text = ""
     for process in dict.fromkeys(finding.process for finding in report.findings if finding.process):
         end = ends[process]
         parent = ends[end.parent].program if end.parent in ends else report.program
-        text += f"emu check: process {process} ({end.program}), child of {end.parent} ({parent}), {_ended(end)}:\n"
+        text += f"{command}: process {process} ({end.program}), child of {end.parent} ({parent}), {_ended(end)}:\n"
         mine = [finding for finding in report.findings if finding.process == process]
-        text += "".join(finding_text(finding, every=every) + "\n\n" for finding in mine)
+        text += "".join(finding_text(finding, command, every=every) + "\n\n" for finding in mine)
     return text
 
 
@@ -128,7 +129,7 @@ def summary(report: Report | ConflictReport, command: str = "emu check") -> str:
     nothing = "nothing that the chosen rules find" if report.ended else "no findings"
     found = f"{count} finding{'s' if count != 1 else ''} ({', '.join(parts)})" if count else nothing
     hidden = f", {report.suppressed} suppressed" if report.suppressed else ""
-    others = len({end.process for end in report.processes}) if isinstance(report, Report) else 0
+    others = len({end.process for end in report.processes})
     more = f"; {others} more process{'es' if others > 1 else ''} checked" if others else ""
     return f"{command}: {printable(report.program)}: {found}{hidden}; it ended with {report.exit_code}{more}"
 

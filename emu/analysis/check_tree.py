@@ -24,6 +24,7 @@ class TreeChecker:
         self._failed: list[OpenFailure] = []
         self._parents: dict[int, int] = {}
         self._watchable = False
+        self._meant: dict[str, set[bytes]] = {}
         self._follow = Follow(process, self._begin(process), whom, self._begin, self._over)
 
     def _begin(self, process: Process) -> Checker:
@@ -51,6 +52,15 @@ class TreeChecker:
         """Return what was found so far, in processes that go on only in the first."""
         first = [*(found for found in self._findings if not found.process), *self.first.findings()]
         return [*first, *self._of_children(first)]
+
+    def meant(self) -> dict[str, set[bytes]]:
+        """Return by kind of intention the names that are interposed as they should be, in any process."""
+        self._note_meant(self.first)
+        return self._meant
+
+    def _note_meant(self, checker: Checker) -> None:
+        for kind, names in checker.conflicts.meant.items():
+            self._meant.setdefault(kind, set()).update(names)
 
     def _whole(self, report: Report) -> Report:
         first = [*(found for found in self._findings if not found.process), *report.findings]
@@ -82,6 +92,7 @@ class TreeChecker:
     def _over(self, entry: Followed[Checker], process: Process, ending: FollowedEnd) -> bool:
         """Take what was found in a process that is over."""
         report = entry.observer.end(ending.status, ending.text, died=ending.died)
+        self._note_meant(entry.observer)
         self._findings += [replace(found, process=entry.number) for found in report.findings]
         self._failed += report.failed_opens
         self._watchable |= report.watch_may_tell

@@ -7,37 +7,46 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.analysis.check_data import CONFLICT_RULES, END_RULES, SEVERITIES, ConflictReport, Interposed
-from emu.analysis.check_text import finding_text, summary
+from emu.analysis.check_text import finding_text, of_children, summary
 from emu.analysis.frames import readable
 from emu.elf.demangle import demangle
 
 if TYPE_CHECKING:
-    from emu.analysis.check_conflicts import Conflicts
     from emu.analysis.check_data import Finding, Report
 
 _NAMES = 8
 
 
-def conflict_report(report: Report, conflicts: Conflicts) -> ConflictReport:
-    """Return the report of a run, sorted by harm, with what was interposed as it should be."""
+def conflict_report(report: Report, meant: dict[str, set[bytes]]) -> ConflictReport:
+    """Return the report of a run, sorted by harm, with the names that were interposed as they should be."""
     order = {rule: number for number, rule in enumerate(CONFLICT_RULES)}
 
     def harm(finding: Finding) -> tuple[bool, int, int]:
         return finding.rule in END_RULES, SEVERITIES.index(finding.severity), order[finding.rule]
 
-    meant = tuple(
+    intended = tuple(
         Interposed(
             kind, len(names), tuple(demangle(n.decode(errors="replace")) for n in sorted(names)[:_NAMES])
         )
-        for kind, names in sorted(conflicts.meant.items())
+        for kind, names in sorted(meant.items())
     )
     findings = tuple(sorted(report.findings, key=harm))
-    return ConflictReport(report.program, report.exit_code, report.ended, findings, meant, report.suppressed)
+    return ConflictReport(
+        report.program,
+        report.exit_code,
+        report.ended,
+        findings,
+        intended,
+        report.suppressed,
+        report.processes,
+    )
 
 
 def render(report: ConflictReport, *, every: bool = False) -> str:
     """Return the report as text: the findings, and one line; `every`: with the libraries' own frames."""
-    texts = [finding_text(finding, "emu conflicts", every=every) + "\n\n" for finding in report.findings]
+    first = [finding for finding in report.findings if not finding.process]
+    texts = [finding_text(finding, "emu conflicts", every=every) + "\n\n" for finding in first]
+    texts.append(of_children(report, "emu conflicts", every=every))
     line = summary(report, "emu conflicts")
     if report.meant:
         line += "; meant to be interposed: " + ", ".join(

@@ -13,13 +13,15 @@ import re
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from emu.analysis.check import Checker, chosen_rules
+from emu.analysis.check import chosen_rules
+from emu.analysis.check_tree import TreeChecker
 from emu.analysis.diff_data import EMU, FACETS, REAL, Side
 from emu.core import dl_events as dl
 from emu.core import events as ev
 from emu.core.errors import ElfError, EmuError, UnsupportedError
 from emu.core.ldso_events import SymbolBound
 from emu.core.record import NamedTuple
+from emu.core.task_events import ProgramExecuted
 from emu.elf import constants as c
 from emu.elf.dynamic import Dynamic
 from emu.elf.header import parse_ehdr, parse_phdrs
@@ -39,11 +41,9 @@ if TYPE_CHECKING:
     from emu.process import RunConfig
 
 _HEADERS = 1 << 16
-_CATEGORIES = ("libs", "dl", "init", "fini", "tls", "lookups")
-_OF_REAL = ("libs", "dl", "init", "fini")
-_LINE = re.compile(
-    rb"\d+:\t(.*)$", re.MULTILINE
-)  # what the guest wrote may stand before it, in the same line
+_CATEGORIES = ("libs", "dl", "init", "fini", "tls", "lookups", "threads")
+_OF_REAL = ("libs", "dl", "init", "fini", "threads")
+_LINE = re.compile(rb"(\d+):\t(.*)$", re.MULTILINE)
 _SAID = (
     ("init", re.compile(r"calling init: (.+)$")),
     ("fini", re.compile(r"calling fini: (.*?)(?: \[(\d+)\])?$")),
@@ -52,6 +52,8 @@ _SAID = (
 _BOUND = re.compile(
     r"binding file (.+?) \[(\d+)\] to (.+?) \[(\d+)\]: (?:normal|protected) symbol `(.*)'(?: \[(.*)\])?$"
 )
+_LD_DEBUG = "/dev/shm/ld-debug"  # noqa: S108 - the guest's, in memory; ld.so adds the process's id
+"""Where ld.so tells: of the first process alone, and after the program has closed its standard error, too."""
 _DEBUG = "_r_debug"
 """Some releases look this up for a debugger's sake: no reference of the program's."""
 
@@ -94,9 +96,10 @@ def observe(config: RunConfig, policy: Callable[[], Policy], stdin: bytes, side:
 
     Raises EmuError for what cannot be run.
     """
-    notes = _Notes({config.program, config.argv0 or config.program})
+    notes = _Notes(config.program, config.argv0 or config.program)
     bus = ev.EventBus()
-    bus.subscribe(notes.event, _CATEGORIES if config.ldso == EMU else _OF_REAL)
+    # A function's, not an object's of this package, which are forgotten with a program that executes another.
+    bus.subscribe(lambda record: notes.event(record), _CATEGORIES if config.ldso == EMU else _OF_REAL)
     captured, process, release = _run(config._replace(policy=policy()), stdin, bus, notes)
     facts = notes.facts()
     facts["output"] = _lines(captured.output)
@@ -133,7 +136,7 @@ def _run(
         notes.watch(process)
         report, release = None, ""
         if config.ldso == EMU:
-            report = Checker(process, bus, chosen_rules((), ())).run()
+            report = TreeChecker(process, chosen_rules((), ()), "all").run()
             status, words = report.exit_code, report.ended
             if process.rtld is not None and process.contract is not None:
                 notes.directories = process.rtld.search.system_dirs.directories
@@ -174,10 +177,16 @@ def _ask_ld_debug(
         del facts[name]
     if not notes.directories:
         return unseen | {"bindings": "this libc has no LD_DEBUG"}
-    again = config._replace(env=config.env | {"LD_DEBUG": "files,bindings"})
-    captured, _, _ = _run(again, stdin, ev.EventBus(), notes)
-    facts.update(notes.said(captured.errors))
+    asked = {"LD_DEBUG": "files,bindings", "LD_DEBUG_OUTPUT": _LD_DEBUG}
+    _, process, _ = _run(config._replace(env=config.env | asked), stdin, ev.EventBus(), notes)
+    facts.update(notes.said(_content(process.kernel.fs, f"{_LD_DEBUG}.{process.kernel.pid}")))
     return unseen
+
+
+def _content(files: FileSystem, path: str) -> bytes:
+    """Return what a guest has written to a file."""
+    backing = files.open_for_loading(path)
+    return backing.pread(backing.size(), 0)
 
 
 def _lines(data: bytes) -> list[Item]:
@@ -225,15 +234,16 @@ def _functions(files: FileSystem, path: str) -> dict[str, bool]:
 class _Notes:
     """Takes down the events of one run, in the form that is compared once the run's directories are known."""
 
-    def __init__(self, program: set[str]) -> None:
+    def __init__(self, program: str, argv0: str) -> None:
         self.directories: tuple[str, ...] = ()
         """The default directories of glibc's ld.so; empty for another libc."""
         self._process: Process
-        self._program = program
+        self._running, self._program = program, {program, argv0}
         self._loading: list[tuple[str, int]] = []
         self._calls: dict[str, dict[str, bool]] = {}
         self._found: list[tuple[str, Callable[[], Item]]] = []
         self._take: dict[type[Any], Callable[[Any], None]] = {
+            ProgramExecuted: self._executed,
             ev.LibraryLoad: self._load,
             ev.InitStarted: lambda e: self._called("init", e.name, 0),
             ev.FiniStarted: lambda e: self._called("fini", e.name, e.namespace),
@@ -255,6 +265,11 @@ class _Notes:
         if take is not None:
             take(record.event)
 
+    def _executed(self, e: ProgramExecuted) -> None:
+        self._settle()
+        self._running = self._process.config.program
+        self._program |= {e.path, self._running}
+
     def facts(self) -> dict[str, list[Item]]:
         """Return all that was taken down, by facet;
         those that were watched are there even if nothing happened.
@@ -270,9 +285,12 @@ class _Notes:
         return [name for name in FACETS if name not in ("output", "errors", "ending", "findings")]
 
     def said(self, text: bytes) -> dict[str, list[Item]]:
-        """Return what the lines of LD_DEBUG tell."""
+        """Return what the lines of LD_DEBUG tell of the first process: a child of fork writes there, too."""
+        first = self._process.kernel.pid
         result: dict[str, list[Item]] = {facet: [] for facet in (*(facet for facet, _ in _SAID), "bindings")}
-        for raw in _LINE.findall(text):
+        for pid, raw in _LINE.findall(text):
+            if int(pid) != first:
+                continue
             line = raw.decode(errors="surrogateescape")
             if (bound := _BOUND.match(line)) is not None:
                 by, _, file, namespace, symbol, version = bound.groups()
@@ -311,7 +329,7 @@ class _Notes:
         """Whether an object has constructors (or destructors) at all:
         releases tell of those without, or do not. One that cannot be read counts.
         """
-        path = path or min(self._program)
+        path = path or self._running
         if path not in self._calls:
             self._calls[path] = _functions(self._process.kernel.fs, path)
         return self._calls[path].get(facet, True)

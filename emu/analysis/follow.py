@@ -88,8 +88,7 @@ class Follow(Generic[T]):
         self._alive: dict[int, Followed[T]] = {
             0: Followed(0, pid, first.kernel.family.parent, first.config.program, False, observer)
         }
-        if whom != "none":
-            first.tree.follower = self
+        first.tree.follower = self  # for "none", too: the first process may execute another program
 
     @property
     def first(self) -> T:
@@ -103,7 +102,9 @@ class Follow(Generic[T]):
         return parent.number in self._alive and self._wants(parent.config.program)
 
     def _wants(self, program: str) -> bool:
-        return self._whom == "all" or program.rpartition("/")[2] == self._whom
+        if self._whom in ("all", "none"):
+            return self._whom == "all"
+        return program.rpartition("/")[2] == self._whom
 
     def prepare(self, parent: Process, child: Process, copy: Duplicate) -> None:
         """Say what stands in a copy for what is not to be copied."""

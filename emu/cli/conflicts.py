@@ -9,6 +9,7 @@ import click
 from emu.cli import completion, options
 from emu.cli.findings import report_options
 from emu.cli.guest import GuestCommand
+from emu.cli.tracing import follow_option
 from emu.core.events import EventBus
 from emu.process import Process
 from emu.process.hosting import needing
@@ -24,9 +25,14 @@ if TYPE_CHECKING:
 )
 @options.run_options
 @report_options("ConflictReport", "The report of emu conflicts --json")
+@follow_option(
+    "Whose conflicts are listed: those of all that the program starts, too (default), of none of those, or of those that run a program of that name."
+)
 @click.argument("program", shell_complete=completion.files)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def command(program: str, arguments: tuple[str, ...], running: options.Running, writing: Writing) -> int:
+def command(
+    program: str, arguments: tuple[str, ...], running: options.Running, follow: str, writing: Writing
+) -> int:
     """Run PROGRAM and list its conflicts: a name that one object takes from another, a COPY that is
     by-passed, two allocators, a class twice.
 
@@ -39,14 +45,14 @@ def command(program: str, arguments: tuple[str, ...], running: options.Running, 
       emu conflicts --env LD_PRELOAD=./trace.so ./host
       emu conflicts --json ./host
     """  # noqa: D205 - click shows it as written
-    from emu.analysis.check import Checker
     from emu.analysis.check_data import CONFLICT_RULES
+    from emu.analysis.check_tree import TreeChecker
     from emu.analysis.conflicts import conflict_report, render
 
     bus = EventBus()
     with running.scheduled(writing.answering.config(running.config(program, arguments, needing))) as config:
-        checker = Checker(Process(config, bus), bus, frozenset(CONFLICT_RULES))
-        report = conflict_report(checker.run(), checker.conflicts)
+        tree = TreeChecker(Process(config, bus), frozenset(CONFLICT_RULES), follow)
+        report = conflict_report(tree.run(), tree.meant())
     every = running.fields["all_frames"]
     shown, count = writing.shown(report.findings)
     report = report.without(shown, count)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from emu.analysis.check import Checker
 from emu.analysis.check_notes import base
 from emu.analysis.check_suppress import split
+from emu.analysis.check_tree import TreeChecker
 from emu.core.errors import EmuError
 from emu.core.events import EventBus
 from emu.exploration.data import Outcome
@@ -41,10 +41,10 @@ class Judged:
         bus = EventBus()
         stdio = self._input, self._output, self._output
         self.process = Process(program.config._replace(stdio=stdio), bus)
-        self.checker = Checker(self.process, bus, program.rules)
+        self.checker = TreeChecker(self.process, program.rules, "all")
         self._printed = 0
         try:
-            self.checker.load()
+            self.checker.first.load()
             self.process.begin()
         except BaseException:  # Ctrl-C, too: no file stays open; it is raised again
             self.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emu.core.errors import EmuError
+from emu.core.task_events import ThreadCreated
 from emu.exploration.choosers import Guided
 from emu.exploration.data import ExploredProgram, GivenUp, Learned, Outcome, Ran
 from emu.exploration.heap import GuestHeap
@@ -21,9 +22,10 @@ from emu.exploration.telling_races import about, suppressing, tell_block, tell_f
 from emu.kernel.run.policy import Replay
 from emu.kernel.syscall_names import syscall_name
 from emu.process.snapshot import ProcessSnapshot, SnapshotError
-from emu.process.steps import Stepper
+from emu.process.steps import ManyProcessesError, Stepper
 
 if TYPE_CHECKING:
+    from emu.core.events import Record
     from emu.exploration.races import Access, DataRace
     from emu.exploration.telling_races import About
     from emu.process import Process
@@ -196,29 +198,52 @@ class ExplorationSession:
         judged.note_output()
 
     def _reach_thread(self) -> bool:
-        """Run to the first thread's making, false if there is none."""
-        process, found = self._judged.process, False
+        """Run to the first thread's making, by whatever program; false if there is none."""
+        process = self._judged.process
+
+        def missed(record: Record) -> None:
+            """A thread that was not stopped at: a child's, or behind a vfork, whose child takes the CPU."""
+            if isinstance(record.event, ThreadCreated):
+                program = process.config.program
+                raise ManyProcessesError("exploration of threads beside or behind other processes", program)
+
+        process.bus.subscribe(missed, ("threads",))
+        try:
+            while process.runner is not None and process.runner.ended is None:
+                if self._reach_thread_of_program(process):
+                    return True
+        except EmuError as error:
+            self._ended = error
+        finally:
+            process.bus.unsubscribe(missed)
+        return False
+
+    @staticmethod
+    def _reach_thread_of_program(process: Process) -> bool:
+        """Run to the first thread's making, or till another program is executed, which has its own CPU."""
+        cpu, found = process.cpu, False
         assert process.runner is not None
-        serve = process.cpu.on_trap
+        serve = cpu.on_trap
         handlers = process.contract.traps if process.contract is not None else {}
 
         def trap() -> None:
             nonlocal found
-            registers = process.cpu.trap
+            registers = cpu.trap
             if registers[_RIP] not in handlers and syscall_name(registers[_RAX]) in _CLONES:
                 found = True
-                process.cpu.on_trap = serve
+                cpu.on_trap = serve
                 process.stay()
             else:
                 serve()
+                if process.cpu is not cpu:
+                    process.halt()
 
-        process.cpu.on_trap = trap
+        cpu.on_trap = trap
         try:
-            while not found and process.runner.ended is None:
+            while not found and process.cpu is cpu and process.runner.ended is None:
                 process.advance()
-        except EmuError as error:
-            self._ended = error
-        process.cpu.on_trap = serve
+        finally:
+            cpu.on_trap = serve
         return found
 
     def _rewind(self) -> None:

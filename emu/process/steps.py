@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from emu.core.errors import UnsupportedError
 from emu.core.record import NamedTuple
-from emu.core.task_events import ProcessCreated
+from emu.core.task_events import ProcessCreated, ProgramExecuted
 from emu.kernel.run.policy import SLICE, Decision
 from emu.process.visible import RESUME, Operation, Visible
 from emu.rtld.link_map import LT_LOADED
@@ -80,7 +80,7 @@ class StepWatcher(Protocol):
 
 
 class ManyProcessesError(UnsupportedError):
-    """The program has made a process, whose steps would not be seen."""
+    """The program has made a process, or executes another, whose steps would not be seen."""
 
 
 class Stepper:
@@ -94,7 +94,7 @@ class Stepper:
 
     def __init__(self, process: Process, chooser: Chooser) -> None:
         assert process.runner is not None
-        self._process, self._runner = process, process.runner
+        self._process, self._runner, self._program = process, process.runner, process.config.program
         self._cpu, self._kernel = process.cpu, process.kernel
         self._scheduler = process.kernel.scheduler
         self._visible = Visible(process)
@@ -110,11 +110,13 @@ class Stepper:
         self._scheduler.policy = self
 
     def _forked(self, record: Record) -> None:
-        """Refuse a second process: its steps would not be seen."""
-        if isinstance(record.event, ProcessCreated):
+        """Refuse a second process, and another program: their steps would not be seen."""
+        if isinstance(record.event, ProgramExecuted):
             raise ManyProcessesError(
-                "exploration of a program that makes processes", self._process.config.program
+                "exploration of a program that executes another beside its threads", self._program
             )
+        if isinstance(record.event, ProcessCreated):
+            raise ManyProcessesError("exploration of a program that makes processes", self._program)
 
     def see_plain(self, instructions: Sequence[int]) -> None:
         """Take the loads and stores by these instructions for visible operations, too."""
