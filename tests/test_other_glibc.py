@@ -10,13 +10,16 @@ name and number. What cannot be fetched is skipped so, too, or fails where all a
 from __future__ import annotations
 
 import os
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import support
 from tests.test_ld_debug import _lines, _with
 from tools import elsewhere, fixtures
 from tools.fixtures import FixtureError
+from tools.fuzzing.elf import Elf
 
 if TYPE_CHECKING:
     from tools.elsewhere import Elsewhere
@@ -31,17 +34,22 @@ LD_DEBUG_RUNS = (
     "init-order-graph",
     "unique-symbols",
     "error-missing-library",
+    "dl-constructor-arguments",
+    "unload-cycle:at-a",
 )
 
+_NULLS = "ld.so gives back null pointers as it brings a DTV up to date"
 KNOWN = {
+    "2.36-8": {"dl-malloc-calls": _NULLS},
     "2.31": {
         "audit-calls": "natively most of these crash",
-        "audit-dtors": "libc's malloc binds its first symbols earlier, as ld.so itself calls it",
+        "audit-dtors": "libc's malloc binds its first symbols earlier, as ld.so itself calls it at start-up",
         "audit-loading": "an auditor that stays where it should go is an assertion of ld.so",
         "audit-log": "natively they crash, with one line more for malloc's first symbols",
         "audit-symbind:linked-now": "natively a slot that is bound at once is told of after all",
         "audit-tls": "the order of static TLS with auditors is another",
         "dl-filter:opened": "natively an assertion of ld.so fails",
+        "dl-malloc-calls": f"{_NULLS}, or has looked at a note",
         "thread-once": "a deadlock: pthread_once never ends once its routine has thrown (bug 18435, to 2.33)",
         "thread-in-constructor": "a deadlock: the thread's first access to TLS waits for the dlopen that waits for it",
     },
@@ -74,8 +82,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             ("release", "run"), [pytest.param(*pair, id=f"{pair[0]}-{pair[1].id}") for pair in pairs]
         )
-    elif "release" in metafunc.fixturenames and "names_the_release" not in metafunc.function.__name__:
-        metafunc.parametrize("release", releases)
+    elif "release" in metafunc.fixturenames:
+        named = [
+            mark for mark in metafunc.definition.iter_markers("parametrize") if "release" in mark.args[0]
+        ]
+        if not named:
+            metafunc.parametrize("release", releases)
 
 
 @pytest.fixture
@@ -117,7 +129,8 @@ def test_equals_the_real_ld_so(system: Elsewhere, run: Run) -> None:
 def test_every_line_is_ld_sos(system: Elsewhere, name: str) -> None:
     if not elsewhere.may_chroot():
         pytest.skip(f"glibc {system.release}: a search that is told by --library-path has lines of its own")
-    run = fixtures.load(name).runs[0]
+    runs = fixtures.load(name.partition(":")[0]).runs
+    run = next((run for run in runs if run.id == name), runs[0])
     run = _with(run, {"LD_DEBUG": "all"})
     _place(run, system)
     native, emulated = (how(run, system) for how in (elsewhere.run_native, elsewhere.run_emu))
@@ -173,3 +186,45 @@ def test_a_deadlock_names_the_release_s_lock(system: Elsewhere) -> None:
     said = done.stderr.decode()
     assert (done.exit, "(_dl_load_lock), held by thread 1000" in said) == (125, True), said
     assert "which runs init()" in said
+
+
+@pytest.mark.usefixtures("built_fixtures")
+@pytest.mark.parametrize(
+    ("release", "run_id"), [("2.31", "unload-exit-in-fini:itself"), ("2.36-8", "unload-exit-in-fini:itself")]
+)
+def test_an_exit_within_a_destructor_runs_it_again(system: Elsewhere, run_id: str) -> None:
+    """Before 2.39; the branches of older releases have had the change since, and with it a member."""
+    run = support.the_run(run_id)
+    _place(run, system)
+    done = elsewhere.run_emu(run, system)
+    assert done[:2] == elsewhere.run_native(run, system)[:2]
+    assert done.stdout.count(b"e: fini begins") == 2
+
+
+_PT_NOTE, _PT_GNU_PROPERTY = 4, 0x6474E553
+_ISA_1_NEEDED = struct.pack("<II", 0xC0008002, 4)
+
+
+@pytest.mark.usefixtures("built_fixtures")
+@pytest.mark.parametrize("unread", [_PT_NOTE, _PT_GNU_PROPERTY], ids=["property", "note"])
+@pytest.mark.parametrize(
+    ("release", "read"), [("2.36-8", {_PT_NOTE}), ("2.41", {_PT_NOTE, _PT_GNU_PROPERTY}), ("2.44", {_PT_GNU_PROPERTY})]
+)  # fmt: skip
+def test_what_a_program_needs_of_the_cpu(system: Elsewhere, read: set[int], unread: int) -> None:
+    """It asks for a level that no CPU has, in one of the two segments."""
+    run = fixtures.load("hello-printf").runs[0]
+    _place(run, system)
+    good = system.folder(run.fixture) / "main"
+    elf = Elf(good.read_bytes())
+    for at, segment in zip(elf.phdrs, elf.fields, strict=True):
+        if segment[0] == unread:
+            elf.put(at, 4, 0)
+    elf.put(elf.data.index(_ISA_1_NEEDED) + len(_ISA_1_NEEDED), 4, 1 << 12)
+    other = good.with_name(f"needs-{unread:x}")
+    other.write_bytes(elf.data)
+    other.chmod(0o755)
+    run = run._replace(argv=(f"./{other.name}", *run.argv[1:]))
+    native, emulated = elsewhere.run_native(run, system), elsewhere.run_emu(run, system)
+    refused = bool(read - {unread})
+    assert (native.exit, emulated.exit) == ((127, 127) if refused else (run.exit, run.exit))
+    assert (b"ISA level" in native.stderr, b"ISA level" in emulated.stderr) == (refused, refused)

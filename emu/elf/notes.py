@@ -122,14 +122,15 @@ def loaded_properties(image: Image, vaddr: int, size: int, name: str) -> GnuProp
     return found or GnuProperties()
 
 
-def find_property_note(image: Image, vaddr: int, size: int, name: str) -> int | None:
-    """Return where the content of the first property note of a mapped segment is, None if it has none.
+def first_properties(image: Image, vaddr: int, size: int, name: str) -> GnuProperties:
+    """Return what ld.so takes from a mapped PT_GNU_PROPERTY: the properties of its first such note.
 
-    ld.so does no more than that with PT_GNU_PROPERTY. Raises `ElfError` where the search leads out of what is
-    mapped.
+    Raises `ElfError` where that leads out of what is mapped.
     Source: glibc elf/dl-load.c:_dl_process_pt_gnu_property.
     """
-    return next((at for at, _ in _property_notes(image, vaddr, size, name)), None)
+    content, size = next(_property_notes(image, vaddr, size, name), (0, 0))
+    found = _leading_properties(image, content, size) if size else None
+    return found or GnuProperties()
 
 
 def _property_notes(image: Image, vaddr: int, size: int, name: str) -> Iterator[tuple[int, int]]:

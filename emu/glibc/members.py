@@ -8,7 +8,7 @@ from __future__ import annotations
 
 LINK_MAP = """
     l_addr l_audit_any_plt l_auditing l_buckets l_chain l_contiguous l_direct_opencount l_entry l_faked l_file_id.dev l_file_id.ino l_flags
-    l_flags_1 l_global l_gnu_bitmask l_gnu_bitmask_idxbits l_gnu_buckets l_gnu_chain_zero l_gnu_shift l_info l_init_called l_initfini l_ld
+    l_flags_1 l_global l_gnu_bitmask l_gnu_bitmask_idxbits l_gnu_buckets l_gnu_chain_zero l_gnu_shift l_info l_init_called l_init_called_next l_initfini l_ld
     l_ld_readonly l_ldnum l_libname l_loader l_local_scope[] l_main_map l_map_end l_map_start l_name l_nbuckets l_need_tls_init l_next
     l_nodelete_active l_nodelete_pending l_ns l_nversions l_origin l_phdr l_phdr_allocated l_phnum l_prev l_real l_reldeps l_reldepsmax
     l_reloc_result l_relocated l_relro_addr l_relro_size l_removed l_scope l_scope_max l_searchlist l_searchlist.r_list

@@ -62,6 +62,10 @@ CHANGES = (
         (2, 35), "", True, "a thread's first access to thread-local storage does not wait for a dlopen of another thread", "bug 28357", ("ending",),
         "deadlock",
     ),
+    RuleChange(
+        (2, 35), "relocated_as_initialised", True, "dlopen relocates objects in the order of the opened one's dependencies", "bug 17645",
+        ("output",),
+    ),
     RuleChange((2, 35), "closed_ids_reused", True, "the TLS module ids of closed objects are given out again", "bug 27135", ("output", "tls")),
     RuleChange((2, 35), "objects_in_table", True, "dlopen enters objects in a table, for which it calls malloc", "NEWS 2.35", ("output",)),
     RuleChange((2, 36), "relative_words_read", True, "objects with DT_RELR can be loaded", "NEWS 2.36", ("errors", "output"), "RELR"),
@@ -81,6 +85,10 @@ CHANGES = (
     RuleChange(
         (2, 39), "closed_goes_first", True, "the destructor of the closed object runs first", "bug 30981",
         ("fini", "unloads"),
+    ),
+    RuleChange(
+        (2, 39), "finalised_once", True, "an exit within a destructor that dlclose runs does not run that object's destructors again",
+        "bug 30785", ("fini", "output", "ending"),
     ),
     RuleChange(
         (2, 39), "libc_relocated_first", True, "the C library is relocated before all other objects", "bug 31083",
@@ -105,6 +113,10 @@ CHANGES = (
     RuleChange((2, 41), "consistent_after_relocation", True, "auditors hear LA_ACT_CONSISTENT of a dlopen after relocation", "bug 31986"),
     RuleChange((2, 41), "delete_told_first", True, "auditors hear LA_ACT_DELETE of a dlclose before the first la_objclose", "bug 32066"),
     RuleChange((2, 41), "ld_so_relocated_before_malloc", True, "ld.so is relocated again before it looks for malloc", "seen in 2.41"),
+    RuleChange(
+        (2, 41), "property_segment_read", True, "PT_GNU_PROPERTY says what an object needs of the CPU, before PT_NOTE", "seen in 2.41",
+        ("errors", "ending"), "CPU ISA level|not mapped",
+    ),
     RuleChange((2, 41), "proxies_audited", True, "auditors hear of ld.so in each namespace of dlmopen", "bug 31985"),
     RuleChange(
         (2, 41), "", True, "restartable sequences have a block of their own in the static TLS", "93d0bfbe8f",
@@ -118,6 +130,10 @@ CHANGES = (
     RuleChange(
         (2, 43), "frames_in_table", True, "the table that dlopen enters objects in has a word more for each", "seen in 2.43",
         ("output",), "malloc",
+    ),
+    RuleChange(
+        (2, 44), "property_notes_read", False, "only PT_GNU_PROPERTY says what an object needs of the CPU", "seen in 2.44",
+        ("errors", "ending"), "CPU ISA level|not mapped",
     ),
     RuleChange((2, 44), "generations_ahead", True, "the generations of TLS modules begin with 2", "seen in 2.44"),
     RuleChange(

@@ -208,7 +208,7 @@ def _collect(rtld: Rtld, namespace: Namespace, force: bool, by: str, closed: Lin
     for map_ in ordered:
         if map_ not in kept:
             if map_.init_called:
-                yield from rtld.uncaught(call_fini(rtld, map_))
+                yield from rtld.uncaught(call_fini(rtld, map_, once=rtld.rules.finalised_once))
             if rtld.rules.delete_told_first and not going:
                 yield from activity(rtld, namespace, LA_ACT_DELETE)
             yield from objclose(rtld, map_)

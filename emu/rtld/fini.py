@@ -65,8 +65,8 @@ def _fini_of(rtld: Rtld, *, auditors: bool) -> Generator[Effect, int, None]:
             yield from activity(rtld, namespace, LA_ACT_CONSISTENT)
 
 
-def call_fini(rtld: Rtld, map_: LinkMap) -> Generator[Effect, int, None]:
-    """Call one object's fini array from the back, then its DT_FINI; never twice.
+def call_fini(rtld: Rtld, map_: LinkMap, *, once: bool = True) -> Generator[Effect, int, None]:
+    """Call one object's fini array from the back, then its DT_FINI; with `once` never again.
 
     Source: elf/dl-call_fini.c.
     """
@@ -75,8 +75,9 @@ def call_fini(rtld: Rtld, map_: LinkMap) -> Generator[Effect, int, None]:
     )
     if rtld.bus.fini and told:
         rtld.bus.emit(FiniStarted(map_.display_name, map_.ns))
-    map_.init_called = False
-    rtld.mirror.flags(map_)
+    if once:
+        map_.init_called = False
+        rtld.mirror.flags(map_)
     data = map_.table(rtld.memory, c.DT_FINI_ARRAY)
     for at in range(len(data) - 8, -1, -8):
         yield from _call(rtld, map_, "fini_array", int.from_bytes(data[at : at + 8], "little"))

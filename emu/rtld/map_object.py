@@ -23,7 +23,7 @@ from emu.core.ldso_events import LinkMapStarted, ObjectMapped, UnknownFlags
 from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.header import check_loadable, parse_ehdr, parse_phdrs
-from emu.elf.notes import find_property_note, loaded_properties
+from emu.elf.notes import first_properties, loaded_properties
 from emu.rtld import exec_stack
 from emu.rtld.audit import LA_ACT_ADD, RTLD_AUDIT, activity, head_is_auditing, objopen
 from emu.rtld.link_map import LT_EXECUTABLE, LinkMap, MappedImage, MapType
@@ -385,15 +385,22 @@ def enter(rtld: Rtld, map_: LinkMap, mirror_address: int = 0, *, quiet: bool = F
 def _check_isa(rtld: Rtld, map_: LinkMap) -> None:
     """Refuse an object marked as needing an x86-64 level that the CPU does not have.
 
-    The last PT_NOTE that is aligned to 8 decides, whatever PT_GNU_PROPERTY says. Source: glibc
-    sysdeps/x86/dl-prop.h, elf/dl-load.c.
+    Of the segments that are read the last aligned to 8 decides; a PT_NOTE only where no PT_GNU_PROPERTY has
+    been read. Source: glibc sysdeps/x86/dl-prop.h, elf/dl-load.c.
     """
     image, name = MappedImage(rtld.memory, map_.addr, map_.display_name), map_.display_name
     properties: GnuProperties | None = None
     for phdr in reversed(map_.phdrs):
         if phdr.type == c.PT_GNU_PROPERTY and phdr.align == 8:
-            find_property_note(image, phdr.vaddr, phdr.memsz, name)
-        elif phdr.type == c.PT_NOTE and phdr.align == 8 and properties is None:
+            found = first_properties(image, phdr.vaddr, phdr.memsz, name)
+            if rtld.rules.property_segment_read:
+                properties = found
+        elif (
+            phdr.type == c.PT_NOTE
+            and phdr.align == 8
+            and properties is None
+            and rtld.rules.property_notes_read
+        ):
             properties = loaded_properties(image, phdr.vaddr, phdr.memsz, name)
     if properties is None:
         return

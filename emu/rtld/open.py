@@ -224,7 +224,7 @@ def _begin(rtld: Rtld, opening: _Opening) -> Work:
         rtld.set_state(namespace, RT_CONSISTENT)
     _show_scopes(rtld, new, 0)
     assert new.initfini is not None
-    for map_ in relocation_order(rtld, new):
+    for map_ in relocation_order(rtld, new, opened=True):
         if not map_.real.relocated:
             lazy = bool(mode & RTLD_LAZY) and not rtld.bind_now
             yield from relocate_object(rtld, map_, lazy, audited=not mode & RTLD_AUDIT)

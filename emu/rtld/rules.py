@@ -42,6 +42,14 @@ class Rules:
     """Whether dlopen tells auditors and debuggers that its namespace is consistent
     only after relocation, and only if something came.
     """
+    relocated_as_initialised: bool = False
+    """Whether dlopen relocates objects in the order of the opened one's dependencies, rather than all that
+    came after it in the namespace's list, sorted once more.
+    """
+    finalised_once: bool = False
+    """Whether dlclose marks an object before its destructors run,
+    so that an exit within them does not run them again.
+    """
     delete_told_first: bool = False
     """Whether dlclose tells auditors that it deletes before the first la_objclose,
     rather than after the last la_objclose.
@@ -86,6 +94,10 @@ class Rules:
     """Whether an object whose protected data the program has a copy of uses that copy,
     by a type class that GLOB_DAT relocations have of their own.
     """
+    property_notes_read: bool = True
+    """Whether the PT_NOTE segments of an object say what it needs of the CPU."""
+    property_segment_read: bool = False
+    """Whether PT_GNU_PROPERTY says it, before them."""
     relative_words_read: bool = False
     """Whether DT_RELR is read at all."""
     removed_bind_to_removed: bool = False

@@ -18,6 +18,7 @@ from emu.rtld.lookup import Query, find_symbol, lookup_symbol
 from emu.rtld.relocate import relocate_object
 from emu.rtld.runtime import undefined
 from emu.rtld.scope import Scope, list_scopes
+from emu.rtld.sort_maps import sort_maps
 from emu.rtld.version import Version
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from emu.rtld.rtld import Rtld
 
 _MALLOC_VERSION = b"GLIBC_2.2.5"
+_ALLOCATOR = (b"calloc", b"free", b"malloc", b"realloc")
 CYCLES_PER_NS = 3
 """The rate of the emulated time-stamp counter."""
 
@@ -68,11 +70,15 @@ def tell_scopes(rtld: Rtld) -> None:
         list_scopes(rtld, map_)
 
 
-def relocation_order(rtld: Rtld, new: LinkMap) -> list[LinkMap]:
-    """Return the objects that come with `new` (at start-up the program) in the
-    order in which they are relocated.
+def relocation_order(rtld: Rtld, new: LinkMap, *, opened: bool = False) -> list[LinkMap]:
+    """Return the objects that come with `new`, which a dlopen has `opened` or is the program, in the order in
+    which they are relocated.
     """
     maps = list(reversed(new.initfini or [new]))
+    if opened and not rtld.rules.relocated_as_initialised:
+        loaded = rtld.namespaces[new.ns].maps
+        fresh = [map_ for map_ in loaded[loaded.index(new) :] if not map_.real.relocated]
+        maps = sort_maps(fresh, force_first=False, for_fini=False, algorithm=rtld.sort_algorithm)[::-1]
     libc = rtld.namespaces[new.ns].libc_map
     if rtld.rules.libc_relocated_first and libc in maps:
         maps.remove(libc)
@@ -90,9 +96,20 @@ def relocate_again(rtld: Rtld, main: LinkMap, ld_so: LinkMap) -> Work:
         yield from bind_malloc(rtld, main)
     ld_so.relocated = False
     yield from relocate_object(rtld, ld_so, False)
+    if exports_malloc:
+        yield from _follow_slots(rtld, main, ld_so)
     if rtld.rules.ld_so_relocated_before_malloc:
         yield from bind_malloc(rtld, main)
         lookup_symbol(rtld, Query(b"_r_debug", main), main.scopes)
+
+
+def _follow_slots(rtld: Rtld, main: LinkMap, ld_so: LinkMap) -> Work:
+    """Take the allocator that ld.so's own slots lead to, of which nobody is told once more."""
+    version = Version(_MALLOC_VERSION, sysv_hash(_MALLOC_VERSION), False, b"")
+    for name in _ALLOCATOR:
+        found = find_symbol(rtld, Query(name, main, version=version), main.scopes)
+        if found is not None and found.map is not ld_so:
+            rtld.allocator[name] = (yield CallGuest(found.address)) if found.is_ifunc else found.address
 
 
 def bind_malloc(rtld: Rtld, main: LinkMap) -> Work:
@@ -101,7 +118,7 @@ def bind_malloc(rtld: Rtld, main: LinkMap) -> Work:
     Raises LoaderError. Source: __rtld_malloc_init_real.
     """
     version = Version(_MALLOC_VERSION, sysv_hash(_MALLOC_VERSION), False, b"")
-    for name in (b"calloc", b"free", b"malloc", b"realloc"):
+    for name in _ALLOCATOR:
         found = lookup_symbol(rtld, Query(name, main, version=version), main.scopes)
         if found is None and not rtld.accept_undefined:
             raise undefined(rtld, main, name, version)

@@ -29,7 +29,12 @@ def test_every_rule_has_its_change_and_all_are_in_order() -> None:
 
 def test_what_changed_between_two_releases() -> None:
     changed = [change.rule for change in changed_between("2.39", "2.36") if change.rule]
-    assert changed == ["removed_bind_to_removed", "closed_goes_first", "libc_relocated_first"]
+    assert changed == [
+        "removed_bind_to_removed",
+        "closed_goes_first",
+        "finalised_once",
+        "libc_relocated_first",
+    ]
     assert changed_between("2.39", "2.36") == changed_between("2.36", "2.39")
     assert changed_between("2.36", "2.36") == []
 

@@ -24,7 +24,7 @@ from emu.elf.image import FileImage, read_table
 from emu.elf.notes import (
     abi_tag,
     build_id,
-    find_property_note,
+    first_properties,
     gnu_properties,
     loaded_properties,
     parse_notes,
@@ -92,7 +92,7 @@ def _read_notes(image: FileImage, phdrs: list[Phdr], size: int) -> None:
         with suppress(EmuError):
             notes = list(parse_notes(image.read(phdr.vaddr, min(phdr.filesz, size)), phdr.align, "F"))
             build_id(notes), abi_tag(notes, "F"), gnu_properties(notes, "F")
-        for read in (loaded_properties, find_property_note):
+        for read in (loaded_properties, first_properties):
             with suppress(EmuError):
                 read(image, phdr.vaddr, phdr.memsz, "F")
 

@@ -1,6 +1,7 @@
 /* inotify and dnotify: what each change of a file or directory is told as, to whom, and in which order. */
 #define _GNU_SOURCE
 #include "report.h"
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
