@@ -322,7 +322,6 @@ class Hooks:
         """Halt at each trap, and tell its name; return what ends that."""
         inner = self._process.inner
         cpu, contract = inner.cpu, inner.contract
-        serve = cpu.on_trap
 
         def trap() -> None:
             rip, number = cpu.trap[16], cpu.trap[0]
@@ -332,10 +331,10 @@ class Hooks:
             tell(name)
             inner.halt()
 
-        cpu.on_trap = trap
+        serve = cpu.take_traps(trap)
 
         def restore() -> None:
-            cpu.on_trap = serve
+            cpu.take_traps(serve)
 
         return restore
 

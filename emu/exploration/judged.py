@@ -68,14 +68,13 @@ class Judged:
         """Let a run end after the basic blocks that it may take, counted from here."""
         cpu, clock = self.process.cpu, self.process.kernel.clock
         most = clock.now + self._program.most_blocks * NS_PER_BLOCK
-        count = cpu.on_blocks
 
         def blocks() -> None:
             count()
             if clock.now - clock.idle > most:
                 raise _TooLongError("no end")
 
-        cpu.on_blocks = blocks
+        count = cpu.take_blocks(blocks)
 
     def end(self, already: EmuError | None) -> Outcome:
         """Run to the end and judge it; `already` ended it before."""

@@ -223,7 +223,6 @@ class ExplorationSession:
         """Run to the first thread's making, or till another program is executed, which has its own CPU."""
         cpu, found = process.cpu, False
         assert process.runner is not None
-        serve = cpu.on_trap
         handlers = process.contract.traps if process.contract is not None else {}
 
         def trap() -> None:
@@ -231,19 +230,19 @@ class ExplorationSession:
             registers = cpu.trap
             if registers[_RIP] not in handlers and syscall_name(registers[_RAX]) in _CLONES:
                 found = True
-                cpu.on_trap = serve
+                cpu.take_traps(serve)
                 process.stay()
             else:
                 serve()
                 if process.cpu is not cpu:
                     process.halt()
 
-        cpu.on_trap = trap
+        serve = cpu.take_traps(trap)
         try:
             while not found and process.cpu is cpu and process.runner.ended is None:
                 process.advance()
         finally:
-            cpu.on_trap = serve
+            cpu.take_traps(serve)
         return found
 
     def _rewind(self) -> None:

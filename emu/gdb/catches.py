@@ -61,7 +61,7 @@ class Catches:
     def attach(self) -> None:
         """See traps from now on; the process has begun."""
         cpu = self._execution.process.cpu
-        self._serve, cpu.on_trap = cpu.on_trap, self._trap
+        self._serve = cpu.take_traps(self._trap)
 
     def want(self, words: str, wanted: Callable[[Record], bool]) -> None:
         """Catch the events of which `wanted` says so."""

@@ -67,8 +67,7 @@ class Execution:
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.port = process.cpu.debug_port(process.halt)
-        self.port.on_reached = self._reached
+        self.port = process.cpu.debug_port(process.halt, self._reached)
         self.journal = Journal()
         self.breakpoints: set[int] = set()
         self.watches = Watches(process.arena)
@@ -111,13 +110,13 @@ class Execution:
         """Take over a process that has begun."""
         process = self.process
         assert process.runner is not None
-        process.runner.on_switch = self._switched
+        process.runner.tell_switches(self._switched)
         process.kernel.signals.tracer = self._signalled
         process.kernel.system.host.journal = self.journal
         for file in process.kernel.fds.files.values():
             if isinstance(file, HostFile):
                 file.journal = self.journal
-        self._serve, process.cpu.on_trap = process.cpu.on_trap, self._trap
+        self._serve = process.cpu.take_traps(self._trap)
         self._found.clear()  # what the loader has told so far
 
     # -- running ---------------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from emu.machine.engine import Cpu
     from emu.machine.shared_files import SharedFiles
 
+    OnStore = Callable[[int, int, bytes, int], None]
+
 _UNLIMITED = (abi.RLIM_INFINITY, abi.RLIM_INFINITY)
 _STACK_LIMIT = 8 << 20
 _NOFILE_LIMIT = 1024
@@ -306,7 +308,7 @@ class System:
     def _stored(self, dev: int, ino: int, data: bytes, offset: int) -> None:
         """Bytes were written to a file: mappings that share it show them."""
         for process in self.processes.values():
-            process.on_store(dev, ino, data, offset)
+            process.stored(dev, ino, data, offset)
 
     def _resized(self, dev: int, ino: int) -> None:
         for process in self.processes.values():
@@ -324,7 +326,7 @@ class Kernel:
     - `family`: its id, and what ties it to other processes
     - `space`, `arena`: the address space, and the memory behind it
     - `cpu`: the CPU at the latest system call
-    - `on_store`: is told of bytes that were written to a file, for the mappings of it
+    - `stored`: is told of bytes that were written to a file, for the mappings of it
     - `tasks`: the threads
     - `leader_status`: the exit status of the main thread, once it has ended
     - `signals`, `timers`: dispositions and pending signals; alarms, interval and POSIX timers
@@ -353,7 +355,7 @@ class Kernel:
         self.space = space
         self.arena = space.arena
         self.cpu: Cpu
-        self.on_store: Callable[[int, int, bytes, int], None] = lambda dev, ino, data, offset: None
+        self.stored: OnStore = lambda dev, ino, data, offset: None
         self.tasks = Tasks()
         self.leader_status = 0
         self.caller = caller
@@ -374,6 +376,13 @@ class Kernel:
         self.signals.on_job = self._job_changed
         self._cpu = self._cpu_since = 0
         system.processes[family.pid] = self
+
+    def use(self, space: AddressSpace, cpu: Cpu, stored: OnStore) -> None:
+        """Serve this memory and this CPU from now on;
+        `stored` is told of bytes that were written to a file (see `FileSystem.on_store`).
+        """
+        self.space, self.arena, self.cpu, self.stored = space, space.arena, cpu, stored
+        self.signals.use(self.arena)
 
     @property
     def pid(self) -> int:

@@ -44,6 +44,7 @@ MMAP_BASE = 0x7FFF_F7FF_F000
 """Where Linux puts the first mapping without randomisation and with the default stack limit."""
 MAX_AREAS = 65530
 """How many areas a process may have (/proc/sys/vm/max_map_count as Linux sets it)."""
+OnChange = Callable[[int, int, bool], None]
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 
 
@@ -61,7 +62,9 @@ class AddressSpace:
     bounds what is mapped, the arena's budget what is touched.
     """
 
-    def __init__(self, arena: Arena, shared_files: SharedFiles | None = None) -> None:
+    def __init__(
+        self, arena: Arena, shared_files: SharedFiles | None = None, on_change: OnChange | None = None
+    ) -> None:
         self.arena = arena
         self.limit = NO_LIMIT
         self.total = 0
@@ -74,14 +77,14 @@ class AddressSpace:
         self._files: dict[tuple[int, int], int] = {}
         self._gaps = Gaps(MMAP_BASE)
         self._guards, self.fork_advice = Guards(), ForkAdvice()
-        self.on_change: Callable[[int, int, bool], None] = lambda start, end, had_exec: None
+        self._on_change: OnChange = on_change or (lambda start, end, had_exec: None)
 
     def __iter__(self) -> Iterator[Vma]:
         return iter(self._areas)
 
-    def twin(self, arena: Arena) -> AddressSpace:
+    def twin(self, arena: Arena, on_change: OnChange) -> AddressSpace:
         """Return the address space of a child, over its own arena, in which nothing lies yet."""
-        twin = AddressSpace(arena, self.shared_files)
+        twin = AddressSpace(arena, self.shared_files, on_change)
         twin.limit, twin.total, twin.shares_code = self.limit, self.total, self.shares_code
         twin._starts, twin._files = self._starts[:], dict(self._files)
         twin._areas = [area.part(area.start, area.end) for area in self._areas]
@@ -192,7 +195,7 @@ class AddressSpace:
             raise OSError(errno.ENOMEM, "vm.max_map_count reached")
         for area in areas:
             start, stop = max(area.start, address), min(area.end, end)
-            self.on_change(start, stop, bool(area.prot & PROT_EXEC))
+            self._on_change(start, stop, bool(area.prot & PROT_EXEC))
             self._write_back(area, start, stop)
             self._cut(area, start, stop)
             self._release(start, stop, area.host_mapped)
@@ -222,7 +225,7 @@ class AddressSpace:
                 raise OSError(errno.ENOMEM, "address outside the guest's windows")
             if len(self._areas) + 1 >= MAX_AREAS and not self._may_split(area, start, stop, prot):
                 raise OSError(errno.ENOMEM, "vm.max_map_count reached")
-            self.on_change(start, stop, bool(area.prot & PROT_EXEC))
+            self._on_change(start, stop, bool(area.prot & PROT_EXEC))
             if prot & ~area.prot & PROT_WRITE and not area.shared and not area.prot:
                 self.arena.budget.commit(stop - start)
             middle = self._cut(area, start, stop)
@@ -265,7 +268,7 @@ class AddressSpace:
         end = address + page_up(length)
         for area in self.overlapping(address, end):
             start, stop = max(area.start, address), min(area.end, end)
-            self.on_change(start, stop, bool(area.prot & PROT_EXEC))
+            self._on_change(start, stop, bool(area.prot & PROT_EXEC))
             if area.shared:
                 continue
             self._zero(start, stop, area.host_mapped)
@@ -284,7 +287,7 @@ class AddressSpace:
         for area in areas:
             start, stop = max(area.start, address), min(area.end, end)
             if install:
-                self.on_change(start, stop, bool(area.prot & PROT_EXEC))
+                self._on_change(start, stop, bool(area.prot & PROT_EXEC))
                 self._zero(start, stop, area.host_mapped)
                 self._guards.add(start, stop)
             else:
@@ -328,7 +331,7 @@ class AddressSpace:
             backing = area.backing
             if backing is None or (backing.dev, backing.ino) != (dev, ino):
                 continue
-            self.on_change(area.start, area.end, bool(area.prot & PROT_EXEC))
+            self._on_change(area.start, area.end, bool(area.prot & PROT_EXEC))
             before, now = self._bus_start(area, known), self.bus_start(area)
             if now < before and not area.shared:
                 self._zero(now, before, area.host_mapped)
@@ -543,7 +546,7 @@ class AddressSpace:
         if old_size > kept:
             self.munmap(old + kept, old_size - kept)
             area = self.find(old) or area
-        self.on_change(old, old + kept, bool(area.prot & PROT_EXEC))
+        self._on_change(old, old + kept, bool(area.prot & PROT_EXEC))
         piece = self._cut(area, old, old + kept)
         base = self.arena.host_base
         host.move_pages(base + physical(old), kept, base + physical(new))

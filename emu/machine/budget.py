@@ -35,14 +35,20 @@ class Budget:
     much was asked for in vain, and the name of the error.
     """
 
-    __slots__ = ("limit", "pages", "held", "engines", "programs", "on_refusal", "_overcommit", "_told")
+    __slots__ = ("limit", "pages", "held", "engines", "programs", "_on_refusal", "_overcommit", "_told")
 
-    def __init__(self, limit: int = NO_LIMIT, *, overcommit: bool = True) -> None:
+    def __init__(
+        self,
+        limit: int = NO_LIMIT,
+        *,
+        overcommit: bool = True,
+        on_refusal: Callable[[int, str], None] | None = None,
+    ) -> None:
         self.limit = limit
         self.pages = self.held = self.engines = self.programs = 0
         self._overcommit = overcommit
         self._told = False
-        self.on_refusal: Callable[[int, str], None] = lambda size, told: None
+        self._on_refusal = on_refusal or (lambda size, told: None)
 
     @property
     def used(self) -> int:
@@ -74,5 +80,5 @@ class Budget:
     def _refuse(self, number: int, size: int) -> OSError:
         if not self._told:
             self._told = True
-            self.on_refusal(size, errno.errorcode[number])
+            self._on_refusal(size, errno.errorcode[number])
         return OSError(number, os.strerror(number))

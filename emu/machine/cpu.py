@@ -122,6 +122,16 @@ class UnicornCpu(Registers):
     def _no_handler(self) -> None:
         raise RuntimeError("no trap handler")
 
+    def take_traps(self, handler: TrapHandler) -> TrapHandler:
+        """Have `handler` serve traps from now on; return who has served them."""
+        before, self.on_trap = self.on_trap, handler
+        return before
+
+    def take_blocks(self, handler: Callable[[], None]) -> Callable[[], None]:
+        """Have `handler` called at the end of slices from now on; return who was."""
+        before, self.on_blocks = self.on_blocks, handler
+        return before
+
     # -- running ---------------------------------------------------------------------------------------------
 
     def run(self, address: int) -> Outcome:
@@ -290,11 +300,11 @@ class UnicornCpu(Registers):
 
         return PageGuards(self)
 
-    def debug_port(self, halt: Callable[[], None]) -> UnicornDebugPort:
+    def debug_port(self, halt: Callable[[], None], on_reached: Callable[[int], bool]) -> UnicornDebugPort:
         """Return the debugger's view."""
         from emu.machine.debug_port import UnicornDebugPort
 
-        return UnicornDebugPort(self, halt)
+        return UnicornDebugPort(self, halt, on_reached)
 
     def note(self) -> Undo:
         """Return what puts the registers, and how blocks are counted, back."""

@@ -41,15 +41,14 @@ class UnicornDebugPort(HostPart):
     was reached, None if none was; `on_reached` is told of it and says whether the CPU stops there.
     """
 
-    def __init__(self, cpu: UnicornCpu, halt: Callable[[], None]) -> None:
-        self._cpu, self._halt = cpu, halt
+    def __init__(self, cpu: UnicornCpu, halt: Callable[[], None], on_reached: Callable[[int], bool]) -> None:
+        self._cpu, self._halt, self._on_reached = cpu, halt, on_reached
         self._words = _Words(0, FAR, 0)
         self._code: mmap.mmap | None = None
         self._at_target = binding.BLOCK(self._target_reached)
         self._each = binding.BLOCK(self._count_block)
         self._reached = binding.CODE(self._stop_reached)
         self._stops: dict[int, Any] = {}
-        self.on_reached: Callable[[int], bool] = lambda address: True
         self.hit: int | None = None
         cpu.debugged = True
         self._hook()
@@ -154,7 +153,7 @@ class UnicornDebugPort(HostPart):
 
     def _stop_reached(self, _uc: int, address: int, _size: int, _data: int) -> None:
         try:
-            if self.on_reached(address):
+            if self._on_reached(address):
                 self.hit = address
                 self._halt()
         except BaseException as error:

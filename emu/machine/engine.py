@@ -258,13 +258,11 @@ class DebugPort(Protocol):
     was stopped on the way. Together with the program counter, which only rises within a block, it names every
     instruction that was ever executed.
 
-    `hit` is the address of the planted stop that was reached, None if none was; `on_reached` is told of each
-    and says whether the CPU stops there.
+    `hit` is the address of the planted stop that was reached, None if none was.
     """
 
     count: int
     hit: int | None
-    on_reached: Callable[[int], bool]
 
     @property
     def reached(self) -> bool:
@@ -315,7 +313,8 @@ class Cpu(Protocol):
     """One CPU over an arena.
 
     `trap` holds the registers at a trap in the order of `regs.GPRS`; `get` and `set` read and write single
-    ones. In a trap RIP is already the instruction after it, but for `trap`, where it is the trap's. `pending`
+    ones. In a trap RIP is already the instruction after it, but for `trap`, where it is the trap's. `on_trap`
+    serves traps, `on_blocks` is called at the end of a slice: see `take_traps`, `take_blocks`. `pending`
     is an error that a hook has raised and `run` has not yet. `watched` is what `watch` was given,
     `watched_code` what `watch_code` was.
     """
@@ -342,6 +341,12 @@ class Cpu(Protocol):
     @property
     def late_stop(self) -> LateStop:
         """How a slice ends inside a block."""
+
+    def take_traps(self, handler: TrapHandler) -> TrapHandler:
+        """Have `handler` serve traps from now on; return who has served them."""
+
+    def take_blocks(self, handler: Callable[[], None]) -> Callable[[], None]:
+        """Have `handler` called at the end of slices from now on; return who was."""
 
     def get(self, register: int) -> int:
         """Return a 64-bit register."""
@@ -455,9 +460,9 @@ class Cpu(Protocol):
         Raises UnsupportedError for an engine that cannot.
         """
 
-    def debug_port(self, halt: Callable[[], None]) -> DebugPort:
+    def debug_port(self, halt: Callable[[], None], on_reached: Callable[[int], bool]) -> DebugPort:
         """Return the debugger's view, before the guest first runs; `halt` is called, inside a hook,
-        where the CPU is to stop.
+        where the CPU is to stop, `on_reached` at each planted stop: it says whether the CPU stops there.
 
         Raises UnsupportedError for an engine that cannot.
         """

@@ -18,7 +18,7 @@ from emu.machine.images import Images, Run
 from emu.machine.pages import Pages
 
 if TYPE_CHECKING:
-    from emu.machine.address_space import AddressSpace
+    from emu.machine.address_space import AddressSpace, OnChange
     from emu.machine.vma import Vma
 
 _NEAR, _FAR, _MANY = 8 * PAGE_SIZE, 1 << 20, 2000
@@ -27,13 +27,14 @@ mappings are dearer than pages. Where there are many already, that is done over 
 """
 
 
-def fork_space(parent: AddressSpace, arena: Arena) -> AddressSpace:
-    """Return the address space of a child, over an arena in which nothing is mapped.
+def fork_space(parent: AddressSpace, arena: Arena, on_change: OnChange) -> AddressSpace:
+    """Return the address space of a child, over an arena in which nothing is mapped;
+    `on_change` is its CPU's `range_changes`.
 
     Raises EmuError, OSError.
     """
     near = _NEAR if len(parent.images) < _MANY else _FAR
-    child = parent.twin(arena)
+    child = parent.twin(arena, on_change)
     runs: list[Run] = []
     with Pages(parent.arena.host_base) as pages:
         for area in parent.placed():

@@ -103,7 +103,7 @@ def enter_ring3(cpu: UnicornCpu) -> HiddenState:
     clean = cpu.gprs()
     cpu.set(regs.RCX, _USER)
     cpu.set(regs.R11, _INTERRUPTS_ON)
-    on_trap, cpu.on_trap = cpu.on_trap, cpu.stop
+    on_trap = cpu.take_traps(cpu.stop)
     cpu.run(_PAGE)
     image = bytearray(cpu.fxsave())
     before = bytes(cpu.save().state())
@@ -115,7 +115,7 @@ def enter_ring3(cpu: UnicornCpu) -> HiddenState:
     before = bytes(cpu.save().state())
     cpu.run(_DIVIDE)
     sse_flags = _one_change(before, bytes(cpu.save().state()), b"\0", bytes((_INEXACT,)))
-    cpu.on_trap = on_trap
+    cpu.take_traps(on_trap)
     arena.mapping[start : start + len(_CODE)] = bytes(len(_CODE))
     arena.set_perms(_PAGE, PAGE_SIZE, 0)
     cpu.flush_code(_PAGE, PAGE_SIZE)

@@ -94,15 +94,18 @@ class Process:
     ) -> None:
         self.config, self.bus, self.describe_caller = config, bus, describe_caller
         self._engine = engine_for(config, Process, say)
-        self._budget = Budget(config.max_memory or _DEFAULT_MEMORY, overcommit=config.max_memory is None)
+        self._budget = Budget(
+            config.max_memory or _DEFAULT_MEMORY,
+            overcommit=config.max_memory is None,
+            on_refusal=lambda size, told: self.ending.out_of_memory(size, told),
+        )
         self.arena, cpu = self.new_machine()
-        self.space = AddressSpace(self.arena)
+        self.space = AddressSpace(self.arena, on_change=cpu.range_changes)
         self.kernel = boot(kernel_config(config, cpu.features), self.space, bus)
         system = self.kernel.system
         system.clock.realtime_offset = config.start_time
         self._notes = KeptNotes(config.verbose)
         system.report = self._notes.keep
-        self._budget.on_refusal = lambda size, told: self.ending.out_of_memory(size, told)
         self.task = system.scheduler.current = Task(self.kernel.pid, os.path.basename(config.program)[:15])
         self.task.mask, self.task.nice = config.blocked, config.nice
         self.kernel.add_task(self.task)
@@ -121,7 +124,6 @@ class Process:
         self.cpu = cpu
         self.cpu.read_tsc = lambda: self.kernel.clock.monotonic * 3
         self._aliases = Aliases(self.space, self.cpu)
-        self.space.on_change = self.cpu.range_changes
         self.occupy()
         self.rtld: Rtld | None = None
         self.contract: Contract | None = None
@@ -139,10 +141,7 @@ class Process:
 
     def occupy(self) -> None:
         """Let the kernel have this memory and this CPU."""
-        kernel = self.kernel
-        kernel.space, kernel.arena, kernel.cpu = self.space, self.arena, self.cpu
-        kernel.on_store = self._aliases.stored
-        kernel.signals.use(self.arena)
+        self.kernel.use(self.space, self.cpu, self._aliases.stored)
 
     # -- more of them ----------------------------------------------------------------------------------------
 
@@ -182,8 +181,7 @@ class Process:
 
     def make_runner(self) -> None:
         """Make what interprets effects, for a CPU that stands still."""
-        self.runner = Runner(self.cpu, self.kernel, self.contract, self.tree)
-        self.runner.on_fault = self.ending.hosted_fault
+        self.runner = Runner(self.cpu, self.kernel, self.contract, self.tree, self.ending.hosted_fault)
 
     def renew(self, program: Executable) -> None:
         """Map another program, in new memory and with a new CPU. Raises ExecError;
@@ -200,7 +198,7 @@ class Process:
         except NoRoomError as error:
             raise ExecError(str(error), errno.ENOMEM) from None
         old = self.space
-        self.space = AddressSpace(self.arena, old.shared_files)
+        self.space = AddressSpace(self.arena, old.shared_files, cpu.range_changes)
         self.space.limit = old.limit
         self._furnish(cpu)
         try:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from emu.machine.engine import Cpu
     from emu.process.tree import Tree
 
+    OnFault = Callable[[Exception, int, Killed | None], None]
+
 _M64 = (1 << 64) - 1
 _RAX, _RCX, _RDX, _RSI, _RDI, _RSP, _R8, _R9, _R10, _RIP, _RFLAGS = 0, 2, 3, 4, 5, 7, 8, 9, 10, 16, 17
 NS_PER_BLOCK = 5
@@ -62,10 +64,12 @@ class Runner(HostedFunctions):
 
     `paused` tells that a hosted function of that task has given the host control; `go_on` resumes it.
     `on_fault` is told of each error that became a SIGSEGV, with the hosted function's entry, and what came of
-    it, `on_switch` of each task that runs in the place of another.
+    it.
     """
 
-    def __init__(self, cpu: Cpu, kernel: Kernel, contract: Contract | None, tree: Tree) -> None:
+    def __init__(
+        self, cpu: Cpu, kernel: Kernel, contract: Contract | None, tree: Tree, on_fault: OnFault
+    ) -> None:
         super().__init__(cpu, kernel, contract)
         self._tree = tree
         self.ended: Exit | Killed | None = None
@@ -78,15 +82,19 @@ class Runner(HostedFunctions):
             stubs = contract.stubs
             self._returns = {stubs.return_call, stubs.return_plt, stubs.return_start}
         self._result = cpu.batch((regs.RAX, regs.RCX, regs.R11))
-        self.on_fault: Callable[[Exception, int, Killed | None], None] = lambda error, entry, killed: None
-        self.on_switch: Callable[[Task], None] = lambda task: None
+        self._on_fault = on_fault
+        self._on_switch: Callable[[Task], None] = lambda task: None
         self.serve()
+
+    def tell_switches(self, to: Callable[[Task], None]) -> None:
+        """Tell `to` of each task that runs in the place of another."""
+        self._on_switch = to
 
     def serve(self) -> None:
         """Serve the CPU's traps from now on: a child of vfork has its parent's CPU."""
-        self.cpu.on_trap = self.on_trap
+        self.cpu.take_traps(self.on_trap)
         self.cpu.is_trap = lambda rip: rip in self._handlers or rip in self._returns
-        self.cpu.on_blocks = self._on_blocks
+        self.cpu.take_blocks(self._on_blocks)
         self._counting = self.cpu.counter.installed
 
     # -- traps -----------------------------------------------------------------------------------------------
@@ -215,7 +223,7 @@ class Runner(HostedFunctions):
             killed = self.kernel.fault(self.task, self.cpu, _SIGSEGV, _SEGV_MAPERR, address, 14, 6)
         else:
             killed = self.kernel.fault(self.task, self.cpu, _SIGSEGV, _SI_KERNEL, 0, 13, 0)
-        self.on_fault(error, entry, killed)
+        self._on_fault(error, entry, killed)
         if killed is not None:
             self._end(killed)
 
@@ -393,7 +401,7 @@ class Runner(HostedFunctions):
         self.task = kernel.scheduler.current = task
         kernel.bus.task = task.tid
         kernel.signals.switched(task)
-        self.on_switch(task)
+        self._on_switch(task)
         if kernel.bus.sched:
             kernel.bus.emit(Switch(previous.tid, task.tid, reason))
 

@@ -106,7 +106,7 @@ class Stepper:
         self._watch_opened()
         process.bus.subscribe(lambda record: self._watch_opened(), ("init",))
         process.bus.subscribe(self._forked, ("threads",))
-        self._serve, self._cpu.on_trap = self._cpu.on_trap, self._trap
+        self._serve = self._cpu.take_traps(self._trap)
         self._scheduler.policy = self
 
     def _forked(self, record: Record) -> None:

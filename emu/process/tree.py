@@ -101,7 +101,7 @@ class Tree:
         process = self.processes[parent.pid]
         if shares.memory:
             kernel = fork_kernel(parent, parent.space, family, shares)
-            kernel.cpu, kernel.on_store = process.cpu, parent.on_store
+            kernel.use(parent.space, process.cpu, parent.stored)
             self.processes[kernel.pid] = process.twin(kernel)
             return kernel
         if parent.system.budget.room() < ENGINE:
@@ -110,7 +110,7 @@ class Tree:
             arena, cpu = process.new_machine()
         except NoRoomError:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
-        kernel = fork_kernel(parent, fork_space(parent.space, arena), family, shares)
+        kernel = fork_kernel(parent, fork_space(parent.space, arena, cpu.range_changes), family, shares)
         follower = self.follower
         if follower is not None and not follower.follows(process):
             follower = None

@@ -33,7 +33,7 @@ TRAP = b"\x0f\x05"
 @pytest.fixture
 def cpu() -> Iterator[KvmCpu]:
     cpu = KvmCpu(Arena())
-    cpu.on_trap = cpu.stop
+    cpu.take_traps(cpu.stop)
     cpu.arena.set_perms(CODE, 2 * PAGE_SIZE, PROT_READ | PROT_EXEC | MAPPED)
     cpu.arena.set_perms(DATA, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE | MAPPED)
     cpu.set(regs.RSP, DATA + PAGE_SIZE)
@@ -189,7 +189,7 @@ def test_signals_at_any_place_lose_nothing(cpu: KvmCpu) -> None:
         if count == 600:
             cpu.stop()
 
-    cpu.on_trap = trap
+    cpu.take_traps(trap)
     cpu.set(regs.RBX, 0)
     cpu.arena.write(DATA, bytes(8))
     shooter = threading.Thread(target=shoot)
@@ -356,7 +356,7 @@ def test_contexts_hold_all_registers(cpu: KvmCpu) -> None:
 
 
 def test_a_thread_that_never_traps_is_stopped_by_the_beat(cpu: KvmCpu) -> None:
-    cpu.on_blocks = cpu.stop
+    cpu.take_blocks(cpu.stop)
     cpu.counter.left = 1 << 40
     cpu.counter.install()
     assert isinstance(run(cpu, b"\xeb\xfe"), Stopped)
@@ -372,7 +372,7 @@ def test_registers_exchanged_where_a_signal_has_stopped_the_guest(cpu: KvmCpu) -
     cpu.arena.write_u64(DATA + PAGE_SIZE + 16, 2)
     # 1: mov %fs:16, %rax; cmp %rbx, %rax; je 1b; syscall
     code = bytes.fromhex("64488b042510000000 4839d8 74f2") + TRAP
-    cpu.on_blocks = cpu.stop
+    cpu.take_blocks(cpu.stop)
     cpu.counter.left = 1 << 40
     cpu.counter.install()
     contexts = []
@@ -401,7 +401,8 @@ def test_traps_are_the_clock(cpu: KvmCpu) -> None:
         ended.append(1)
         cpu.stop()
 
-    cpu.on_trap, cpu.on_blocks = (lambda: None), over
+    cpu.take_traps(lambda: None)
+    cpu.take_blocks(over)
     run(cpu, TRAP + b"\xeb\xfc")
     cpu.counter.remove()
     assert (ended, cpu.counter.left, cpu.counter.forced) == ([1], 0, 0)

@@ -39,7 +39,7 @@ def _cpu(engine: str) -> Cpu:
     cpu = make_cpu(arena, engine)
     arena.set_perms(CODE, PAGE_SIZE, PROT_READ | PROT_EXEC | MAPPED)
     arena.set_perms(DATA, PAGE_SIZE, PROT_READ | PROT_WRITE | MAPPED)
-    cpu.on_trap = cpu.stop
+    cpu.take_traps(cpu.stop)
     cpu.is_trap = lambda address: True
     return cpu
 

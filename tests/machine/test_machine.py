@@ -30,8 +30,7 @@ def cpu() -> UnicornCpu:
 
 @pytest.fixture
 def space(cpu: UnicornCpu) -> Iterator[AddressSpace]:
-    space = AddressSpace(cpu.arena)
-    space.on_change = cpu.range_changes
+    space = AddressSpace(cpu.arena, on_change=cpu.range_changes)
     yield space
     for area in list(space):
         space.munmap(area.start, area.end - area.start)
@@ -141,7 +140,7 @@ def test_a_trap_sees_and_sets_registers(cpu: UnicornCpu, space: AddressSpace) ->
         else:
             cpu.stop()
 
-    cpu.on_trap = trap
+    cpu.take_traps(trap)
     assert cpu.run(address) == Stopped()
     assert seen == [(42, 7), (42, 10)]
 
@@ -170,7 +169,7 @@ def test_a_block_with_special_instructions_runs_once(cpu: UnicornCpu, space: Add
     space.arena.write(
         address, bytes.fromhex("48ffc0 d9e8 d9fe 48ffc0 dbe3 48ffc1 0f05")
     )  # inc rax; fsin of 1; inc rax, rcx
-    cpu.on_trap = cpu.stop
+    cpu.take_traps(cpu.stop)
     for _ in range(2):
         cpu.set(regs.RAX, 0)
         cpu.set(regs.RCX, 0)
@@ -180,7 +179,7 @@ def test_a_block_with_special_instructions_runs_once(cpu: UnicornCpu, space: Add
 
 def test_a_hook_forgets_code_that_was_replaced(cpu: UnicornCpu, space: AddressSpace) -> None:
     address = space.mmap(0, PAGE, 7)
-    cpu.on_trap = cpu.stop
+    cpu.take_traps(cpu.stop)
     for code, outcome in (
         ("ec", CpuException(13)),
         ("90", Stopped()),
@@ -203,7 +202,7 @@ def test_an_unmasked_x87_exception_leaves_the_operands(cpu: UnicornCpu, space: A
     address = space.mmap(0, PAGE, 7)
     # fninit; fldcw 0x37b (zero divide unmasked); fld1; fldz; fyl2x: the logarithm of zero
     space.arena.write(address, bytes.fromhex("dbe3 d92d08000000 d9e8 d9ee d9f1 0f05 7b03"))
-    cpu.on_trap = cpu.stop
+    cpu.take_traps(cpu.stop)
     cpu.run(address)
     image = cpu.fxsave()
     control, status = image[0:2], int.from_bytes(image[2:4], "little")
@@ -268,7 +267,7 @@ def test_blocks_are_counted_alike_in_machine_code_and_in_python(
         stops.append(cpu.get(regs.RCX))
         cpu.stop()
 
-    cpu.on_blocks = stop
+    cpu.take_blocks(stop)
     cpu.counter.install()
     cpu.counter.left = 4
     assert cpu.run(address) == Stopped()
@@ -293,7 +292,7 @@ def test_contexts_go_on_in_and_out_of_a_trap_alike(space: AddressSpace) -> None:
         saved.append(cpu.save())
         saved.append(cpu.fork(0x1234000, 0x5678000))
 
-    cpu.on_trap = trap
+    cpu.take_traps(trap)
     cpu.run(address)
     assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (2, address + 10)
     outside = cpu.save()
@@ -302,7 +301,7 @@ def test_contexts_go_on_in_and_out_of_a_trap_alike(space: AddressSpace) -> None:
     cpu.restore(saved[1])
     child = [cpu.get(register) for register in (regs.RAX, regs.RIP, regs.RCX, regs.RSP, regs.FS_BASE)]
     assert child == [0, address + 7, address + 7, 0x1234000, 0x5678000]
-    cpu.on_trap = lambda: cpu.restore(outside)
+    cpu.take_traps(lambda: cpu.restore(outside))
     cpu.run(address)
     assert (cpu.get(regs.RAX), cpu.get(regs.RIP)) == (2, address + 10)
 

@@ -83,6 +83,16 @@ class KvmCpu(KvmHooks):
     def _no_handler(self) -> None:
         raise RuntimeError("no trap handler")
 
+    def take_traps(self, handler: TrapHandler) -> TrapHandler:
+        """Have `handler` serve traps from now on; return who has served them."""
+        before, self.on_trap = self.on_trap, handler
+        return before
+
+    def take_blocks(self, handler: Callable[[], None]) -> Callable[[], None]:
+        """Have `handler` called at the end of slices from now on; return who was."""
+        before, self.on_blocks = self.on_blocks, handler
+        return before
+
     # -- running ---------------------------------------------------------------------------------------------
 
     def run(self, address: int) -> Outcome:

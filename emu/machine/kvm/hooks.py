@@ -103,7 +103,7 @@ class KvmHooks(KvmRegisters):
             "--engine kvm", "a search of schedules", "it needs blocks that are counted: --engine unicorn"
         )
 
-    def debug_port(self, halt: Callable[[], None]) -> DebugPort:
+    def debug_port(self, halt: Callable[[], None], on_reached: Callable[[int], bool]) -> DebugPort:
         """Raise UnsupportedError: a debugger's places in a run are told by the blocks that went before."""
         raise UnsupportedError(
             "--engine kvm", "a debugger", "it needs blocks that are counted: --engine unicorn"

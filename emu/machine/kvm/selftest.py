@@ -60,7 +60,7 @@ class _Bench:
         self.cpu = KvmCpu(self.arena)
         self.cpu.is_trap = lambda address: address == _CODE
         self.count = 0
-        self.cpu.on_trap = self._trap
+        self.cpu.take_traps(self._trap)
         self.arena.set_perms(_CODE, PAGE_SIZE, PROT_READ | PROT_EXEC | MAPPED)
         self.arena.set_perms(_DATA, PAGE_SIZE, PROT_READ | PROT_WRITE | MAPPED)
 
