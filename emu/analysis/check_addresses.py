@@ -2,7 +2,8 @@
 
 Code of the program that is not position-independent takes the address of its own PLT entry, which then stands
 for the function in every look-up. A DSO that is bound to itself without a look-up (-Bsymbolic-functions,
-protected visibility) or first (-Bsymbolic, RTLD_DEEPBIND) takes the function's own: the two differ.
+protected visibility) or first (-Bsymbolic, RTLD_DEEPBIND) takes the function's own: the two differ. Weak
+references do not count: they are asked whether there is anything.
 Source: psABI 3.5.5 and 5.2.3 (canonical PLT entries); Intel SDM 2, LEA.
 """
 
@@ -49,7 +50,9 @@ class Addresses:
             self._main = main
             symbols = main.symtab.symbols()
             self._entries = {
-                s.name for s in symbols if _is_entry(s.type, s.defined, s.value) and _is_compared(s.name)
+                s.name
+                for s in symbols
+                if _is_entry(s.type, s.defined, s.value) and s.bind != c.STB_WEAK and _is_compared(s.name)
             }
         if self._main is None or not self._entries:
             return
@@ -62,7 +65,9 @@ class Addresses:
     def _bound_past(self, bindings: Bindings, map_: LinkMap) -> Iterator[bytes]:
         """Yield the functions whose address an object looks up and gets another than the program's entry."""
         for index, (name, class_) in bindings.table(map_).references.items():
-            if name in self._entries and not class_ & CLASS_PLT:
+            entry = map_.symtab.entry(index)
+            asked = entry.bind == c.STB_WEAK and not entry.defined
+            if name in self._entries and not class_ & CLASS_PLT and not asked:
                 found = bindings.bound(map_, index, class_)
                 if found is not None and found.map is not self._main:
                     yield name

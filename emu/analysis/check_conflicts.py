@@ -24,7 +24,7 @@ from emu.analysis.meant import (
     is_standard,
     why_meant,
 )
-from emu.analysis.same_code import Code, other_layout, same_code
+from emu.analysis.same_code import Code, other_layout, same_code, same_source
 from emu.analysis.taken_names import NAME_TAKEN, SAME_CODE, WEAK_FIRST, Uses, are_versions, names_of, taken
 from emu.analysis.wraps import wraps
 from emu.elf import constants as c
@@ -164,13 +164,34 @@ class Conflicts:
         one source in two objects.
         """
         winner, own = use.winner, use.own
-        if (winner.type, winner.size, winner.bind) != (own.type, own.size, own.bind):
+        if (winner.type, winner.bind) != (own.type, own.bind):
             return ""
         if winner.type == c.STT_FUNC:
-            return SAME if self._same_code(winner, own) else ""
-        mine, theirs = self._table(own.map), self._table(winner.map)
+            if self._same_code(winner, own):
+                return SAME
+            like = same_source(self._notes.process, _code(winner), _code(own))
+            return SAME if like and self._share_code(winner.map, own.map) else ""
+        if self._of_libc(use) or winner.size == own.size and self._share_code(winner.map, own.map):
+            return SAME
+        return ""
+
+    def _share_code(self, winner: LinkMap, own: LinkMap) -> bool:
+        """Whether two objects have a function in common: one archive is in both."""
+        mine, theirs = self._table(own), self._table(winner)
         common = (name for name, d in mine.items() if d.type == c.STT_FUNC and name in theirs and d.size)
-        return SAME if any(self._same_code(theirs[name], mine[name]) for name in common) else ""
+        return any(self._same_code(theirs[name], mine[name]) for name in common)
+
+    def _of_libc(self, use: Use) -> bool:
+        """Whether an object is one of those of libc's that a program sets, in a library that has a copy of
+        libc's code.
+        """
+        assert self.bindings is not None
+        known = self.bindings.definitions(use.map.ns, use.name)
+        return any(
+            is_libc(one.map)
+            and (one.type, one.size) == (use.winner.type, use.winner.size) == (use.own.type, use.own.size)
+            for one in known
+        )
 
     def _table(self, map_: LinkMap) -> dict[bytes, Exported]:
         assert self.bindings is not None

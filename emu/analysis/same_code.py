@@ -28,6 +28,9 @@ _MEMBER = re.compile(r"\[r(?!sp|bp|ip)[a-z0-9]+(?: [+-] (?:0x[0-9a-f]+|[0-9]+))?
 _TEXT_AT = re.compile(r"\[rip ([+-] 0x[0-9a-f]+)\]")
 _TEXT = re.compile(rb"([\t\n\r\x1b -~]{1,79})\0")
 _READ = 80
+_NUMBER = re.compile(r", (-?(?:0x)?[0-9a-f]+)$")
+_ENOUGH = 2
+"""Constants that two functions must have in common to be taken for one."""
 
 
 class Code(NamedTuple):
@@ -49,6 +52,31 @@ def same_code(process: Process, one: Code, other: Code) -> bool:
         return False
     texts = ((a, b) for (_, a), (_, b) in zip(mine, theirs, strict=True) if a is not None and b is not None)
     return all(a == b for a, b in texts)
+
+
+def same_source(process: Process, one: Code, other: Code) -> bool:
+    """Whether two functions of about one size may be one source that was compiled in two ways (with and
+    without -fPIC, say): they have the same constants, and use the same texts.
+    """
+    if not one.size or not other.size or max(one.size, other.size) > _LONGEST:
+        return False
+    if 4 * abs(one.size - other.size) > max(one.size, other.size):
+        return False
+    mine, theirs = _constants(process, one), _constants(process, other)
+    return mine == theirs and len(mine) >= _ENOUGH
+
+
+def _constants(process: Process, code: Code) -> set[str | bytes]:
+    """Return the numbers that a function's instructions have (not those of its stack), and its texts."""
+    found: set[str | bytes] = set()
+    for text, used in _instructions(process, code):
+        mnemonic, _, operands = text.partition(" ")
+        if used is not None:
+            found.add(used)
+        number = _NUMBER.search(operands)
+        if number is not None and "rsp" not in operands and not mnemonic.startswith(("j", "call", "nop")):
+            found.add(number[1])
+    return found
 
 
 def other_layout(process: Process, one: Code, other: Code) -> tuple[str, str] | None:

@@ -52,6 +52,15 @@ def is_library_source(file: str) -> bool:
     return _LIBRARY_SOURCE.search(file) is not None
 
 
+def repeated(frames: Sequence[_Frame]) -> Sequence[_Frame]:
+    """Return the first cycle of calls, innermost first: the frames of a recursion; empty if there is none."""
+    for at in range(len(frames)):
+        period, times = _cycle(frames, at)
+        if times:
+            return frames[at : at + period]
+    return ()
+
+
 def folded(frames: Sequence[_Frame], *, everything: bool = False) -> Iterator[_Frame | str]:
     """Yield the frames that are worth a line, and a text for those between them;
     all of them with `everything`.

@@ -69,6 +69,7 @@ EXPECTED: dict[str, list[str]] = {
     "error-undefined-symbol:lazy": ["not-loaded!"],
     "check-null-call:weak": ["died!"],
     "check-null-static:main": ["died!"],
+    "check-recursion:asks": ["died!"],
     "check-wrapper:scope": ["died!"],
     "not-found:first-call": ["not-loaded!"],
     # Fixtures of other matters that contain the situation all the same.
