@@ -78,6 +78,14 @@ def library_path() -> str:
     raise EmuError("the unicorn library is not installed; install it with: pip install unicorn==2.1.4")
 
 
+class _Closed:
+    """The handle of an engine that is no more: libunicorn does not look, and Python would die in it."""
+
+    @property
+    def _as_parameter_(self) -> c_void_p:
+        raise EmuError("the CPU of a program that is over is used")
+
+
 class Unicorn(HostPart):
     """One Unicorn engine for x86-64, with the functions that `emu` uses.
 
@@ -129,8 +137,8 @@ class Unicorn(HostPart):
 
     def close(self) -> None:
         """Give the engine's memory back."""
-        handle, self.handle = self.handle, c_void_p()
-        if handle:
+        handle, self.handle = self.handle, cast("c_void_p", _Closed())
+        if handle and not isinstance(handle, _Closed):
             self._check(self._lib.uc_close(handle), "uc_close")
 
     def stop(self) -> None:

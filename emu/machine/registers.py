@@ -7,6 +7,7 @@ one behind it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from ctypes import c_void_p
 from typing import TYPE_CHECKING, cast
 
 from emu.machine import regs
@@ -29,10 +30,12 @@ class Context(Noted):
     def __init__(self, engine: Unicorn, in_trap: bool) -> None:
         self._engine = engine
         self.in_trap = in_trap
+        self.handle = c_void_p()
         self.handle = engine.context_alloc()
 
     def __del__(self) -> None:
-        self._engine.context_free(self.handle)
+        if self.handle:
+            self._engine.context_free(self.handle)
 
     def state(self) -> memoryview:
         """Return the CPU's whole state as Unicorn keeps it, to read and to change.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emu.core.errors import MemoryFault
+from emu.core.errors import EmuError, MemoryFault
 from emu.glibc.stubs import build_stubs
 from emu.machine import regs
 from emu.machine.address_space import MMAP_BASE, AddressSpace
@@ -331,3 +332,14 @@ def test_guard_pages_only_in_private_anonymous_memory(space: AddressSpace) -> No
     address = space.mmap(0, PAGE, 3, shared=True)
     with pytest.raises(OSError, match="guard"):
         space.guard(address, PAGE, True)
+
+
+def test_a_cpu_that_is_closed_is_refused_not_entered() -> None:
+    cpu = UnicornCpu(Arena())
+    cpu.close()
+    for use in (cpu.note, cpu.save, lambda: cpu.get(regs.RIP), lambda: cpu.run(0x1000)):
+        with pytest.raises(
+            (EmuError, ctypes.ArgumentError), match="the CPU of a program that is over is used"
+        ):
+            use()
+    cpu.close()
