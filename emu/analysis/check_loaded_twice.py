@@ -41,7 +41,7 @@ class LoadedTwice:
     def _same_file(self, one: LinkMap, other: LinkMap) -> bool:
         files = self._notes.process.kernel.fs
         try:
-            first, second = (files.open_for_loading(m.path) for m in (one, other))
+            first, second = (files.look_at(m.path) for m in (one, other))
         except OSError:
             return False
         size = first.size()

@@ -185,7 +185,7 @@ def _ask_ld_debug(
 
 def _content(files: FileSystem, path: str) -> bytes:
     """Return what a guest has written to a file."""
-    backing = files.open_for_loading(path)
+    backing = files.look_at(path)
     return backing.pread(backing.size(), 0)
 
 
@@ -218,7 +218,7 @@ def _functions(files: FileSystem, path: str) -> dict[str, bool]:
     nothing where it cannot be read.
     """
     try:
-        backing = files.open_for_loading(path)
+        backing = files.look_at(path)
         header = backing.pread(_HEADERS, 0)
         phdrs = parse_phdrs(header, parse_ehdr(header, path), path)
         section = next((phdr for phdr in phdrs if phdr.type == c.PT_DYNAMIC), None)

@@ -350,7 +350,7 @@ def _built(process: Process) -> str:
     if config.image is not None:
         return ""
     try:
-        file = process.kernel.fs.open_for_loading(config.program)
+        file = process.kernel.fs.look_at(config.program)
         descriptor = file.host_fd()
         written = os.fstat(descriptor).st_mtime if descriptor is not None else None
     except (EmuError, OSError):

@@ -99,7 +99,7 @@ def _is_lazy(facts: Facts, map_: LinkMap, use: SlotUse, value: int) -> bool:
         return False
     for phdr in map_.phdrs:
         if phdr.type == c.PT_LOAD and phdr.vaddr <= use.offset <= phdr.vaddr + phdr.filesz - 8:
-            file = facts.process.kernel.fs.open_for_loading(map_.path)
+            file = facts.process.kernel.fs.look_at(map_.path)
             word = int.from_bytes(file.pread(8, phdr.offset + use.offset - phdr.vaddr), "little")
             return word != 0 and value == word + map_.addr & _M64
     return False

@@ -44,10 +44,16 @@ class Backing(Protocol):
 
 
 class FileSystem(Protocol):
-    """What the loader needs of the file system: look at a path, open it to read."""
+    """What the loader, and who explains it, need of the file system: look at a path, open it to read."""
 
     def open_for_loading(self, path: str) -> Backing:
         """Open `path` (guest path, absolute or relative to the working directory) read-only.
+
+        Raises OSError.
+        """
+
+    def look_at(self, path: str) -> Backing:
+        """Open `path` read-only for a reader that the guest has not: who watches the file is told nothing.
 
         Raises OSError.
         """

@@ -101,7 +101,7 @@ def read_libc(system: DebugSystem, ld_so: str) -> tuple[LinkMap, Readable]:
     Raises OSError, ElfError.
     """
     path = libc_beside(system, ld_so)
-    memory = _FileMemory(system.files.open_for_loading(path))
+    memory = _FileMemory(system.files.look_at(path))
     libc = LinkMap(path, path, LT_LIBRARY, 0, None)
     libc.phdrs = memory.phdrs
     libc.read_dynamic(memory)

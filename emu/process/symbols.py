@@ -123,13 +123,13 @@ class Symbols:
         fs = self._process.kernel.fs
         first = posixpath.join(self._process.config.cwd, path)
         try:
-            file = fs.open_for_loading(path)
+            file = fs.look_at(path)
         except OSError:
             if first == path:
                 raise
-            return fs.open_for_loading(first)
+            return fs.look_at(first)
         if first != path and wanted not in ((file.dev, file.ino), (0, 0)):
-            return fs.open_for_loading(first)
+            return fs.look_at(first)
         return file
 
     def function(self, address: int) -> str:

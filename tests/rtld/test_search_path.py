@@ -73,6 +73,9 @@ class HostFiles:
         self.calls.append(path)
         return HostBacking(path)
 
+    def look_at(self, path: str) -> HostBacking:
+        return HostBacking(path)
+
     def is_directory(self, path: str) -> bool:
         self.calls.append(path)
         return os.path.isdir(path)

@@ -68,7 +68,7 @@ class ObjectFile:
 
     def __init__(self, files: FileSystem, path: str) -> None:
         self.path = path
-        backing = files.open_for_loading(path)
+        backing = files.look_at(path)
         header = backing.pread(_HEAD, 0)
         ehdr = parse_ehdr(header, path)
         table = backing.pread(ehdr.phnum * c.PHDR_SIZE, ehdr.phoff)
@@ -181,7 +181,7 @@ def what_is(files: FileSystem, path: str) -> str:
     empty if nothing can be told.
     """
     try:
-        head = files.open_for_loading(path).pread(_HEAD, 0)
+        head = files.look_at(path).pread(_HEAD, 0)
     except OSError:
         return ""
     if not head:
@@ -223,7 +223,7 @@ def foreign(files: FileSystem, path: str) -> str:
     otherwise (also if it cannot be read).
     """
     try:
-        return machines.foreign(files.open_for_loading(path).pread(machines.HEAD, 0))
+        return machines.foreign(files.look_at(path).pread(machines.HEAD, 0))
     except OSError:
         return ""
 
@@ -232,7 +232,7 @@ def _cut_off(files: FileSystem, path: str) -> str:
     """Return that a file ends before its segments do, and where;
     empty if it is whole or no object for this machine.
     """
-    backing = files.open_for_loading(path)
+    backing = files.look_at(path)
     try:
         ehdr = parse_ehdr(backing.pread(_HEAD, 0), path)
         table = backing.pread(ehdr.phnum * c.PHDR_SIZE, ehdr.phoff)

@@ -154,7 +154,7 @@ class Looking:
     def judge(self, path: str) -> Tried:
         """Return what there is to say of a candidate."""
         try:
-            self.files.open_for_loading(path)
+            self.files.look_at(path)
         except OSError as error:
             return self._unreadable(path, error)
         why = refusal(self.files, path)

@@ -241,7 +241,7 @@ class NoFileStory:
     def _configured(self, path: str, depth: int = 0) -> list[str]:
         """Return the directories of /etc/ld.so.conf, with what it includes. Source: ldconfig(8)."""
         try:
-            file = self.looking.files.open_for_loading(path)
+            file = self.looking.files.look_at(path)
             text = file.pread(file.size(), 0).decode(errors="surrogateescape")
         except OSError:
             return []

@@ -279,7 +279,7 @@ def _os_abi(looking: Looking, path: str) -> str:
     """Return for which system a file says that it is (EI_OSABI). Source: gABI, "ELF Identification"; glibc
     elf/dl-load.c:open_verify.
     """
-    abi, version = looking.files.open_for_loading(path).pread(_IDENTIFIES, _EI_OSABI)
+    abi, version = looking.files.look_at(path).pread(_IDENTIFIES, _EI_OSABI)
     known = _OS_ABIS.get(abi, f"system number {abi}")
     return (
         f"its header says that it is for {known}, ABI version {version} (EI_OSABI): here only 0 (System V) and 3 (GNU/Linux) will do; it was built for"

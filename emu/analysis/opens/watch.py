@@ -118,7 +118,7 @@ class Opens:
         files = self.process.kernel.fs
         path = (rtld.search.expand(file, map_, rtld.namespaces[0].main) if "/" in file else map_.path) or file
         try:
-            there = files.open_for_loading(path)
+            there = files.look_at(path)
             target = files.realpath(path)
         except OSError:
             return  # nothing is there any more

@@ -10,6 +10,7 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -108,7 +109,7 @@ static void overflow(void) {
     printf("%d events, %d overflow\n", events, over);
     close(few);
 }
-int main(void) {
+int main(int argc, char **argv) {
     CALL(inotify_init1(12345) < 0 ? -1 : 0);
     fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
     CALL(fd);
@@ -325,6 +326,16 @@ int main(void) {
     CALL(read(fd, entries, sizeof entries));
     wait(NULL), wait(NULL);
     fcntl(fd, F_SETFL, O_NONBLOCK);
+    int own = inotify_add_watch(fd, argv[0], IN_ALL_EVENTS), status;
+    if (!fork()) {
+        setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+        *(volatile int *)8 = 1;
+    }
+    wait(&status);
+    printf("%x\n", status);
+    drain("a child that dies reads no program");
+    inotify_rm_watch(fd, own);
+    drain("not watched");
     f = open("tmp", O_RDONLY | O_CREAT, 0600);
     overflow();
     dnotify();
