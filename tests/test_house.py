@@ -6,7 +6,7 @@ import ast
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -55,6 +55,11 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+@cache
+def _nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(_tree(path)))
+
+
 def _files(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
@@ -65,7 +70,7 @@ def _name(path: Path) -> str:
 
 def _classes() -> Iterator[tuple[str, Path, ast.ClassDef]]:
     for path in _files("emu"):
-        for node in ast.walk(_tree(path)):
+        for node in _nodes(path):
             if isinstance(node, ast.ClassDef):
                 yield node.name, path, node
 
@@ -87,7 +92,7 @@ def test_files_are_short_or_say_why_not(folder: str) -> None:
 def test_functions_are_short() -> None:
     long = set()
     for path in _files("emu", "tools"):
-        for node in ast.walk(_tree(path)):
+        for node in _nodes(path):
             if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
                 body = node.body[1:] if ast.get_docstring(node) is not None else node.body
                 if body and node.end_lineno - body[0].lineno + 1 > MOST_OF_A_FUNCTION:
@@ -110,8 +115,8 @@ def test_no_class_name_twice() -> None:
     assert set(FACES) <= set(twice), "a name that is unique again"
 
 
-def _assigned(tree: ast.Module) -> Iterator[ast.Attribute]:
-    for node in ast.walk(tree):
+def _assigned(nodes: Iterable[ast.AST]) -> Iterator[ast.Attribute]:
+    for node in nodes:
         targets = node.targets if isinstance(node, ast.Assign) else []
         if isinstance(node, (ast.AugAssign, ast.AnnAssign)):
             targets = [node.target]
@@ -121,12 +126,45 @@ def _assigned(tree: ast.Module) -> Iterator[ast.Attribute]:
                     yield part
 
 
+def test_no_number_is_dispatched_upon_without_a_name() -> None:
+    """A case of a match is a name of the field's, of an enum or a constant: gABI, psABI, DWARF, Linux."""
+    bare = [
+        f"{_name(path)}:{value.lineno}"
+        for path in _files("emu")
+        for node in _nodes(path)
+        if isinstance(node, ast.match_case)
+        for value in ast.walk(node.pattern)
+        if isinstance(value, ast.Constant) and type(value.value) is int
+    ]
+    assert bare == []
+
+
+def _attributes(body: ast.AST) -> Iterator[str]:
+    """The public attributes of a class that have no docstring of their own behind them."""
+    for node in ast.walk(body):
+        lines = getattr(node, "body", None)
+        for line, after in zip(lines, [*lines[1:], None], strict=True) if isinstance(lines, list) else ():
+            if not isinstance(after, ast.Expr) and isinstance(line, (ast.Assign, ast.AnnAssign)):
+                yield from (part.attr for part in _assigned([line]) if ast.unparse(part.value) == "self")
+
+
+@pytest.mark.parametrize("name", ["Contract", "Kernel", "LinkMap", "Process", "Rtld", "System", "Task"])
+def test_public_attributes_are_told_of(name: str) -> None:
+    """In the docstring of the class, as `name`, or behind the attribute."""
+    for found, path, node in _classes():
+        if found == name:
+            properties = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+            public = {part for part in _attributes(node) if not part.startswith("_")} - properties
+            told = set(re.findall(r"`(\w+)`", ast.get_docstring(node) or ""))
+            assert public <= told, _name(path)
+
+
 def _told() -> set[tuple[str, str]]:
     """Each room with the `on_...` that its own objects have."""
     return {
         (path.relative_to(ROOT).parts[1], part.attr)
         for path in _files("emu")
-        for part in _assigned(_tree(path))
+        for part in _assigned(_nodes(path))
         if ast.unparse(part.value) == "self" and part.attr.startswith("on_")
     }
 
@@ -137,9 +175,9 @@ def test_nothing_is_assigned_from_another_room_after_birth() -> None:
     """
     wrong, told = [], _told()
     for path in _files("emu"):
-        tree, room = _tree(path), path.relative_to(ROOT).parts[1]
-        own = {part.attr for part in _assigned(tree) if ast.unparse(part.value) in ("self", "cls")}
-        for part in _assigned(tree):
+        nodes, room = _nodes(path), path.relative_to(ROOT).parts[1]
+        own = {part.attr for part in _assigned(nodes) if ast.unparse(part.value) in ("self", "cls")}
+        for part in _assigned(nodes):
             owner = ast.unparse(part.value)
             last = owner.rsplit(".", 1)[-1]
             foreign = last in GIVEN and room != {"rtld": "rtld", "contract": "glibc"}[last]

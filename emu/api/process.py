@@ -69,6 +69,10 @@ class Process(ForTheGuest, instead="use Process.memory"):
     many seconds of host time one call, `run` or `step` may take: then it raises RunTimeout. `check`
     watches for what `emu check` finds, by all rules or by those named.
 
+    `memory` is the guest's, `libraries` are those that Python holds, `driven` the threads that it steps.
+    `watch` is told of each event, None for nobody. `engine`, `calls` and `place` are how it runs guest code,
+    and where it stands: for emu itself.
+
     Ctrl-C stops the guest where it is, between two instructions: KeyboardInterrupt. Either way it is whole:
     `run` and `step` can be called again, and `resume` goes on with a call.
 

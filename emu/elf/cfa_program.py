@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from enum import IntEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,35 @@ _MOST_ROWS = 1 << 16
 Argument = int | Expression
 Rules = dict[int, tuple[int, Argument]]
 Cfa = tuple[int, int, Expression | None]
+
+
+class DwCfa(IntEnum):
+    """DW_CFA_*, instructions of a program but for the three that have an operand in their byte.
+
+    Source: DWARF 5 7.24; LSB "DWARF Extensions".
+    """
+
+    NOP = 0x00
+    OFFSET_EXTENDED = 0x05
+    RESTORE_EXTENDED = 0x06
+    UNDEFINED = 0x07
+    SAME_VALUE = 0x08
+    REGISTER = 0x09
+    REMEMBER_STATE = 0x0A
+    RESTORE_STATE = 0x0B
+    DEF_CFA = 0x0C
+    DEF_CFA_REGISTER = 0x0D
+    DEF_CFA_OFFSET = 0x0E
+    DEF_CFA_EXPRESSION = 0x0F
+    EXPRESSION = 0x10
+    OFFSET_EXTENDED_SF = 0x11
+    DEF_CFA_SF = 0x12
+    DEF_CFA_OFFSET_SF = 0x13
+    VAL_OFFSET = 0x14
+    VAL_OFFSET_SF = 0x15
+    VAL_EXPRESSION = 0x16
+    GNU_ARGS_SIZE = 0x2E
+    GNU_NEGATIVE_OFFSET_EXTENDED = 0x2F
 
 
 class Row(NamedTuple):
@@ -260,9 +290,9 @@ class _Program:
             elif low in _ADVANCES:
                 yield place
                 place += int.from_bytes(reader.take(_ADVANCES[low]), "little") * unit
-            elif low == 0x0A:
+            elif low == DwCfa.REMEMBER_STATE:
                 remembered.append((self.cfa, dict(self.rules)))
-            elif low == 0x0B:
+            elif low == DwCfa.RESTORE_STATE:
                 self.cfa, self.rules = remembered.pop()
             else:
                 self._execute(low, reader)
@@ -278,24 +308,24 @@ class _Program:
         data = self._cie.data
         register, offset, _ = self.cfa
         match code:
-            case 0x00:
+            case DwCfa.NOP:
                 pass
-            case 0x0C:
+            case DwCfa.DEF_CFA:
                 self.cfa = reader.uleb(), reader.uleb(), None
-            case 0x0D:
+            case DwCfa.DEF_CFA_REGISTER:
                 self.cfa = reader.uleb(), offset, None
-            case 0x0E:
+            case DwCfa.DEF_CFA_OFFSET:
                 self.cfa = register, reader.uleb(), None
-            case 0x0F:
+            case DwCfa.DEF_CFA_EXPRESSION:
                 self.cfa = RSP, 0, self._expression(reader)
-            case 0x12:
+            case DwCfa.DEF_CFA_SF:
                 self.cfa = reader.uleb(), reader.sleb() * data, None
-            case 0x13:
+            case DwCfa.DEF_CFA_OFFSET_SF:
                 self.cfa = register, reader.sleb() * data, None
-            case 0x06:
+            case DwCfa.RESTORE_EXTENDED:
                 self._restore(reader.uleb())
-            case 0x2E:
-                reader.uleb()  # DW_CFA_GNU_args_size: for the callee's use
+            case DwCfa.GNU_ARGS_SIZE:
+                reader.uleb()  # for the callee's use
             case _:
                 target = reader.uleb() if code in _RULES else 0
                 self.rules[target] = self._rule(code, reader)
@@ -303,25 +333,25 @@ class _Program:
     def _rule(self, code: int, reader: _Reader) -> tuple[int, Argument]:
         data = self._cie.data
         match code:
-            case 0x05:
+            case DwCfa.OFFSET_EXTENDED:
                 return OFFSET, reader.uleb() * data
-            case 0x07:
+            case DwCfa.UNDEFINED:
                 return UNDEFINED, 0
-            case 0x08:
+            case DwCfa.SAME_VALUE:
                 return SAME_VALUE, 0
-            case 0x09:
+            case DwCfa.REGISTER:
                 return REGISTER, reader.uleb()
-            case 0x10:
+            case DwCfa.EXPRESSION:
                 return EXPRESSION, self._expression(reader)
-            case 0x11:
+            case DwCfa.OFFSET_EXTENDED_SF:
                 return OFFSET, reader.sleb() * data
-            case 0x14:
+            case DwCfa.VAL_OFFSET:
                 return VAL_OFFSET, reader.uleb() * data
-            case 0x15:
+            case DwCfa.VAL_OFFSET_SF:
                 return VAL_OFFSET, reader.sleb() * data
-            case 0x16:
+            case DwCfa.VAL_EXPRESSION:
                 return VAL_EXPRESSION, self._expression(reader)
-            case 0x2F:
+            case DwCfa.GNU_NEGATIVE_OFFSET_EXTENDED:
                 return OFFSET, -reader.uleb() * data
             case _:
                 raise ElfError(self._name, f"DW_CFA instruction {code:#x} in unwind information")
@@ -330,4 +360,8 @@ class _Program:
         return parse_expression(reader.take(reader.uleb()), structs(), self._name)
 
 
-_RULES = frozenset((0x05, 0x07, 0x08, 0x09, 0x10, 0x11, 0x14, 0x15, 0x16, 0x2F))
+_RULES = frozenset((
+    DwCfa.OFFSET_EXTENDED, DwCfa.UNDEFINED, DwCfa.SAME_VALUE, DwCfa.REGISTER, DwCfa.EXPRESSION, DwCfa.OFFSET_EXTENDED_SF,
+    DwCfa.VAL_OFFSET, DwCfa.VAL_OFFSET_SF, DwCfa.VAL_EXPRESSION, DwCfa.GNU_NEGATIVE_OFFSET_EXTENDED,
+))  # fmt: skip
+"""Instructions that give the register which they name a rule."""

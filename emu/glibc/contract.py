@@ -113,6 +113,7 @@ class Contract:
     - `close_callers`, `dlsym_calls`: where each thread called dlclose; the dlsym that each is in, by thread
       pointer
     - `atexit`: the thread_local destructors, None without a libc
+    - `info`: what the kernel left for ld.so, once its entries are planted
     - `patched`: is told of code that was written
     - `relocation_time`: how long relocation took, in virtual nanoseconds
     - `call_page`: the code by which the host calls the guest, if it does

@@ -134,6 +134,7 @@ class System:
     - `scheduler`, `futexes`: who of all threads runs, who waits for which word of memory
     - `host`: what the host says to the run
     - `fs`: the guest's tree
+    - `shared_files`: the shared mappings of files, and shared memory
     - `budget`: what the memory of all, and the files in memory, may cost
     - `locks`: who has locked which file (flock)
     - `network`: the names of sockets

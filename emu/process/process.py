@@ -84,6 +84,8 @@ class Process:
       another reason
     - `images`, `symbols`, `backtraces`: files behind mappings; names for addresses; the frames of threads
     - `ending`: what becomes of faults, and how the process ended
+    - `tree`: the processes of the run
+    - `debugging`: its LD_DEBUG, None without
 
     `describe_caller` names the place of a call by its return address, in events; without one it is the
     guest's.

@@ -66,16 +66,46 @@ class MappedImage:
 class LinkMap:
     """One loaded object.
 
-    `address` is where the guest's `struct link_map` mirror lies, 0 until it has one. `searchlist` (the
-    object and what it needs, breadth-first) is empty for one that was loaded only because another needs
-    it. `reldeps` is None as long as no look-up ever added one: ld.so's sort tells that from a list that
-    has become empty. `real` is the map itself, except for the one that stands for ld.so in a namespace of
-    dlmopen. `used` tells whether any reference was bound to the object. `auditing` marks an auditor;
-    `bind_flags` are what auditors returned of the object, by their number, `audit_any_plt` whether that
-    was ever anything; `reloc_results` is what auditors have said of each PLT slot, None where nobody is
-    to be asked; `reloc_result` is the guest's memory for it. `lent` are the blocks of the program's
-    malloc that it holds, by what is in them; `scope_room` and `reldeps_room` say for how many ld.so has
-    room.
+    - `name`, `path`, `origin`: l_name, empty for the program; the file; what $ORIGIN stands for
+    - `soname`, `lib_names`, `needed_as`: DT_SONAME; the names it is known by; the one it was first needed by
+    - `file_id`, `found_by`: device and inode; the rule of the search that found it
+    - `type`, `ns`, `serial`: program, library or dlopened; the namespace; l_serial, a number of its own
+    - `loader`: the object for which it was loaded first, whose scope it is looked up in as well
+    - `address`: where the guest's `struct link_map` lies, 0 until it has one
+    - `addr`, `map_start`, `map_end`, `text_end`: the load bias; the mapped range; where the code ends
+    - `contiguous`: whether nothing lies between its segments
+    - `phdrs`, `phdr`, `phdr_allocated`: the program headers; the address of them, and whether that is a copy
+    - `ld`, `entry`, `dynamic`, `symtab`: the addresses of the dynamic section and the entry point; what the
+      former says; the symbols
+    - `rpath`, `runpath`, `symbolic`, `relro`: DT_RPATH, DT_RUNPATH, DF_SYMBOLIC; address and size of what is
+      to be protected
+    - `needed_1`, `gnu_property_isa`: the bits of its GNU properties 1_NEEDED and x86 ISA_1_NEEDED
+    - `versions`, `version_definitions`: by version index what it defines or needs; what it defines
+    - `searchlist`: itself and what it needs, breadth-first; empty for one that was loaded only because
+      another needs it
+    - `local_scope`, `scopes`: `searchlist` as a scope; those that its references are looked up in, in order
+    - `initfini`: itself and what it needs, in the order in which destructors run
+    - `reldeps`: what it was bound to beyond that, None as long as no look-up ever added one: ld.so's sort
+      tells that from a list that has become empty
+    - `real`: the map itself, except for the one that stands for ld.so in a namespace of dlmopen
+    - `main_map`: whether it is the program of an `ld.so PROGRAM` command
+    - `faked`: whether there is no file, the library having not been found (`Rtld.keep_going`)
+    - `global_`, `relocated`, `init_called`, `used`: whether it is in the global scope, is relocated, has had
+      its constructors called, has had any reference bound to it
+    - `direct_opencount`, `nodelete_active`, `nodelete_pending`, `removed`: how often dlopen has returned it;
+      that it stays for ever; that it will if the open succeeds; that it is being closed
+    - `tls_modid`, `tls_offset`: its TLS module's id, 0 for none; the distance below the thread pointer
+    - `tls_blocksize`, `tls_align`, `tls_firstbyte_offset`: of its TLS block, in bytes
+    - `tls_initimage`, `tls_initimage_size`, `need_tls_init`: what such a block begins with; whether threads
+      have to be given it yet
+    - `tlsdesc_arguments`: the guest addresses of its dynamic TLS descriptors' arguments
+    - `auditing`: whether it is an auditor
+    - `bind_flags`, `audit_any_plt`: what auditors returned of it, by their number; whether that was ever
+      anything
+    - `reloc_results`, `reloc_result`: what auditors have said of each PLT slot, None where nobody is to be
+      asked; the guest's memory for it
+    - `lent`: the blocks of the program's malloc that it holds, by what is in them
+    - `scope_room`, `reldeps_room`: for how many ld.so has room
     """
 
     __slots__ = (

@@ -75,6 +75,8 @@ class Rtld:
     - `write_error`: writes a text to the guest's standard error
     - `describe`, `describe_caller`: name the function at an address; the place of a call, by its return
       address
+    - `cpu_level`: N of the x86-64-vN that the CPU has
+    - `object_table`: what dlopen has entered for `_dl_find_object`, as far as its memory shows
     - `secure`: AT_SECURE; the environment is then without what a user must not say
     - `verbose`, `dynamic_weak`, `bind_now`, `bind_not`: what LD_WARN, LD_DYNAMIC_WEAK, LD_BIND_NOW and
       LD_BIND_NOT ask for

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from enum import IntEnum
 
 from emu.core.record import NamedTuple
 from emu.kernel import abi
@@ -20,13 +21,38 @@ _MOST, _MOST_ALL, _PENALTY = 4096, 1 << 15, 4
 _MEMORY_WORDS = 16
 _LD, _LDX, _ST, _STX, _ALU, _JMP, _RET, _MISC = range(8)
 _IMM, _ABS, _MEM, _LEN = 0x00, 0x20, 0x60, 0x80
-_JA, _DIVIDE, _NEGATE = 0x00, 0x30, 0x80
-_SHIFTS = (0x60, 0x70)
-_OPERATIONS = {0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0xA0}
+
+
+class Alu(IntEnum):
+    """BPF_ADD and so on: what an instruction of the class BPF_ALU computes."""
+
+    ADD = 0x00
+    SUB = 0x10
+    MUL = 0x20
+    DIV = 0x30
+    OR = 0x40
+    AND = 0x50
+    LSH = 0x60
+    RSH = 0x70
+    NEG = 0x80
+    XOR = 0xA0
+
+
+class JumpWhen(IntEnum):
+    """BPF_JA and so on: when an instruction of the class BPF_JMP jumps."""
+
+    ALWAYS = 0x00
+    EQUAL = 0x10
+    GREATER = 0x20
+    GREATER_OR_EQUAL = 0x30
+    ANY_BIT = 0x40
+
+
+_SHIFTS = (Alu.LSH, Alu.RSH)
 _KNOWN = frozenset((
     _LD | _ABS, _LD | _LEN, _LDX | _LEN, _LD | _IMM, _LDX | _IMM, _LD | _MEM, _LDX | _MEM, _ST, _STX,
-    *(_ALU | operation | source for operation in _OPERATIONS for source in (0, 8)), _ALU | _NEGATE,
-    _JMP | _JA, *(_JMP | test | source for test in (0x10, 0x20, 0x30, 0x40) for source in (0, 8)),
+    *(_ALU | operation | source for operation in Alu if operation != Alu.NEG for source in (0, 8)), _ALU | Alu.NEG,
+    _JMP | JumpWhen.ALWAYS, *(_JMP | test | source for test in JumpWhen if test != JumpWhen.ALWAYS for source in (0, 8)),
     _RET, _RET | 0x10, _MISC, _MISC | 0x80,
 ))  # fmt: skip
 
@@ -76,11 +102,11 @@ def check(raw: bytes) -> Filter:
         if code not in _KNOWN:
             raise fail(errno.EINVAL)
         bad = code == _LD | _ABS and (k >= DATA_SIZE or k & 3)
-        bad |= code == _ALU | _DIVIDE and k == 0
+        bad |= code == _ALU | Alu.DIV and k == 0
         bad |= kind == _ALU and code & 0xF8 in _SHIFTS and k >= 32
         bad |= (code in (_LD | _MEM, _LDX | _MEM) or kind in (_ST, _STX)) and k >= _MEMORY_WORDS
         if kind == _JMP:
-            bad |= k >= left if code == _JMP | _JA else max(true, false) >= left
+            bad |= k >= left if code == _JMP | JumpWhen.ALWAYS else max(true, false) >= left
         if bad:
             raise fail(errno.EINVAL)
     _check_memory(program)
@@ -99,7 +125,7 @@ def _check_memory(program: Filter) -> None:
         elif code in (_LD | _MEM, _LDX | _MEM) and not here >> k & 1:
             raise fail(errno.EINVAL)
         elif kind == _JMP:
-            for offset in (k,) if code == _JMP | _JA else (true, false):
+            for offset in (k,) if code == _JMP | JumpWhen.ALWAYS else (true, false):
                 valid[at + 1 + offset] &= here
             here = -1
 
@@ -115,14 +141,14 @@ def run(program: Filter, words: tuple[int, ...]) -> int:
         if kind == _RET:
             return a if code & 0x18 else k
         if kind == _JMP:
-            if code == _JMP | _JA:
+            if code == _JMP | JumpWhen.ALWAYS:
                 at += k
             else:
                 other = x if code & 8 else k
                 test = code & 0xF0
                 holds = (
-                    a == other if test == 0x10 else a > other if test == 0x20
-                    else a >= other if test == 0x30 else bool(a & other)
+                    a == other if test == JumpWhen.EQUAL else a > other if test == JumpWhen.GREATER
+                    else a >= other if test == JumpWhen.GREATER_OR_EQUAL else bool(a & other)
                 )  # fmt: skip
                 at += true if holds else false
         elif kind == _LD:
@@ -138,7 +164,7 @@ def run(program: Filter, words: tuple[int, ...]) -> int:
                 x = a
         else:
             operand = x if code & 8 else k
-            if code & 0xF0 == _DIVIDE and not operand:
+            if code & 0xF0 == Alu.DIV and not operand:
                 return 0  # as the kernel's interpreter
             a = _computed(code & 0xF0, a, operand) & abi.U32
 
@@ -150,23 +176,23 @@ def _loaded(code: int, k: int, words: tuple[int, ...], memory: list[int]) -> int
 
 def _computed(operation: int, a: int, operand: int) -> int:
     match operation:
-        case 0x00:
+        case Alu.ADD:
             return a + operand
-        case 0x10:
+        case Alu.SUB:
             return a - operand
-        case 0x20:
+        case Alu.MUL:
             return a * operand
-        case 0x30:
+        case Alu.DIV:
             return a // operand
-        case 0x40:
+        case Alu.OR:
             return a | operand
-        case 0x50:
+        case Alu.AND:
             return a & operand
-        case 0x60:
+        case Alu.LSH:
             return a << (operand & 31)
-        case 0x70:
+        case Alu.RSH:
             return a >> (operand & 31)
-        case 0x80:
+        case Alu.NEG:
             return -a
         case _:
             return a ^ operand

@@ -14,6 +14,7 @@ Source: futex(2); Linux kernel/futex/: waitwake.c, requeue.c, pi.c; Documentatio
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,27 @@ FUTEX_WAITERS, FUTEX_OWNER_DIED, FUTEX_TID_MASK = 0x8000_0000, 0x4000_0000, 0x3F
 BITSET_MATCH_ANY = 0xFFFF_FFFF
 
 Key = tuple[int, ...]
+
+
+class WakeOp(IntEnum):
+    """FUTEX_OP_*: what FUTEX_WAKE_OP makes of its second word and an operand."""
+
+    SET = 0
+    ADD = 1
+    OR = 2
+    ANDN = 3
+    XOR = 4
+
+
+class WakeComparison(IntEnum):
+    """FUTEX_OP_CMP_*: how it compares what the word was."""
+
+    EQ = 0
+    NE = 1
+    LT = 2
+    LE = 3
+    GT = 4
+    GE = 5
 
 
 class Waiter:
@@ -109,30 +131,30 @@ def wake_operation(encoded: int, old: int) -> tuple[int, bool]:
         operand = 1 << (operand & 31)
     value = old - (1 << 32) if old & 0x8000_0000 else old
     match operation:
-        case 0:
+        case WakeOp.SET:
             new = operand
-        case 1:
+        case WakeOp.ADD:
             new = old + operand
-        case 2:
+        case WakeOp.OR:
             new = old | operand
-        case 3:
+        case WakeOp.ANDN:
             new = old & ~operand
-        case 4:
+        case WakeOp.XOR:
             new = old ^ operand
         case _:
             raise ValueError(operation)
     match comparison:
-        case 0:
+        case WakeComparison.EQ:
             holds = value == against
-        case 1:
+        case WakeComparison.NE:
             holds = value != against
-        case 2:
+        case WakeComparison.LT:
             holds = value < against
-        case 3:
+        case WakeComparison.LE:
             holds = value <= against
-        case 4:
+        case WakeComparison.GT:
             holds = value > against
-        case 5:
+        case WakeComparison.GE:
             holds = value >= against
         case _:
             raise ValueError(comparison)

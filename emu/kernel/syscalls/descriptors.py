@@ -38,8 +38,10 @@ _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_HUGETLB = 1, 2, 4
 _F_SEAL_SEAL = 1
 _EFD_SEMAPHORE = 1
 _PIPE_MAX = 1 << 20
-_OWNER_COMMANDS = frozenset((abi.F_SETOWN, abi.F_GETOWN, 10, 11, 15, 16, 1026))
-"""F_SETSIG, F_GETSIG, F_SETOWN_EX, F_GETOWN_EX and F_NOTIFY are the last."""
+_OWNER_COMMANDS = frozenset(
+    (abi.F_SETOWN, abi.F_GETOWN, abi.F_SETSIG, abi.F_GETSIG, abi.F_SETOWN_EX, abi.F_GETOWN_EX, abi.F_NOTIFY)
+)
+"""What `owner` serves."""
 _LOCK_SH, _LOCK_EX, _LOCK_NB, _LOCK_UN = 1, 2, 4, 8
 
 

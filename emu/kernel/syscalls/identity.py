@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from emu.core.errors import MemoryFault
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel
     from emu.kernel.run.task import Task
 
-_ARCH_SET_GS, _ARCH_SET_FS, _ARCH_GET_FS, _ARCH_GET_GS = 0x1001, 0x1002, 0x1003, 0x1004
 _USER_END = 0x7FFF_FFFF_F000
 _GRND_NONBLOCK, _GRND_RANDOM, _GRND_INSECURE = 1, 2, 4
 _RANDOM_LIMIT = 1 << 25
@@ -46,6 +46,15 @@ _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_GET_TID_ADDRESS = 38, 39, 40
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _PR_CAPBSET_DROP, _LAST_CAPABILITY = 24, 40
+
+
+class ArchCode(IntEnum):
+    """ARCH_*: what arch_prctl is asked for."""
+
+    SET_GS = 0x1001
+    SET_FS = 0x1002
+    GET_FS = 0x1003
+    GET_GS = 0x1004
 
 
 @syscall(39, "getpid")
@@ -142,12 +151,12 @@ def _sys_prlimit64(k: Kernel, t: Task, pid: int, resource: int, new: int, old: i
 @syscall(158, "arch_prctl", "hex", "ptr")
 def _sys_arch_prctl(k: Kernel, t: Task, code: int, address: int) -> int:
     match code:
-        case 0x1002 | 0x1001:
+        case ArchCode.SET_FS | ArchCode.SET_GS:
             if address >= _USER_END:
                 raise fail(errno.EPERM)
-            k.cpu.set(regs.FS_BASE if code == _ARCH_SET_FS else regs.GS_BASE, address)
-        case 0x1003 | 0x1004:
-            value = k.cpu.get(regs.FS_BASE if code == _ARCH_GET_FS else regs.GS_BASE)
+            k.cpu.set(regs.FS_BASE if code == ArchCode.SET_FS else regs.GS_BASE, address)
+        case ArchCode.GET_FS | ArchCode.GET_GS:
+            value = k.cpu.get(regs.FS_BASE if code == ArchCode.GET_FS else regs.GS_BASE)
             k.arena.copy_out(address, value.to_bytes(8, "little"))
         case _:
             raise fail(errno.EINVAL)

@@ -34,18 +34,18 @@ def owner_call(k: Kernel, file: OpenFile, fd: int, command: int, argument: int) 
             file.set_owner(_checked(k, Owner(kind, abs(number), owner.signo)))
         case abi.F_GETOWN:
             return -owner.id if owner.kind == OWNER_PGRP else owner.id
-        case 10:
+        case abi.F_SETSIG:
             if not 0 <= number <= abi.NSIG:
                 raise fail(errno.EINVAL)
             file.set_owner(owner._replace(signo=number))
-        case 11:
+        case abi.F_GETSIG:
             return owner.signo
-        case 15:
+        case abi.F_SETOWN_EX:
             kind, number = _OWNER.unpack(k.arena.copy_in(argument, _OWNER.size))
             if not OWNER_TID <= kind <= OWNER_PGRP:
                 raise fail(errno.EINVAL)
             file.set_owner(_checked(k, Owner(kind, number, owner.signo)))
-        case 16:
+        case abi.F_GETOWN_EX:
             k.arena.copy_out(argument, _OWNER.pack(owner.kind, owner.id))
         case _:
             _notify(k, file, fd, argument & abi.U32)

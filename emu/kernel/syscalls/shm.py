@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import struct
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from emu.kernel import abi
 from emu.kernel.errors import fail
-from emu.kernel.ipc.objects import IPC_INFO, IPC_STAT, READ, WRITE, SharedSegment
+from emu.kernel.ipc.objects import READ, WRITE, SharedSegment
 from emu.kernel.syscalls.ipc import who
 from emu.kernel.table import syscall
 
@@ -19,8 +20,21 @@ if TYPE_CHECKING:
 _RDONLY, _RND, _REMAP, _EXEC = 0o10000, 0o20000, 0o40000, 0o100000
 _DEST, _LOCKED = 0o1000, 0o2000
 _HUGETLB = 0o4000
-_LOCK, _UNLOCK, _STAT, _INFO, _STAT_ANY = 11, 12, 13, 14, 15
 _MOST = 1 << 46
+
+
+class ShmCommand(IntEnum):
+    """What shmctl is asked for: IPC_* and SHM_*."""
+
+    RMID = 0
+    SET = 1
+    STAT = 2
+    INFO = 3
+    LOCK = 11
+    UNLOCK = 12
+    SHM_STAT = 13
+    SHM_INFO = 14
+    STAT_ANY = 15
 
 
 @syscall(29, "shmget", "hex", "size", "int")
@@ -101,27 +115,28 @@ def _sys_shmdt(k: Kernel, t: Task, address: int) -> int:
 def _sys_shmctl(k: Kernel, t: Task, ident: int, command: int, buffer: int) -> int:
     _collect(k)
     table = k.system.ipc.segments
-    if ident < 0 and command not in (IPC_INFO, _INFO) or command < 0:
+    about_all = command in (ShmCommand.INFO, ShmCommand.SHM_INFO)
+    if ident < 0 and not about_all or command < 0:
         raise fail(errno.EINVAL)
-    if command in (IPC_INFO, _INFO):
+    if about_all:
         return _info(k, command, buffer)
     segment = table.find(ident)
     match command:
-        case 2 | 13 | 15:
-            if command != _STAT_ANY:
+        case ShmCommand.STAT | ShmCommand.SHM_STAT | ShmCommand.STAT_ANY:
+            if command != ShmCommand.STAT_ANY:
                 segment.allow(who(k), READ)
             k.arena.copy_out(buffer, _packed(k, segment))
-            return segment.id if command != IPC_STAT else 0
-        case 1:
+            return segment.id if command != ShmCommand.STAT else 0
+        case ShmCommand.SET:
             segment.set_perm(who(k), k.arena.copy_in(buffer, 48))
-        case 0:
+        case ShmCommand.RMID:
             segment.own(who(k))
             segment.removed, segment.key = True, 0
             segment.mode |= _DEST
             _collect(k)
-        case 11 | 12:
+        case ShmCommand.LOCK | ShmCommand.UNLOCK:
             segment.own(who(k))
-            segment.mode = segment.mode | _LOCKED if command == _LOCK else segment.mode & ~_LOCKED
+            segment.mode = segment.mode | _LOCKED if command == ShmCommand.LOCK else segment.mode & ~_LOCKED
         case _:
             raise fail(errno.EINVAL)
     return 0
@@ -136,7 +151,7 @@ def _packed(k: Kernel, segment: SharedSegment) -> bytes:
 def _info(k: Kernel, command: int, buffer: int) -> int:
     segments = list(k.system.ipc.segments)
     pages = sum(-(-segment.size // abi.PAGE_SIZE) for segment in segments)
-    if command == IPC_INFO:
+    if command == ShmCommand.INFO:
         limits = (abi.U64 - (1 << 24), 1, 4096, 4096, abi.U64 - (1 << 24), 0, 0, 0, 0)
         k.arena.copy_out(buffer, struct.pack("<9Q", *limits))
     else:
