@@ -33,6 +33,7 @@ class BlockCounter(HostPart):
         self.block = (0, 0)
         """Address and size of the block at whose beginning the count came to 0."""
         self._hook: Any = None
+        self._counting = False
         self.forced = self.forced_ns = 0
         self._at_zero = at_zero
         self._python = binding.BLOCK(self._zero)
@@ -59,10 +60,13 @@ class BlockCounter(HostPart):
     @property
     def installed(self) -> bool:
         """Whether blocks are counted."""
-        return self._hook is not None
+        return self._counting
 
     def install(self) -> None:
         """Begin to count; only while the CPU is stopped."""
+        self._counting = True
+        if self._hook is not None:
+            return
         if os.uname().machine == "x86_64":
             self._hook = self._engine.removable_hook(
                 binding.UC_HOOK_BLOCK, self._native(), user_data=ctypes.addressof(self._words)
@@ -75,8 +79,16 @@ class BlockCounter(HostPart):
     def remove(self) -> None:
         """Count no more; only while the CPU is stopped."""
         self._engine.remove_hook(self._hook)
-        self._hook = None
+        self._hook, self._counting = None, False
         self._engine.flush_blocks()
+
+    def rest(self) -> None:
+        """Count no more until `install`, for which all code stays translated;
+        code that runs meanwhile pays for the hook, which is little where it is machine code.
+        """
+        if self._code is None:
+            self.remove()
+        self._counting = False
 
     def _native(self) -> ctypes.c_void_p:
         """Return the host's address of the hook in machine code."""
@@ -96,8 +108,9 @@ class BlockCounter(HostPart):
         return ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(self._code)))
 
     def _zero(self, _uc: int, address: int, size: int, _data: int) -> None:
-        self.block = address, size
-        self._at_zero()
+        if self._counting:
+            self.block = address, size
+            self._at_zero()
 
     def _one(self, uc: int, address: int, size: int, data: int) -> None:
         self._words[:] = [self._words[0] - 1, address, self._words[1]]

@@ -17,7 +17,7 @@ def note_counter(counter: Counter) -> Undo:
         if counting and not counter.installed:
             counter.install()
         elif counter.installed and not counting:
-            counter.remove()
+            counter.rest()  # the next run from here counts again, most likely
         counter.left = left
 
     return undo

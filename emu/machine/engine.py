@@ -152,6 +152,9 @@ class Counter(Protocol):
     def remove(self) -> None:
         """Count no more; only while the CPU is stopped."""
 
+    def rest(self) -> None:
+        """Count no more for now: `install` soon comes again."""
+
 
 class LateStop(Protocol):
     """Stops the CPU before one instruction of the block that it is about to run, once."""

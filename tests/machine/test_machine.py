@@ -279,6 +279,31 @@ def test_blocks_are_counted_alike_in_machine_code_and_in_python(
     cpu.counter.remove()
     assert cpu.run(address) == CpuException(13)
     assert cpu.counter.left == 100 - 8
+    cpu.counter.install()
+    cpu.counter.left = 4
+    cpu.counter.rest()
+    assert not cpu.counter.installed
+    assert cpu.run(address) == CpuException(13)
+    cpu.counter.install()
+    cpu.counter.left = 2
+    assert cpu.run(address) == Stopped()
+    assert stops == [7, 9]
+
+
+def test_a_counter_that_rests_costs_no_translation(space: AddressSpace) -> None:
+    cpu = UnicornCpu(space.arena)
+    address = space.mmap(0, PAGE, 7)
+    space.arena.write(address, bytes.fromhex("90 f4"))
+    cpu.counter.install()
+    cpu.counter.left = 100
+    assert cpu.run(address) == CpuException(13)
+    translated = cpu.blocks
+    for _ in range(3):
+        cpu.counter.rest()
+        assert cpu.run(address) == CpuException(13)
+        cpu.counter.install()
+        assert cpu.run(address) == CpuException(13)
+    assert cpu.blocks == translated
 
 
 def test_contexts_go_on_in_and_out_of_a_trap_alike(space: AddressSpace) -> None:

@@ -88,6 +88,10 @@ class TrapCounter(HostPart):
             self._beat.stop()
             self._beat = None
 
+    def rest(self) -> None:
+        """Count no more."""
+        self.remove()
+
     def trapped(self) -> None:
         """A trap has been served."""
         if self._beat is not None:
