@@ -24,13 +24,11 @@ class Callers:
         """`main` is the trap that stands for the empty program's, None where there is a program."""
         self._engine, self._main = engine, main
 
-    def complete(self, found: list[Captured]) -> list[Captured]:
-        """Return the frames up to the first one where Python called, and then Python's."""
-        for at, one in enumerate(found):
-            if self._is_call(one.known):
-                python = [Captured(one.frame, frame) for frame in python_frames()]
-                return found[:at] + python if python else found
-        return found
+    def entered(self, one: Captured) -> list[Captured]:
+        """Return the frames of Python that called the guest, if that is what the frame is."""
+        if not self._is_call(one.known):
+            return []
+        return [Captured(one.frame, frame) for frame in python_frames()]
 
     def _is_call(self, frame: FrameInfo) -> bool:
         """Whether the frame is one of a station: of a function of ours from which Python calls the guest."""

@@ -147,7 +147,7 @@ class Process(ForTheGuest, instead="use Process.memory"):
         station = engine.station()
         engine.stations.append(station)
         trap = loaded.program.bias + main if main is not None else None
-        self.inner.backtraces.complete_with(callers.Callers(engine, trap).complete)
+        self.inner.backtraces.end_where(callers.Callers(engine, trap).entered)
         if trap is not None:
             engine.host_at(trap, station)
         else:

@@ -55,14 +55,15 @@ class UnwindTable:
     """The unwind information of one mapped object. Addresses are guest addresses.
 
     `header` is where its .eh_frame_hdr lies (PT_GNU_EH_FRAME), `size` the bytes of that; an object without
-    one (a static program) has its .eh_frame at `frames`. The rows of a function are kept. Nothing is read
-    before the first question.
+    one (a static program) has its .eh_frame at `frames`. The rows of a function, and what was asked, are
+    kept. Nothing is read before the first question.
     """
 
     def __init__(self, memory: ReadableMemory, header: int, size: int, name: str, *, frames: int = 0) -> None:
         self._memory, self._header, self._size, self._name = memory, header, size, name
         self._frames = frames
         self._rows: dict[int, CfaRows] = {}
+        self._known: dict[int, Row | None] = {}
         self._cies: dict[int, Cie] = {}
         self._starts: Sequence[int] | None = None  # as they stand in the table: relative to `_base`
         self._fdes: Sequence[int] = ()
@@ -73,8 +74,11 @@ class UnwindTable:
 
         Raises `ElfError` for malformed unwind information.
         """
+        if pc in self._known:
+            return self._known[pc]
         with self._malformed():
-            return self._find(pc)
+            row = self._known[pc] = self._find(pc)
+        return row
 
     def last_start(self, pc: int) -> int:
         """Return where the last function that the table knows begins at or before `pc`; 0 if there is none.

@@ -94,13 +94,13 @@ class Backtraces:
         self._process = process
         self._tables: dict[int, UnwindTable | None] = {}
         self._departed: dict[int, UnwindTable | None] = {}
-        self._complete: Callable[[list[Captured]], list[Captured]] = lambda found: found
+        self._entered: Callable[[Captured], list[Captured]] = lambda frame: []
 
-    def complete_with(self, complete: Callable[[list[Captured]], list[Captured]]) -> None:
-        """Let `complete` put the callers of the guest into the frames of the running
-        thread, in place of how the guest was entered.
+    def end_where(self, entered: Callable[[Captured], list[Captured]]) -> None:
+        """Ask `entered` of each frame of the running thread who has entered the guest there:
+        these frames take the place of how that was done.
         """
-        self._complete = complete
+        self._entered = entered
 
     def frames(self, task: Task | None = None) -> list[FrameInfo]:
         """Return the frames of the running thread, the innermost first:
@@ -130,7 +130,7 @@ class Backtraces:
             registers[16] -= (
                 2  # a trap stands at a function's first instruction, which unwind information knows
             )
-        return self._complete(self._walk(registers))
+        return self._walk(registers, self._entered)
 
     def callers(self) -> list[Captured]:
         """Return two frames, without unwinding: the function that the running thread has just entered, and
@@ -151,7 +151,7 @@ class Backtraces:
         gprs = self._process.cpu.gprs()
         stack = gprs[_RSP]
         gprs[_RSP], gprs[_RIP] = stack + 8, self._process.arena.read_u64(stack)
-        return self._complete(self._walk(gprs))
+        return self._walk(gprs, self._entered)
 
     def of(self, gprs: Sequence[int]) -> list[FrameInfo]:
         """Return the frames from registers in the order of `regs.GPRS`."""
@@ -174,7 +174,9 @@ class Backtraces:
                 )  # fmt: skip
         return found
 
-    def _walk(self, gprs: Sequence[int]) -> list[Captured]:
+    def _walk(
+        self, gprs: Sequence[int], entered: Callable[[Captured], list[Captured]] | None = None
+    ) -> list[Captured]:
         from emu.process.unwind import Surroundings, from_gprs, walk
 
         found: list[Captured] = []
@@ -192,7 +194,10 @@ class Backtraces:
                     note = f"{known.note}; {stop.value}" if known.note else stop.value
                     found[-1] = found[-1]._replace(known=known._replace(note=note))
                 return found
-            found.append(self._place(frame))
+            one = self._place(frame)
+            if entered is not None and (outer := entered(one)):
+                return found + outer
+            found.append(one)
 
     def forget(self, start: int) -> None:
         """Drop what is known of an object that goes: the one that begins at `start`."""
