@@ -45,6 +45,7 @@ class SymbolChecks:
         self._notes = notes
         self._seen: set[int] = set()
         self._objects: dict[bytes, tuple[_Defined, ...]] = {}
+        self._exported: dict[LinkMap, tuple[bytes, ...]] = {}
         self._pointers: dict[LinkMap, dict[int, int]] = {}
 
     def look(self, _record: Record, _event: InitStarted) -> None:
@@ -53,7 +54,9 @@ class SymbolChecks:
         new = [map_ for map_ in self._notes.maps() if map_.relocated and map_.serial not in self._seen]
         for map_ in new:
             self._seen.add(map_.serial)
-            for name, defined in _objects(map_):
+            exported = _objects(map_)
+            self._exported[map_] = tuple(name for name, _ in exported)
+            for name, defined in exported:
                 self._objects[name] = (*self._objects.get(name, ()), defined)
             self._copies(map_)
         for map_ in new:
@@ -69,9 +72,9 @@ class SymbolChecks:
 
     def forget(self, start: int) -> None:
         """Drop what is known of the object that began there and is going."""
-        for name, known in self._objects.items():
-            if any(defined.map.map_start == start for defined in known):
-                self._objects[name] = tuple(d for d in known if d.map.map_start != start)
+        for gone in [map_ for map_ in self._exported if map_.map_start == start]:
+            for name in self._exported.pop(gone):
+                self._objects[name] = tuple(d for d in self._objects[name] if d.map is not gone)
         self._pointers = {map_: known for map_, known in self._pointers.items() if map_.map_start != start}
 
     def _compare(self, name: bytes, mine: _Defined) -> None:
