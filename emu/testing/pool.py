@@ -59,7 +59,7 @@ class Pool:
         kept = self._free.pop(key, None) if key is not None else None
         if kept is not None and unchanged(kept.files):
             try:
-                kept.process.renew(kept.start, policy)
+                kept.process.begin_at(kept.start, run, policy)
             except EmuError:
                 kept = None  # it was left where there is no way back: in a handler, or broken off
         else:
@@ -69,8 +69,8 @@ class Pool:
             if key is None:
                 return process
             kept = _Kept(process, process.snapshot(), _files(process))
+            process.begin(run)
         self._used[id(kept.process)] = key, kept
-        kept.process.begin(run)
         kept.process.set_up(self._setting_up)
         return kept.process
 

@@ -16,15 +16,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from emu.api.callers import python_frames
 from emu.api.errors import StateError
+from emu.api.linking import RTLD_NOW
 from emu.api.process import Process
 from emu.core.record import NamedTuple
 from emu.kernel.fs.hostfile import HostFile
 from emu.testing.host_files import Signature, signature, unchanged
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Hashable, Iterator
 
+    from emu.api.library import Library
+    from emu.api.linking import Linking
     from emu.api.snapshot import Snapshot
+    from emu.kernel.run.policy import Policy
     from emu.testing.schedules import ScheduledRun
 
 T = TypeVar("T")
@@ -32,6 +37,11 @@ _MOST_STEPS = 12
 """Steps that a process keeps; each holds what memory the guest has written."""
 _MOST_PATHS = 4096
 _REPEATED, _HARMLESS = "write", "stat"
+_PARTS = frozenset((
+    "inner", "place", "memory", "engine", "calls", "libraries", "driven", "watch", "_bus", "_answers", "_linking", "_hooks",
+    "_listeners", "_timeline",
+))  # fmt: skip
+"""Attributes of a process by which its state is read and changed."""
 
 
 class _Seen:
@@ -77,10 +87,25 @@ class _Step(NamedTuple):
     state: _State
 
 
+class _Due(NamedTuple):
+    """The state that a process is to be in as soon as anybody looks, under which
+    schedule, and the attributes of it that lead to the present one.
+    """
+
+    snapshot: Snapshot
+    policy: Policy
+    parts: dict[str, Any]
+
+
 class SetUpProcess(Process):
-    """A process whose set-up is remembered; `begin` goes back to its start."""
+    """A process whose set-up is remembered; `begin_at` goes back to its start.
+
+    That is done when somebody first looks at the process, by any of the attributes `_PARTS`. Where the first
+    thing that is done in it is a known step, it goes at once to the state behind that.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        self._due: _Due | None = None
         self._here: _State | None = None
         self._stamp = 0, 0
         self._run: ScheduledRun | None = None
@@ -88,16 +113,51 @@ class SetUpProcess(Process):
         self._kept = 0
         self._remembers = False
         super().__init__(*args, **options)
+        self._writes = bool(self.inner.config.writable)
 
     def begin(self, run: ScheduledRun) -> None:
-        """The process is at its start, for a run of a test."""
+        """The process is at its start, where nobody has done anything, for a run of a test."""
         self._run = run
         self._arrive(self._root)
+
+    def begin_at(self, start: Snapshot, run: ScheduledRun, policy: Policy) -> None:
+        """Be at a snapshot of the start, for another run of a test and under its schedule; see `renew`.
+
+        Raises StateError where there is no way back: in a handler, or broken off.
+        """
+        self._settle()
+        self.engine.check_idle("a restore")
+        self._run, self._here = run, self._root
+        self._due = _Due(start, policy, {name: self.__dict__.pop(name) for name in _PARTS})
 
     def set_up(self, begins: bool) -> None:
         """A test's set-up begins, or it is over: what is done from then on is the test's own."""
         run = self._run
-        self._remembers = begins and run is not None and run.remembers and not self.inner.config.writable
+        self._remembers = begins and run is not None and run.remembers and not self._writes
+
+    def __getattr__(self, name: str) -> Any:
+        """Be asked for what is not there: for a part, before the process is where it is to be."""
+        if name in _PARTS:
+            self._settle()
+        return super().__getattribute__(name)
+
+    def _settle(self) -> None:
+        """Go where the process is to be."""
+        if self._due is not None:
+            snapshot, policy, here = self._due.snapshot, self._due.policy, self._here
+            self._take_back()
+            self.renew(snapshot, policy)
+            self._arrive(here)
+
+    def _take_back(self) -> None:
+        due, self._due = self._due, None
+        if due is not None:
+            self.__dict__.update(due.parts)
+
+    def dlopen(self, path: str | bytes | os.PathLike[str], flags: int = RTLD_NOW) -> Library:
+        """See `Process.dlopen`."""
+        linking: Linking = self._due.parts["_linking"] if self._due is not None else self._linking
+        return linking.dlopen(path, flags)
 
     def restore(self, snapshot: Snapshot) -> None:
         """See `Process.restore`."""
@@ -108,9 +168,11 @@ class SetUpProcess(Process):
         """See `Process.perform`."""
         here, run = self._here, self._run
         if not self._remembers or here is None or run is None:
+            self._settle()
             return act()
         key = told()
-        if self._stamp != (self.engine.turns, self.memory.changes) or self.hooked or key is None:
+        if key is None or self._due is None and self._touched:
+            self._settle()
             self._here = None  # nobody knows what it is now
             return act()
         key = key, *((frame.file, frame.line) for frame in python_frames())
@@ -121,6 +183,7 @@ class SetUpProcess(Process):
                 write()
             self._arrive(step.state)
             return step.result  # type: ignore[no-any-return] # what the same act gave
+        self._settle()
         self._here = None
         before = run.choices, self.engine.requests
         with self._watched() as seen:
@@ -129,12 +192,19 @@ class SetUpProcess(Process):
             self._remember(here, key, result, seen)
         return result
 
+    @property
+    def _touched(self) -> bool:
+        """Whether anything was done in the process, or to it, behind the last step."""
+        return self._stamp != (self.engine.turns, self.memory.changes) or self.hooked
+
     def _go_on(self, snapshot: Snapshot) -> None:
         """Go to the state behind a step; the libraries of this set-up, not those of
         the first one, are those that are open.
         """
-        mine = {library for library in self.libraries if not library.closed}
-        self.renew(snapshot, self.inner.kernel.scheduler.policy)
+        due = self._due
+        self._take_back()
+        mine = {library for library in self.libraries if not library.closed} if due is None else ()
+        self.renew(snapshot, self.inner.kernel.scheduler.policy if due is None else due.policy)
         for library in self.libraries:
             library.refusal = "" if library in mine else library.refusal or "is another test's"
 

@@ -81,6 +81,41 @@ def test_a_set_up_is_done_once_for_all_tests_and_schedules(run: Runner) -> None:
     result.assert_outcomes(passed=7)
 
 
+def test_a_known_set_up_is_one_way_back_and_who_looks_before_sees_the_start(run: Runner) -> None:
+    result = run("""
+    from emu.process.snapshot import ProcessSnapshot
+    back, restore = [], ProcessSnapshot.restore
+    def counted_restore(self):
+        back.append(self)
+        restore(self)
+    ProcessSnapshot.restore = counted_restore
+    @pytest.fixture
+    def codec(emu_process, emu_library):
+        return emu_library("./libcodec.so")
+    @pytest.mark.parametrize("round", range(4))
+    def test_uses_it(codec, round):
+        assert codec.decode(b"text") == 4
+    @pytest.mark.emu(schedules=6)
+    def test_schedules(codec):
+        assert codec.decode_all(2) == 8
+    def test_count():
+        assert (len(made), done.count("dlopen"), len(back)) == (1, 1, 3 + 6)
+    @pytest.mark.parametrize("look", [
+        lambda process: [e for e in process.events("dl") if "codec" in str(e)],
+        lambda process: process.ended or process.status,
+        lambda process: [m for m in process.link_maps if "codec" in m.path],
+        lambda process: list(process.libraries) and [x for x in process.libraries if not x.closed],
+    ])
+    def test_looks_first(look, emu_process):
+        assert not look(emu_process)
+        assert emu_process.dlopen("./libcodec.so").decode(b"text") == 4
+    def test_no_such_attribute(emu_process):
+        with pytest.raises(AttributeError, match="'SetUpProcess' object has no attribute 'dlopne'"):
+            emu_process.dlopne
+    """)
+    result.assert_outcomes(passed=11)
+
+
 def test_what_a_set_up_writes_is_written_for_each_test(run: Runner) -> None:
     result = run("""
     @pytest.fixture
