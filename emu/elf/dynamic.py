@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from emu.core.errors import ElfError, Inconsistency
 from emu.elf import constants as c
 from emu.elf.header import file_backed_end
+from emu.elf.image import read_some
 
 if TYPE_CHECKING:
     from emu.elf.header import Phdr
@@ -67,6 +68,7 @@ _NEED_STRINGS = (c.DT_NEEDED, c.DT_SONAME, c.DT_RPATH, c.DT_RUNPATH, c.DT_AUXILI
 
 
 _LIMIT = 1 << 20
+_AT_ONCE = 32 * c.DYN_SIZE
 
 
 def read_dynamic(image: Image, vaddr: int, name: str) -> bytes:
@@ -75,15 +77,13 @@ def read_dynamic(image: Image, vaddr: int, name: str) -> bytes:
 
     Raises `ElfError` where it has no end inside the object.
     """
-    found = b""
-    while len(found) < _LIMIT:
-        try:
-            entry = image.read(vaddr + len(found), c.DYN_SIZE)
-        except ElfError:
-            break
-        found += entry
-        if not any(entry[:8]):
-            return found
+    found, missing = b"", False
+    while len(found) < _LIMIT and not missing:
+        more = read_some(image, vaddr + len(found), _AT_ONCE)
+        for at in range(0, len(more) - c.DYN_SIZE + 1, c.DYN_SIZE):
+            if not any(more[at : at + 8]):
+                return found + more[: at + c.DYN_SIZE]
+        found, missing = found + more, len(more) < _AT_ONCE
     raise ElfError(name, "dynamic section has no DT_NULL at its end")
 
 

@@ -97,14 +97,19 @@ class Mirror:
         self.layout, self.arena, self.heap, self.rtld = layout, arena, heap, rtld
         self._at = layout.offsets("link_map")
         self._size = layout.size("link_map")
-        self._type = layout.bits("link_map", "l_type")
-        self._bits = {
+        type_ = layout.bits("link_map", "l_type")
+        bits = {
             name: layout.bits("link_map", member)
             for name in (*_FLAGS, "ld_readonly")
             if layout.has("link_map", member := f"l_{name.rstrip('_')}")
         }
-        flag_bytes = [self._type[0], *(byte for byte, _ in self._bits.values())]
-        self._first_flag, self._last_flag = min(flag_bytes), max(flag_bytes)
+        flag_bytes = [type_[0], *(byte for byte, _ in bits.values())]
+        self._first_flag = first = min(flag_bytes)
+        self._flag_bytes = max(flag_bytes) + 1 - first
+        self._type_shift = 8 * (type_[0] - first) + type_[1]
+        masks = {name: 1 << 8 * (byte - first) + bit for name, (byte, bit) in bits.items()}
+        self._readonly = masks.pop("ld_readonly", 0)
+        self._masks = tuple(masks.items())
         self._blocks: dict[int, _Blocks] = {}
 
     # -- life of a map ---------------------------------------------------------------------------------------
@@ -244,13 +249,13 @@ class Mirror:
 
     def flags(self, map_: LinkMap) -> None:
         """Write `l_type` and the single-bit flags."""
-        raw = bytearray(self._last_flag + 1 - self._first_flag)
-        byte, bit = self._type
-        raw[byte - self._first_flag] |= map_.type << bit
-        for name, (byte, bit) in self._bits.items():
-            value = self._blocks[map_.address].readonly if name == "ld_readonly" else getattr(map_, name)
-            raw[byte - self._first_flag] |= value << bit
-        self.arena.write(map_.address + self._first_flag, raw)
+        value = map_.type << self._type_shift
+        for name, mask in self._masks:
+            if getattr(map_, name):
+                value |= mask
+        if self._blocks[map_.address].readonly:
+            value |= self._readonly
+        self.arena.write(map_.address + self._first_flag, value.to_bytes(self._flag_bytes, "little"))
 
     def audit_cookie(self, map_: LinkMap, index: int) -> int:
         """Return where the `struct auditstate` of an object for an auditor lies,

@@ -8,6 +8,7 @@ simply never asked for again.
 
 from __future__ import annotations
 
+from struct import Struct
 from types import GeneratorType
 from typing import TYPE_CHECKING, cast
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _M64 = (1 << 64) - 1
 _AUDIT_ROOM = 16
+_PAIR = Struct("<QQ")
+_NO_ARGUMENTS = (0,) * 6
 _CALL_REGS = (regs.RSP, regs.RAX, regs.RDI, regs.RSI, regs.RDX, regs.RCX, regs.R8, regs.R9)
 
 
@@ -194,13 +197,11 @@ class HostedFunctions:
         arena = self.kernel.arena
         for place, argument in enumerate(effect.args[6:], 1):
             arena.write_u64(slot + 8 * place, argument & _M64)
-        arena.write_u64(slot, frame.back)
-        arena.write_u64(slot - 8, effect.address)
+        _PAIR.pack_into(arena.bytes, arena.offset(slot - 8, 16), effect.address, frame.back)
         values = self._calls.values
         values[0], values[1] = slot - 8, 0
-        args = effect.args
-        for index in range(6):
-            values[2 + index] = args[index] & _M64 if index < len(args) else 0
+        for index, argument in enumerate((*effect.args, *_NO_ARGUMENTS)[:6], 2):
+            values[index] = argument & _M64
         self._calls.write()
         abandoned = self._frames.get(slot + 8)
         self._frames[slot + 8] = frame
