@@ -9,7 +9,7 @@ from emu.core.task_events import ProcessEnded, ThreadExited
 from emu.kernel import abi
 from emu.kernel.run.family import INIT
 from emu.kernel.run.signal_info import SignalInfo
-from emu.kernel.syscalls.futex import release
+from emu.kernel.syscalls.robust import release
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel

@@ -23,7 +23,7 @@ from emu.kernel import abi
 from emu.kernel.exit import end_other_tasks, end_process, release_parent
 from emu.kernel.run.signal_info import Action
 from emu.kernel.run.task import AltStack
-from emu.kernel.syscalls.futex import release
+from emu.kernel.syscalls.robust import release
 from emu.machine.budget import ENGINE, PROGRAM
 from emu.process.notes import say
 

@@ -15,7 +15,8 @@ from emu.kernel import abi
 from emu.kernel.fs.file import Meta, fresh
 from emu.kernel.fs.inodes import Symlink
 from emu.kernel.proc.cpus import cpu_mask, cpu_ranges
-from emu.kernel.proc.procfs import MachineText, ProcDirectory
+from emu.kernel.proc.files import MachineText
+from emu.kernel.proc.procfs import ProcDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

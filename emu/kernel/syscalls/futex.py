@@ -1,20 +1,15 @@
-"""The futex system call, and what the kernel does to futexes when a thread ends.
+"""The futex system call: plain and PI futexes. What a thread's end means for them is in `robust`.
 
-One piece: plain and PI futexes, and the end of their owners, share the queues and the words.
-
-Source: futex(2), get_robust_list(2); Linux kernel/futex/: syscalls.c, waitwake.c, requeue.c, pi.c, core.c.
+Source: futex(2); Linux kernel/futex/: syscalls.c, waitwake.c, requeue.c, pi.c.
 """
 
 from __future__ import annotations
 
 import errno
-import struct
-from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from emu.core.errors import MemoryFault
-from emu.core.task_events import ThreadJoined
 from emu.kernel import abi
 from emu.kernel.errors import fail
 from emu.kernel.run.block import Block
@@ -62,7 +57,6 @@ class Op(IntEnum):
 _WITH_CLOCK = frozenset((Op.WAIT_BITSET, Op.WAIT_REQUEUE_PI, Op.LOCK_PI2))
 _TIMED = frozenset((Op.WAIT, Op.LOCK_PI, Op.LOCK_PI2, Op.WAIT_BITSET, Op.WAIT_REQUEUE_PI))
 _TWO_WORDS = (Op.REQUEUE, Op.CMP_REQUEUE, Op.WAKE_OP, Op.WAIT_REQUEUE_PI, Op.CMP_REQUEUE_PI)
-_ROBUST_LIMIT = 2048
 _USER_END = 0x7FFF_FFFF_F000
 
 
@@ -279,7 +273,7 @@ def _await_handover(k: Kernel, t: Task, waiter: Waiter, deadline: int | None) ->
     return 0
 
 
-def _hand_over(k: Kernel, key: Key, address: int, died: int) -> None:
+def hand_over(k: Kernel, key: Key, address: int, died: int) -> None:
     """Give a PI futex to its first waiter, or to nobody."""
     queue = k.futexes.waiters(key)
     if not queue:
@@ -294,7 +288,7 @@ def _hand_over(k: Kernel, key: Key, address: int, died: int) -> None:
 def _unlock_pi(k: Kernel, t: Task, key: Key, address: int) -> int:
     if load(k, address) & FUTEX_TID_MASK != t.tid:
         raise fail(errno.EPERM)
-    _hand_over(k, key, address, 0)
+    hand_over(k, key, address, 0)
     return 0
 
 
@@ -348,57 +342,3 @@ def _requeue_pi(k: Kernel, key: Key, other: Key, second: int, count: int, more: 
             waiter.pi, waiter.target = True, None
         done += 1
     return done
-
-
-# -- the end of a thread -------------------------------------------------------------------------------------
-
-
-def release(k: Kernel, t: Task) -> None:
-    """Do what a thread's end means for futexes:
-    mark the robust ones that it holds, hand over PI futexes, tell who waits for its id to go.
-    """
-    if t.robust_list[0]:
-        with suppress(MemoryFault, OSError):  # a broken list ends the walk, and is nobody's error
-            _walk_robust_list(k, t, t.robust_list[0])
-    for key, address in k.futexes.pi_queues():
-        with suppress(MemoryFault):
-            if load(k, address) & FUTEX_TID_MASK == t.tid:
-                _hand_over(k, key, address, FUTEX_OWNER_DIED)
-    if t.clear_child_tid:
-        try:
-            store(k, t.clear_child_tid, 0)
-            key = key_of(k, t.clear_child_tid, private=False)
-            joiners = k.futexes.waiters(key)[:1]
-            wake(k, key, 1)
-        except (MemoryFault, OSError):
-            return  # as Linux: there is nobody left to tell
-        if joiners and k.bus.threads:
-            k.bus.emit(ThreadJoined(t.tid, joiners[0].task.tid))
-
-
-def _walk_robust_list(k: Kernel, t: Task, head: int) -> None:
-    entry, offset, pending = struct.unpack("<QqQ", k.arena.copy_in(head, 24))
-    for _ in range(_ROBUST_LIMIT):
-        if entry & ~1 == head:
-            break
-        following = int.from_bytes(k.arena.copy_in(entry & ~1, 8), "little")
-        if entry & ~1 != pending & ~1:
-            _owner_died(k, t, (entry & ~1) + offset, pi=bool(entry & 1), pending=False)
-        entry = following
-    if pending & ~1:
-        _owner_died(k, t, (pending & ~1) + offset, pi=bool(pending & 1), pending=True)
-
-
-def _owner_died(k: Kernel, t: Task, address: int, *, pi: bool, pending: bool) -> None:
-    key = key_of(k, address, private=False)
-    word = load(k, address)
-    if pending and not pi and not word:
-        wake(k, key, 1)  # it may have died between unlocking and waking
-        return
-    if word & FUTEX_TID_MASK != t.tid:
-        return
-    if pi and (k.futexes.waiters(key) or k.futexes.waiters(private_key(k, address))):
-        return  # the lock is handed over
-    store(k, address, word & FUTEX_WAITERS | FUTEX_OWNER_DIED)
-    if not pi and word & FUTEX_WAITERS:
-        wake(k, key, 1)
