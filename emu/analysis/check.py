@@ -34,8 +34,9 @@ from emu.analysis.check_wrappers import Wrappers
 from emu.analysis.frames import user_frame
 from emu.core import dl_events as dl
 from emu.core.errors import EmuError, LinkError
-from emu.core.events import DtorDone, DtorRegistered, DtorRun, FiniStarted, Initializer, InitStarted
+from emu.core.events import FiniStarted, Initializer, InitStarted
 from emu.core.task_events import Fault, ProcessCreated, ProgramExecuted, ThreadCreated, ThreadExited
+from emu.core.tls_events import DtorDone, DtorRegistered, DtorRun
 from emu.kernel.run.signals import Killed
 from emu.process.deadlock import DeadlockError
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import Dangling, Notes, Occasion, base
 from emu.core.dl_events import Unloaded
-from emu.core.events import DtorDone, DtorRegistered, DtorRun
 from emu.core.record import NamedTuple
 from emu.core.task_events import ProcessCreated, ProgramExecuted, ThreadExited
+from emu.core.tls_events import DtorDone, DtorRegistered, DtorRun
 from emu.machine import regs
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from emu.machine.engine import PageGuards
 from emu.process.faults import instruction_at
 
 if TYPE_CHECKING:
-    from emu.core.events import DtorRegistered, DtorRun, Record
+    from emu.core.events import Record
+    from emu.core.tls_events import DtorRegistered, DtorRun
     from emu.rtld.address_index import Departed
     from emu.rtld.link_map import LinkMap
 

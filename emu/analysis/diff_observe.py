@@ -18,6 +18,7 @@ from emu.analysis.check_tree import TreeChecker
 from emu.analysis.diff_data import EMU, FACETS, REAL, Side
 from emu.core import dl_events as dl
 from emu.core import events as ev
+from emu.core import tls_events
 from emu.core.errors import ElfError, EmuError, UnsupportedError
 from emu.core.ldso_events import SymbolBound
 from emu.core.record import NamedTuple
@@ -251,8 +252,8 @@ class _Notes:
             dl.Opened: lambda e: self._settle(),
             dl.Unloaded: lambda e: self._object("unloads", e.name, e.namespace),
             SymbolBound: self._bound,
-            ev.TlsModuleAssigned: self._tls,
-            ev.TlsStaticLayout: self._tls_layout,
+            tls_events.TlsModuleAssigned: self._tls,
+            tls_events.TlsStaticLayout: self._tls_layout,
         }
 
     def watch(self, process: Process) -> None:
@@ -372,16 +373,16 @@ class _Notes:
         reference = f"{self._name(by)}: {symbol}{f'@{version}' if version else ''}"
         return Item(reference, self._named(file, namespace).text)
 
-    def _tls(self, e: ev.TlsModuleAssigned) -> None:
+    def _tls(self, e: tls_events.TlsModuleAssigned) -> None:
         kind = "static" if e.offset else "dynamic"
         self._found.append(("tls", lambda: self._tls_item(e, kind)))
 
-    def _tls_item(self, e: ev.TlsModuleAssigned, kind: str) -> Item:
+    def _tls_item(self, e: tls_events.TlsModuleAssigned, kind: str) -> Item:
         """A TLS module; its number is shown, but depends on how many the system's own libraries have."""
         name, block = self._name(e.name), f"{e.size} bytes aligned to {e.align}, {kind}"
         offset = f", offset -{e.offset:#x}" if e.offset else ""
         return Item(f"{name}: {block}", f"{name}: module {e.module}, {block}{offset}")
 
-    def _tls_layout(self, e: ev.TlsStaticLayout) -> None:
+    def _tls_layout(self, e: tls_events.TlsStaticLayout) -> None:
         text = f"the program's static area: a surplus of {e.surplus} bytes"
         self._found.append(("tls", lambda: Item(text, text)))

@@ -12,7 +12,7 @@ from emu.analysis.frames import call_frames, is_user, user_frame, where
 from emu.analysis.stamp import Stamp
 from emu.core import dl_events as dl
 from emu.core import events as ev
-from emu.core import task_events
+from emu.core import task_events, tls_events
 from emu.core.record import NamedTuple
 from emu.rtld.link_map import LT_LOADED
 
@@ -71,7 +71,7 @@ class Registration:
 
     __slots__ = ("address", "function", "object", "owner", "running", "seen", "source")
 
-    def __init__(self, event: ev.DtorRegistered, owner: LinkMap, seen: Seen) -> None:
+    def __init__(self, event: tls_events.DtorRegistered, owner: LinkMap, seen: Seen) -> None:
         self.function, self.address, self.object, self.source = (
             event.function, event.address, event.object, event.source,
         )  # fmt: skip
@@ -118,9 +118,9 @@ class History:
         self._handlers: dict[type[Any], Callable[[Record], None]] = {
             ev.LibraryLoad: self._load,
             ev.Binding: self._binding,
-            ev.DtorRegistered: self._registered,
-            ev.DtorRun: self._run,
-            ev.DtorDone: self._done,
+            tls_events.DtorRegistered: self._registered,
+            tls_events.DtorRun: self._run,
+            tls_events.DtorDone: self._done,
             task_events.ThreadCreated: self._thread,
             task_events.ThreadNamed: self._thread,
             dl.Opened: self._opened,
@@ -285,7 +285,7 @@ class History:
         bound.append(BoundThen(event.symbol, event.relocation, event.slot, seen))
 
     def _registered(self, record: Record) -> None:
-        event: ev.DtorRegistered = record.event
+        event: tls_events.DtorRegistered = record.event
         rtld = self.process.rtld
         assert rtld is not None
         if event.dso_handle:
@@ -299,14 +299,14 @@ class History:
                 self.pending.setdefault(record.task, []).append(mine)
 
     def _run(self, record: Record) -> None:
-        event: ev.DtorRun = record.event
+        event: tls_events.DtorRun = record.event
         for one in reversed(self.pending.get(record.task, ())):
             if (one.address, one.object) == (event.address, event.object) and not one.running:
                 one.running = True
                 return
 
     def _done(self, record: Record) -> None:
-        event: ev.DtorDone = record.event
+        event: tls_events.DtorDone = record.event
         mine = self.pending.get(record.task, [])
         for number in range(len(mine) - 1, -1, -1):
             one = mine[number]

@@ -23,7 +23,7 @@ from emu.analysis.report_events import MAX_EVENTS, EventList
 from emu.analysis.report_tls import ThreadStorage
 from emu.core import dl_events as dl
 from emu.core import events as ev
-from emu.core import task_events
+from emu.core import task_events, tls_events
 from emu.core.errors import EmuError
 from emu.core.ldso_events import PreinitStarted
 
@@ -99,8 +99,8 @@ class RunReport:
             ev.LibraryLoad: self._load, dl.Opened: self._opened, dl.CloseRequested: self._close, dl.Kept: self._kept,
             dl.Unloading: self._unloading, dl.Unloaded: self._unloaded, ev.Binding: self._binding,
             ev.Initializer: self._called, ev.Finalizer: self._called, ev.InitStarted: self._started, PreinitStarted: self._started,
-            ev.DtorRegistered: self._registered, ev.DtorRun: self._run, ev.DtorDone: self._done,
-            ev.TlsBlockAllocated: storage.allocated, task_events.ThreadExited: storage.exited,
+            tls_events.DtorRegistered: self._registered, tls_events.DtorRun: self._run, tls_events.DtorDone: self._done,
+            tls_events.TlsBlockAllocated: storage.allocated, task_events.ThreadExited: storage.exited,
         }  # fmt: skip
         process.bus.subscribe(self._take, ev.CATEGORIES, process.number)
 
@@ -298,7 +298,7 @@ class RunReport:
         self._order[which].add([record.sequence, event.name, event.kind, event.function])
 
     def _registered(self, record: Record) -> None:
-        event: ev.DtorRegistered = record.event
+        event: tls_events.DtorRegistered = record.event
         one = {
             "thread": record.task, "function": event.function, "object": hex(event.object), "owner": event.owner, "source": event.source,
             "registered": record.sequence, "run": None, "done": None,
@@ -307,7 +307,7 @@ class RunReport:
         self._pending.setdefault((record.task, event.function, event.object), []).append(one)
 
     def _run(self, record: Record) -> None:
-        event: ev.DtorRun = record.event
+        event: tls_events.DtorRun = record.event
         waiting = self._pending.get((record.task, event.function, event.object), [])
         for one in reversed(waiting):
             if one["run"] is None:
@@ -315,7 +315,7 @@ class RunReport:
                 return
 
     def _done(self, record: Record) -> None:
-        event: ev.DtorDone = record.event
+        event: tls_events.DtorDone = record.event
         key = record.task, event.function, event.object
         waiting = self._pending.get(key, [])
         for number in range(len(waiting) - 1, -1, -1):

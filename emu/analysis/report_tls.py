@@ -16,8 +16,9 @@ from emu.rtld.tls import UNALLOCATED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from emu.core.events import Record, TlsBlockAllocated
+    from emu.core.events import Record
     from emu.core.task_events import ThreadExited
+    from emu.core.tls_events import TlsBlockAllocated
     from emu.kernel.run.task import Task
     from emu.process import Process
     from emu.rtld.link_map import LinkMap

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from emu.analysis.reasons import type_of
 from emu.api.views import Table
-from emu.core.events import DtorRun
 from emu.core.record import NamedTuple
+from emu.core.tls_events import DtorRun
 
 if TYPE_CHECKING:
     from emu.core.events import Record

@@ -3,8 +3,6 @@
 An event is a fact (an immutable tuple with named fields); nothing reads events in order to decide. The bus
 stamps each with a sequence number, the virtual time and the task. A category that nobody asked for is one
 false attribute on the bus.
-
-One piece: the categories, and the events that have no file of their own.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,6 +24,7 @@ from emu.core.task_events import (
     ThreadJoined,
     ThreadNamed,
 )
+from emu.core.tls_events import DTOR_EVENTS, TLS_EVENTS
 
 CATEGORIES = (
     "libs", "dl", "bindings", "reloc", "init", "fini", "tls", "dtors", "syscalls", "faults", "threads", "sched",
@@ -180,79 +179,6 @@ class Finalizer(NamedTuple):
     function: str
 
 
-class TlsModuleAssigned(NamedTuple):
-    """A module id given to an object with PT_TLS; `offset` is the static offset below
-    the thread pointer (0: dynamic).
-    """
-
-    name: str
-    module: int
-    offset: int
-    size: int
-    align: int
-
-
-class TlsStaticLayout(NamedTuple):
-    """The static TLS area as fixed at start-up: bytes used, whole size with surplus and TCB, alignment."""
-
-    used: int
-    size: int
-    align: int
-    surplus: int
-
-
-class TlsBlockAllocated(NamedTuple):
-    """A thread got its block for a module: in the static area, or from the heap on first use."""
-
-    module: int
-    name: str
-    address: int
-    static: bool
-
-
-class DtvResized(NamedTuple):
-    """A thread's DTV was brought up to a generation of the TLS modules."""
-
-    dtv: int
-    slots: int
-    generation: int
-
-
-class DtorRegistered(NamedTuple):
-    """A thread_local destructor entered a thread's list;
-    `count_before`/`count_after` are the owner's pending counts.
-    """
-
-    function: str
-    address: int
-    object: int
-    owner: str
-    dso_handle: int
-    source: str
-    count_before: int
-    count_after: int
-
-
-class DtorRun(NamedTuple):
-    """A thread_local destructor is about to run."""
-
-    function: str
-    address: int
-    object: int
-    owner: str
-    source: str
-
-
-class DtorDone(NamedTuple):
-    """A thread_local destructor returned and its owner's count went down."""
-
-    function: str
-    object: int
-    owner: str
-    count_before: int
-    count_after: int
-
-
 class Record(NamedTuple):
     """An event with its stamp: sequence number from 1, virtual nanoseconds since start, thread id, and the
     process's if it is not the first.
@@ -291,17 +217,8 @@ _BY_CATEGORY: dict[str, tuple[type[Any], ...]] = {
         FiniStarted,
         Finalizer,
     ),
-    "tls": (
-        TlsModuleAssigned,
-        TlsStaticLayout,
-        TlsBlockAllocated,
-        DtvResized,
-    ),
-    "dtors": (
-        DtorRegistered,
-        DtorRun,
-        DtorDone,
-    ),
+    "tls": TLS_EVENTS,
+    "dtors": DTOR_EVENTS,
     "syscalls": (Syscall,),
     "faults": (Fault,),
     "threads": (

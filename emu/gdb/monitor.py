@@ -17,7 +17,8 @@ from emu.analysis.text import render as render_answer
 from emu.analysis.why_text import moment_lines
 from emu.core.dl_events import CloseRequested, OpenRequested, Unloading
 from emu.core.errors import EmuError
-from emu.core.events import CATEGORY_OF, Binding, DtorRun, Record
+from emu.core.events import CATEGORY_OF, Binding, Record
+from emu.core.tls_events import DtorRun
 from emu.gdb.libraries import link_maps
 from emu.process.hosted_functions import hosted_name
 from emu.trace.text import render_brief

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 from emu.core.dl_events import NodeleteCleared
 from emu.core.effects import CallGuest, Effect
 from emu.core.errors import MemoryFault, UnsupportedError
-from emu.core.events import DtorDone, DtorRegistered, DtorRun
 from emu.core.record import NamedTuple
+from emu.core.tls_events import DtorDone, DtorRegistered, DtorRun
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela
 from emu.glibc.first_thread import pointer_guard

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from emu.core.dl_events import TlsGeneration
 from emu.core.effects import Effect
 from emu.core.errors import Inconsistency, LinkError, LoaderError, MemoryFault
-from emu.core.events import DtvResized, TlsBlockAllocated, TlsModuleAssigned, TlsStaticLayout
 from emu.core.ldso_events import TlsStep
+from emu.core.tls_events import DtvResized, TlsBlockAllocated, TlsModuleAssigned, TlsStaticLayout
 from emu.rtld.link_map import FORCED_DYNAMIC_TLS_OFFSET, LT_EXECUTABLE, LT_LIBRARY, NO_TLS_OFFSET, LinkMap
 from emu.rtld.tls_surplus import surplus
 

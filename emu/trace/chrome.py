@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.core import dl_events as dl
 from emu.core import events as ev
-from emu.core import task_events
+from emu.core import task_events, tls_events
 from emu.core.events import CATEGORY_OF
 from emu.core.text import printable
 from emu.trace.fields import event_name
@@ -94,7 +94,7 @@ class ChromeTrace:
             ev.LibraryLoad: self._load, dl.Unloaded: self._unloaded, dl.OpenRequested: self._open, dl.Opened: self._opened,
             dl.OpenFailed: self._failed, dl.CloseRequested: self._close, dl.Kept: self._kept, dl.Unloading: self._unloading,
             ev.InitStarted: self._init, ev.FiniStarted: self._fini, ev.Initializer: self._constructor, ev.Finalizer: self._finalizer,
-            ev.DtorRegistered: self._registered, ev.DtorRun: self._run, ev.DtorDone: self._ran,
+            tls_events.DtorRegistered: self._registered, tls_events.DtorRun: self._run, tls_events.DtorDone: self._ran,
             task_events.ThreadCreated: self._created, task_events.ThreadNamed: self._named, task_events.ThreadExited: self._exited,
         }  # fmt: skip
         writer.line(BEGINNING)
@@ -243,7 +243,7 @@ class ChromeTrace:
     # -- thread_local destructors ----------------------------------------------------------------------------
 
     def _registered(self, record: Record) -> None:
-        event: ev.DtorRegistered = record.event
+        event: tls_events.DtorRegistered = record.event
         self._flow += 1
         self._flows.setdefault((record.task, event.address, event.object), []).append(self._flow)
         self._add("X", THREADS, record.task, dur=0.001, **_said(record, f"register {event.function}"))
@@ -251,7 +251,7 @@ class ChromeTrace:
         self._count("thread_local", event.owner, "live", event.count_after)
 
     def _run(self, record: Record) -> None:
-        event: ev.DtorRun = record.event
+        event: tls_events.DtorRun = record.event
         self._begin("destructor", record, event.function)
         waiting = self._flows.get((record.task, event.address, event.object))
         if waiting:
@@ -259,7 +259,7 @@ class ChromeTrace:
             self._add("f", THREADS, record.task, bp="e", id=flow, name="thread_local", cat="dtors")
 
     def _ran(self, record: Record) -> None:
-        event: ev.DtorDone = record.event
+        event: tls_events.DtorDone = record.event
         self._leave(record, "destructor")
         self._count("thread_local", event.owner, "live", event.count_after)
 

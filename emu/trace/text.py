@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emu.core import events as ev
-from emu.core import task_events
+from emu.core import task_events, tls_events
 from emu.core.events import CATEGORY_OF
 from emu.core.text import printable
 from emu.elf.demangle import demangle
@@ -102,20 +102,20 @@ def _call(e: ev.Initializer | ev.Finalizer) -> str:
     return f"call {e.function or 'a function'} at {e.address:#x} of {e.name} ({e.kind})"
 
 
-def _module(e: ev.TlsModuleAssigned) -> str:
+def _module(e: tls_events.TlsModuleAssigned) -> str:
     place = f"static at fs-{e.offset:#x}" if e.offset else "dynamic"
     return f"assign module {e.module} to {e.name}: {e.size} bytes aligned to {e.align}, {place}"
 
 
-def _layout(e: ev.TlsStaticLayout) -> str:
+def _layout(e: tls_events.TlsStaticLayout) -> str:
     return f"fix static TLS: {e.used} of {e.size} bytes aligned to {e.align}, surplus {e.surplus}"
 
 
-def _block(e: ev.TlsBlockAllocated) -> str:
+def _block(e: tls_events.TlsBlockAllocated) -> str:
     return f"allocate module {e.module} of {e.name} at {e.address:#x} ({'static' if e.static else 'heap'})"
 
 
-def _dtv(e: ev.DtvResized) -> str:
+def _dtv(e: tls_events.DtvResized) -> str:
     return f"resize DTV at {e.dtv:#x}: {e.slots} slots, generation {e.generation}"
 
 
@@ -123,16 +123,16 @@ def _source(source: str) -> str:
     return f" [{source}]" if source else ""
 
 
-def _registered(e: ev.DtorRegistered) -> str:
+def _registered(e: tls_events.DtorRegistered) -> str:
     count = f"{e.count_before} -> {e.count_after}"
     return f"register {e.function} on {e.object:#x}, owner {e.owner}: {count}{_source(e.source)}"
 
 
-def _run(e: ev.DtorRun) -> str:
+def _run(e: tls_events.DtorRun) -> str:
     return f"run      {e.function} on {e.object:#x}, owner {e.owner}{_source(e.source)}"
 
 
-def _done(e: ev.DtorDone) -> str:
+def _done(e: tls_events.DtorDone) -> str:
     return f"done     {e.function} on {e.object:#x}, owner {e.owner}: {e.count_before} -> {e.count_after}"
 
 
@@ -192,13 +192,13 @@ RENDERERS: dict[type[Any], Callable[[Any], str]] = {
     ev.FiniStarted: _started,
     ev.Initializer: _call,
     ev.Finalizer: _call,
-    ev.TlsModuleAssigned: _module,
-    ev.TlsStaticLayout: _layout,
-    ev.TlsBlockAllocated: _block,
-    ev.DtvResized: _dtv,
-    ev.DtorRegistered: _registered,
-    ev.DtorRun: _run,
-    ev.DtorDone: _done,
+    tls_events.TlsModuleAssigned: _module,
+    tls_events.TlsStaticLayout: _layout,
+    tls_events.TlsBlockAllocated: _block,
+    tls_events.DtvResized: _dtv,
+    tls_events.DtorRegistered: _registered,
+    tls_events.DtorRun: _run,
+    tls_events.DtorDone: _done,
     task_events.Syscall: _syscall,
     task_events.Fault: _fault,
     **DL_RENDERERS,
