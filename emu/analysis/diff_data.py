@@ -14,7 +14,7 @@ FACETS: dict[str, str] = {
     "init": "the order of the constructors, by object",
     "fini": "the order of the destructors, by object",
     "unloads": "the objects that go before the end, in order",
-    "tls": "the TLS modules, in the order of their making: size and alignment, static or dynamic",
+    "tls": "the TLS modules, in the order of their making: number, size and alignment, static or dynamic",
     "findings": "what emu check finds",
 }
 """What is compared, in the order of the report, and what it is."""

@@ -242,6 +242,7 @@ class _Notes:
         self._running, self._program = program, {program, argv0}
         self._loading: list[tuple[str, int]] = []
         self._calls: dict[str, dict[str, bool]] = {}
+        self._modules: dict[int, str] = {}
         self._found: list[tuple[str, Callable[[], Item]]] = []
         self._take: dict[type[Any], Callable[[Any], None]] = {
             ProgramExecuted: self._executed,
@@ -374,14 +375,19 @@ class _Notes:
         return Item(reference, self._named(file, namespace).text)
 
     def _tls(self, e: tls_events.TlsModuleAssigned) -> None:
-        kind = "static" if e.offset else "dynamic"
-        self._found.append(("tls", lambda: self._tls_item(e, kind)))
+        self._modules[e.module] = e.name
+        below = [name for module, name in self._modules.items() if module < e.module]
+        self._found.append(("tls", lambda: self._tls_item(e, below)))
 
-    def _tls_item(self, e: tls_events.TlsModuleAssigned, kind: str) -> Item:
-        """A TLS module; its number is shown, but depends on how many the system's own libraries have."""
-        name, block = self._name(e.name), f"{e.size} bytes aligned to {e.align}, {kind}"
+    def _tls_item(self, e: tls_events.TlsModuleAssigned, below: list[str]) -> Item:
+        """A TLS module. Its number is compared without the modules `below` it that are the system's own:
+        how many those are depends on the system.
+        """
+        name, kind = self._name(e.name), "static" if e.offset else "dynamic"
+        block = f"{e.size} bytes aligned to {e.align}, {kind}"
+        number = e.module - sum("/" not in self._name(other) for other in below if other not in self._program)
         offset = f", offset -{e.offset:#x}" if e.offset else ""
-        return Item(f"{name}: {block}", f"{name}: module {e.module}, {block}{offset}")
+        return Item(f"{name}: {block}, {number}", f"{name}: module {e.module}, {block}{offset}")
 
     def _tls_layout(self, e: tls_events.TlsStaticLayout) -> None:
         text = f"the program's static area: a surplus of {e.surplus} bytes"

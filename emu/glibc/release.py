@@ -80,7 +80,7 @@ CHANGES = (
     ),
     RuleChange(
         (2, 38), "removed_bind_to_removed", True, "code of an object whose destructors have run may still bind to another such object", "bug 30425",
-        ("errors",), "symbol lookup error",
+        ("errors", "ending"), "symbol lookup error",
     ),
     RuleChange(
         (2, 39), "closed_goes_first", True, "the destructor of the closed object runs first", "bug 30981",

@@ -6,6 +6,7 @@ The real ld.so of each system is the judge.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,15 @@ _BARE = {"LD_PRELOAD": "./bare/libv.so.1"}
 _KINDS = [
     ("init-order-cycle", (), {}, "2.34", "sort_by_depth", {"output", "init", "fini"}),
     ("check-init-cycle", (), {}, "2.34", "sort_by_depth", {"output", "init", "fini", "findings"}),
-    ("tls-dyn-gaps", (), {}, "2.34", "closed_ids_reused", {"output"}),
+    ("tls-dyn-gaps", (), {}, "2.34", "closed_ids_reused", {"output", "tls"}),
+    (
+        "unload-lazy-dying",
+        (),
+        {},
+        "2.38",
+        "removed_bind_to_removed",
+        {"output", "errors", "ending", "bindings", "fini", "unloads", "findings"},
+    ),
     ("versions-absent", ("call",), _BARE, "2.41", "lost_versions_accepted", {"errors", "bindings"}),
     (
         "versions-unversioned-too",
@@ -118,6 +127,26 @@ def test_a_difference_of_each_kind_is_explained_by_its_rule(
     for difference in found.values():
         (why,) = difference.explanations
         assert (why.source, why.text, why.tried) == (change.source, change.what, True)
+
+
+def test_an_ending_is_explained() -> None:
+    """Natively, too: it ends with 127 in 2.36."""
+    found = by_facet(compared(ways_of("unload-lazy-dying"), "2.41"))
+    ending = found["ending"]
+    assert (ending.left, ending.right) == ("exit code 127", "exit code 0")
+    (why,) = ending.explanations
+    assert (why.release, why.source, why.tried) == ("2.38", "bug 30425", True)
+
+
+def test_numbers_of_tls_modules_are_explained() -> None:
+    """Once objects have gone, an older release counts on for those that come."""
+    tls = by_facet(compared(ways_of("tls-dyn-gaps"), "2.34", "closed_ids_reused"))["tls"]
+    assert [re.sub(r"module \d+", "module N", text) for text in (tls.left, tls.right)] == [
+        "./libg.so: module N, 4 bytes aligned to 4, dynamic"
+    ] * 2
+    assert tls.left != tls.right
+    (why,) = tls.explanations
+    assert (why.release, why.source, why.tried) == ("2.35", "bug 27135", True)
 
 
 def test_refused_executable_stack_is_explained() -> None:
