@@ -7,12 +7,14 @@ import shlex
 from typing import TYPE_CHECKING
 
 from emu.analysis.check_copies import is_deepbound
-from emu.analysis.check_notes import base
+from emu.analysis.check_notes import NOWHERE, base
+from emu.analysis.unfinished import never_returned, remedy, unfinished
 from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from emu.analysis.check_notes import Notes, Occasion
     from emu.process.backtrace import FrameInfo
     from emu.rtld.rtld import Rtld
 
@@ -62,6 +64,18 @@ def _destroyed_too_early(first: str, ended: str) -> End:
                 ),
             )
     return End(first)
+
+
+def stuck(notes: Notes, end: End) -> tuple[End, Occasion]:
+    """Return the finding of a run that came to no end, with the constructor or destructor that a thread is
+    in, if one is, and where.
+    """
+    for tid in sorted(notes.process.kernel.tasks):
+        found = unfinished(notes.process, tid)
+        if found is not None and not found.ends:
+            text = f"{end.message}: {never_returned(found, end.message)}"
+            return End(text, (remedy(found),)), notes.of_thread(tid)
+    return end, NOWHERE
 
 
 def not_loaded(message: str, program: str, args: Sequence[str] = ()) -> End:

@@ -102,6 +102,11 @@ class Notes:
         """
         return Occasion(self.task(), tuple(self.process.capture(pc=pc)), self.now())
 
+    def of_thread(self, tid: int) -> Occasion:
+        """Return the place where a thread of the process is."""
+        task = self.process.kernel.tasks[tid]
+        return Occasion(tid, tuple(self.process.capture(None if tid == self.task() else task)), self.now())
+
     def call(self) -> Occasion:
         """Return the function that is just entered and where it was called, without what lies behind."""
         return Occasion(self.task(), tuple(self.process.backtraces.callers()), self.now())

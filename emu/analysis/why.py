@@ -19,6 +19,7 @@ from emu.analysis.names import NotFoundError, find_objects, has_part, missing, n
 from emu.analysis.opens.watch import Opens
 from emu.analysis.reasons import ReasonFinder, is_kept
 from emu.analysis.remedies import remedies
+from emu.analysis.unfinished import never_ended
 from emu.analysis.why_data import Generation, Moment, Reason, WhyAnswer
 from emu.core import dl_events as dl
 from emu.core import events as ev
@@ -60,18 +61,9 @@ def now(asked: ReasonFinder, library: str, maps: Iterable[LinkMap]) -> WhyAnswer
         loaded = history.loaded(map_)
         lives.append(
             Generation(
-                number,
-                map_.display_name,
-                map_.ns,
-                map_.path,
-                Address(map_.addr),
-                loaded,
-                None,
-                (moment,),
-                "",
-                (),
+                number, map_.display_name, map_.ns, map_.path, Address(map_.addr), loaded, None, (moment,), "", (),
             )
-        )
+        )  # fmt: skip
     return WhyAnswer(
         process.config.program, library, "it goes on", bool(lives), bool(lives), tuple(lives), ()
     )
@@ -189,16 +181,16 @@ class Why:
             failures = tuple(one for one in self.opens.failures if self._nearly(one))
         if not self._lives and not failures:
             raise NotFoundError(self._never_there())
+        for life in self._alive.values():
+            if rtld.started and self._was_opened(life, failures) and not self._hangs(life, ended):
+                self._end(life)
         last_close = max(
             (moment for life in self._lives for moment in life.moments if moment.kind == "dlclose"),
             key=lambda moment: moment.at.sequence,
             default=None,
         )
-        for life in self._alive.values():
-            if rtld.started and self._was_opened(life, failures):
-                self._end(life)
         kept = [life for life in self._alive.values() if self._was_opened(life, failures)]
-        stayed = bool(kept) and (last_close is None or last_close.outcome == "stayed")
+        stayed = bool(kept) and (last_close is None or last_close.outcome != "went")
         opened = any(self._was_opened(life, failures) for life in self._lives)
         lives = tuple(
             Generation(
@@ -389,6 +381,13 @@ class Why:
                     life.gone = self.history.seen(record).stamp
                 self.history.forget(map_)
                 return
+
+    def _hangs(self, life: _LifeOfObject, ended: str) -> bool:
+        """Whether the dlclose that was to take the object has never come to an end; that is said then."""
+        hangs = [moment.outcome for moment in life.moments[-1:]] == ["went"]
+        if hangs:
+            life.moments[-1] = never_ended(self.process, self.history, life.moments[-1], life.start, ended)
+        return hangs
 
     def _end(self, life: _LifeOfObject) -> None:
         reasons, changes = self._ask(life.map)

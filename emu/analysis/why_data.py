@@ -92,8 +92,9 @@ class Reason:
 
     `code`: start-up, open-count, nodelete-file (DF_1_NODELETE), nodelete-open (RTLD_NODELETE),
     nodelete-unique (STB_GNU_UNIQUE), nodelete-reference (bound to by an object of start-up),
-    nodelete-destructors (the rule of glibc 2.18), nodelete (cause unseen), tls-destructors, or
-    never-collected: nothing holds it any more, but no dlclose collected since. `count` is the number of opens
+    nodelete-destructors (the rule of glibc 2.18), nodelete (cause unseen), tls-destructors, never-collected
+    (nothing holds it any more, but no dlclose collected since) or unfinished (a destructor that the dlclose
+    runs has not returned; `since` is where it stands). `count` is the number of opens
     or destructors, whether seen or not. `since` is null where it was not seen.
     """
 
@@ -138,7 +139,7 @@ class Moment:
     dlopen of another object), program-end, or now (of a process that goes on).
 
     `closed` is the object that dlclose was called for; `close_outcome` what it came to
-    (`emu.core.dl_events.CloseRequested`). `outcome`: went or stayed.
+    (`emu.core.dl_events.CloseRequested`). `outcome`: went, stayed, or unfinished: that dlclose did not end.
     """
 
     kind: str

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
 
 _BOLD, _GREEN, _RED, _PLAIN = "1", "32", "31", "0"
+_OUTCOMES = {"stayed": ("STAYED", _RED), "went": ("WENT", _GREEN), "unfinished": ("NEVER ENDED", _RED)}
 _FRAMES = 8
 _LISTED = 5
 
@@ -50,7 +51,10 @@ class _Renderer:
     def lines(self) -> Iterator[str]:
         answer = self.answer
         verdict = self._paint("stays", _RED) if answer.stayed else self._paint("is gone", _GREEN)
-        if not answer.opened:
+        last = answer.generations[-1].moments[-1:] if answer.generations else ()
+        if last and last[0].outcome == "unfinished":
+            verdict = self._paint("its dlclose never ended", _RED)
+        elif not answer.opened:
             left = all(one.call == "left" for one in answer.failures)
             verdict = self._paint("its open never returned" if left else "could not be loaded", _RED)
         elif not answer.stayed and answer.generations[-1].gone is None:
@@ -102,7 +106,8 @@ class _Renderer:
             }
             note = notes.get(moment.close_outcome, f", which does nothing: {moment.close_outcome}")
             what = f"dlclose{of}{note}, {_when(moment.at)}"
-        outcome = self._paint("STAYED", _RED) if moment.outcome == "stayed" else self._paint("WENT", _GREEN)
+        word, colour = _OUTCOMES[moment.outcome]
+        outcome = self._paint(word, colour)
         yield f"  {outcome} {what}"
         if before is not None and moment.reasons and moment.reasons == before.reasons:
             yield "    for the same reasons"
@@ -142,6 +147,10 @@ def details(reason: Reason, every: bool = False) -> Iterator[str]:
                 yield from _destructor(pending, shown=number < _LISTED, every=every)
         case "nodelete-unique" | "nodelete-reference":
             yield from _bindings(reason.bindings, every=every)
+        case "unfinished":
+            assert reason.since is not None
+            yield f"      there {_when(reason.since)}"
+            yield from _stack(reason.since.backtrace, every=every)
         case _:
             if reason.since is not None and reason.since.backtrace:
                 yield f"      since {_when(reason.since).removeprefix('at ')}"

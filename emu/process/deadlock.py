@@ -61,6 +61,12 @@ def report(process: Process) -> str:
     return "\n".join(lines)
 
 
+def awaited(process: Process, task: Task) -> str:
+    """Return what a thread waits for, and who must act for that."""
+    frames = {other.tid: process.backtrace(other) for other in process.kernel.tasks.values()}
+    return waits_for(process, task) + _holder(process, task, frames)
+
+
 def _of_process(process: Process, prefix: str) -> list[str]:
     """Return the lines about the threads of one process; it looks at their registers in the CPU."""
     here = process.cpu.save()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 
+import jsonschema
 import pytest
 
+from emu.analysis.check_data import Report
+from emu.analysis.data import schema
+from emu.analysis.why_data import WhyAnswer
 from tests.analysis.test_check_conflicts import checked
+from tests.support import emu
+from tools import fixtures
 
 pytestmark = pytest.mark.usefixtures("built_fixtures")
 
@@ -58,3 +65,62 @@ def test_functions_that_call_each_other_for_ever_are_named() -> None:
 def test_a_recursion_that_ends(avoids: str) -> None:
     answer = checked(f"check-recursion:{avoids}")
     assert (answer.rules, answer.report["exit_code"]) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule", "words", "frames"),
+    [
+        (["./joins.so"], "deadlock", r"the destructor Worker::~Worker\(\) of joins\.so \(plugin\.cc:29\) has not returned:"
+         r" it is in std::thread::join\(\), and waits on a futex at 0x[0-9a-f]+, for the end of thread 1001 \(main\)$", ["dlclose", "main"]),
+        (["./joins.so", "keep"], "deadlock", r"the exit handler Worker::~Worker\(\) of joins\.so \(plugin\.cc:29\) has not returned", ["exit"]),
+        (["./signals.so"], "not-finished", r"the destructor Worker::~Worker\(\) of signals\.so \(plugin\.cc:25\) has not returned: it is in raise$",
+         ["dlclose", "main"]),
+    ],
+)  # fmt: skip
+def test_what_does_not_return_is_named(
+    arguments: list[str], rule: str, words: str, frames: list[str]
+) -> None:
+    done = emu("check", "--json", "./main", *arguments, cwd=fixtures.CACHE / "check-never-ends")
+    text = done.stderr.decode()
+    report = json.loads(text[text.index('{\n  "program"') :])
+    jsonschema.validate(report, schema(Report, "report"))
+    (finding,) = report["findings"]
+    assert finding["rule"] == rule
+    assert re.search(words, finding["message"])
+    assert {"Worker::~Worker()", *frames} <= {frame["function"] for frame in finding["frames"]}
+    (remedy,) = finding["remedies"]
+    assert "belongs in a function of" in remedy
+    for avoids in ("stops", "told"):
+        answer = checked(f"check-never-ends:{avoids}")
+        assert (answer.rules, answer.report["exit_code"]) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [
+        ("joins.so", "joins.so (plugin.cc:29) has not returned: it is in std::thread::join(), and waits on a futex"),
+        ("signals.so", "signals.so (plugin.cc:25) has not returned: it is in raise"),
+        ("exits.so", "exits.so (plugin.cc:27) has ended the process (exit code 3)"),
+    ],
+)  # fmt: skip
+def test_a_dlclose_that_never_ended_is_no_dlclose_that_took_it(library: str, words: str) -> None:
+    folder = fixtures.CACHE / "check-never-ends"
+    text = emu("why", "./main", library, f"./{library}", cwd=folder).stderr.decode()
+    assert f"emu why: ./main {library}: its dlclose never ended" in text
+    assert "  NEVER ENDED dlclose, at main.c:13" in text
+    assert f"    - it is being unloaded: the destructor Worker::~Worker() of {words}" in text
+    assert "WENT" not in text
+    done = emu("why", "--json", "./main", library, f"./{library}", cwd=folder)
+    said = done.stderr.decode()
+    answer = json.loads(said[said.index('{\n  "program"') :])
+    jsonschema.validate(answer, schema(WhyAnswer, "answer"))
+    (moment,) = answer["generations"][0]["moments"]
+    assert (done.exit, moment["outcome"], moment["reasons"][0]["code"]) == (1, "unfinished", "unfinished")
+
+
+@pytest.mark.parametrize("arguments", [["./stops.so"], ["./joins.so", "stop"]])
+def test_a_destructor_whose_thread_was_told_ends(arguments: list[str]) -> None:
+    library = arguments[0].removeprefix("./")
+    done = emu("why", "./main", library, *arguments, cwd=fixtures.CACHE / "check-never-ends")
+    assert done.exit == 0
+    assert b"is gone (exit code 0)" in done.stderr
