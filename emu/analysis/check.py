@@ -32,6 +32,7 @@ from emu.analysis.check_types import Types
 from emu.analysis.check_unload import UnloadChecks
 from emu.analysis.check_wrappers import Wrappers
 from emu.analysis.frames import user_frame
+from emu.analysis.why_command import why_command
 from emu.core import dl_events as dl
 from emu.core.errors import EmuError, LinkError
 from emu.core.events import FiniStarted, Initializer, InitStarted
@@ -238,7 +239,7 @@ class Checker:
                     if not end.remedies:
                         end, here = stuck(notes, end)
                 case "not-loaded":
-                    end = not_loaded(message, process.config.program, process.config.args)
+                    end = not_loaded(message, why_command(process.config, process.config.program))
                 case "died":
                     if initialised_twice(notes, frames, here, message):
                         return
@@ -341,7 +342,8 @@ class Checker:
             frame = user_frame(self.process.resolve(here.frames))
             place = self._notes.line(here)
             if place and frame is not None and not frame.object.startswith(_SYSTEM):
-                self._failed[event.file] = OpenFailure(event.file, place, event.text)
+                command = why_command(self.process.tree.leader.config, event.file)
+                self._failed[event.file] = OpenFailure(event.file, place, event.text, command)
 
     def _first_call_failed(self, _record: Record, _event: dl.FirstCallFailed) -> None:
         self._unbound = self._notes.here()

@@ -80,10 +80,10 @@ REMEDIES: dict[str, str] = {
     "exit-handler-unloaded": "register it by atexit in code of {who} itself: dlclose then calls it",
     "signal-handler-unloaded": "put back the handler that was there before in a destructor function of {who}",
     "handle-closed-twice": "call dlclose once for each dlopen that succeeded",
-    "dlclose-no-effect": "emu why PROGRAM {who} tells every reason, and the shortest list of changes that lets it go",
+    "dlclose-no-effect": "{why} tells every reason, and the shortest list of changes that lets it go",
 }  # fmt: skip
 """What helps against findings of a rule that say nothing of it themselves; `{who}` is the first object
-concerned.
+concerned, `{why}` the command that asks about it.
 """
 END_RULES = ("died", "deadlock", "not-loaded", "not-finished")
 """Rules about how the run ended."""
@@ -127,13 +127,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class OpenFailure:
-    """A dlopen or dlmopen that failed: `file` as it was asked for, file and
-    line of the call, ld.so's words.
+    """A dlopen or dlmopen that failed: `file` as it was asked for, file and line of the call, ld.so's words;
+    `command` tells why, and tries what helps.
     """
 
     file: str
     place: str
     error: str
+    command: str
 
 
 @dataclass(frozen=True, slots=True)

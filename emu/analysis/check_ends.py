@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from typing import TYPE_CHECKING
 
 from emu.analysis.check_copies import is_deepbound
@@ -78,15 +77,9 @@ def stuck(notes: Notes, end: End) -> tuple[End, Occasion]:
     return end, NOWHERE
 
 
-def not_loaded(message: str, program: str, args: Sequence[str] = ()) -> End:
-    """Return the finding of a program that ld.so has refused, or ended: run with `args`."""
-    words = f" -- {shlex.join(args)}" if args else ""
-    return End(
-        message,
-        (
-            f"emu why {program} {program}{words} tells what was searched and passed over, and tries what would help",
-        ),
-    )
+def not_loaded(message: str, command: str) -> End:
+    """Return the finding of a program that ld.so has refused, or ended; `command` asks why."""
+    return End(message, (f"{command} tells what was searched and passed over, and tries what would help",))
 
 
 def died(message: str, frames: Sequence[FrameInfo], rtld: Rtld | None) -> End:

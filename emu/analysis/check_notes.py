@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from emu.analysis.check_data import ERROR, REMEDIES, RULES, Finding, Related
 from emu.analysis.frames import call_frames, user_frame
 from emu.analysis.meant import ALLOCATION_FUNCTIONS, is_libc
+from emu.analysis.why_command import why_command
 from emu.core.errors import MemoryFault
 from emu.core.record import NamedTuple
 from emu.elf import constants as c
@@ -136,7 +137,7 @@ class Notes:
         draft = _Draft(
             rule, severity or RULES[rule].severity, message, place,
             tuple((t, p) for t, p in related if p.frames), tuple(dict.fromkeys(objects)), place.event or self.now(),
-            tuple(remedies) or tuple(_usual(rule, objects)),
+            tuple(remedies) or tuple(_usual(self.process, rule, objects)),
         )  # fmt: skip
         self.drafts[(rule, *key) if key else (rule, message)] = draft
 
@@ -324,11 +325,12 @@ class Notes:
         return function.partition("+0x")[0] or f"{gone.name}+{address - gone.addr:#x}"
 
 
-def _usual(rule: str, objects: Sequence[str]) -> Iterator[str]:
+def _usual(process: Process, rule: str, objects: Sequence[str]) -> Iterator[str]:
     """Yield what helps against findings of a rule, whatever the case."""
     text = REMEDIES.get(rule, "")
-    if text and (objects or "{who}" not in text):
-        yield text.format(who=base(objects[0]) if objects else "")
+    if text and (objects or "{" not in text):
+        who = base(objects[0]) if objects else ""
+        yield text.format(who=who, why=why_command(process.tree.leader.config, who))
 
 
 def base(path: str) -> str:

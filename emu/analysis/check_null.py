@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from emu.analysis.check_ends import End
 from emu.analysis.check_notes import Notes, Occasion, base
 from emu.analysis.null_jump import null_jump
+from emu.analysis.why_command import explain_command
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
 from emu.elf.relocations import iter_rela
@@ -51,11 +52,12 @@ def null_call(
     if nothing is None:
         return None
     symbol, handle, where = nothing
+    explain = explain_command(notes.process.config, symbol)
     return End(
         f'{message}: the last that {who} has asked dlsym for in vain is "{symbol}" (by {handle}): that gave NULL',
         (
             "look at what dlsym returns, and at dlerror, before the call",
-            f"emu explain PROGRAM {symbol} -- tells what was searched, and what has nearly that name",
+            f"{explain} tells what was searched, and what has nearly that name",
         ),
     ), where
 

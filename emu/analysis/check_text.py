@@ -44,7 +44,7 @@ def render(report: Report, *, watched: bool = False, every: bool = False) -> str
     text += of_children(report, every=every) + summary(report) + "\n"
     for one in report.failed_opens:
         text += f"emu check: dlopen of {one.file} failed at {one.place}: {one.error}\n"
-        text += f"emu check: emu why {report.program} {one.file} tells why, and tries what helps\n"
+        text += f"emu check: {one.command} tells why, and tries what helps\n"
     undiscovered = all(finding.rule == "died" for finding in first)
     if report.exit_code > _SIGNAL and report.watch_may_tell and not watched and undiscovered:
         text += "emu check: --watch may tell why it died: it also sees uses of destroyed thread_locals and of finalised DSOs' data\n"

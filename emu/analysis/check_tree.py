@@ -68,7 +68,7 @@ class TreeChecker:
             report,
             program=self._program,
             findings=(*first, *self._of_children(first)),
-            failed_opens=(*report.failed_opens, *self._failed),
+            failed_opens=tuple(dict.fromkeys((*report.failed_opens, *self._failed))),
             watch_may_tell=report.watch_may_tell or self._watchable,
             processes=tuple(self._processes),
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from emu.analysis.check_ends import End
 from emu.analysis.check_notes import NOWHERE, Notes, Occasion, base
 from emu.analysis.frames import PLUMBING, is_user, where
+from emu.analysis.why_command import explain_command
 from emu.core.errors import EmuError
 from emu.core.record import NamedTuple
 from emu.elf.demangle import demangle
@@ -123,8 +124,11 @@ class Wrappers:
                 f"{text}: dlsym itself allocates, and {who} takes {function} over", tuple(remedies)
             ), NOWHERE
         symbol, handle, place = nothing
+        explain = explain_command(self._notes.process.config, symbol)
         why = f'dlsym({handle}, "{symbol}") finds nothing, and allocates the message for dlerror by {function}, which {who} takes over'
-        asks = f"ask for a name that is there: emu explain PROGRAM {symbol} -- tells what was searched, and what has nearly that name"
+        asks = (
+            f"ask for a name that is there: {explain} tells what was searched, and what has nearly that name"
+        )
         return End(f"{text}: {why}", (asks, *remedies)), place
 
     def _asked(self) -> None:

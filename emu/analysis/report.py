@@ -21,6 +21,7 @@ from emu.analysis.reasons import ReasonFinder
 from emu.analysis.remedies import remedies
 from emu.analysis.report_events import MAX_EVENTS, EventList
 from emu.analysis.report_tls import ThreadStorage
+from emu.analysis.why_command import why_command
 from emu.core import dl_events as dl
 from emu.core import events as ev
 from emu.core import task_events, tls_events
@@ -160,7 +161,7 @@ class RunReport:
             findings.add(_finding(found))
         failures = ReportRows(MAX_FINDINGS)
         for failed in self._opens.failures:
-            failures.add(_failure(failed))
+            failures.add(_failure(failed, why_command(self.process.tree.leader.config, failed.file)))
         return {
             "program": process.config.program, "arguments": list(process.config.args), "built": _built(process),
             "version": version, "ended": ended, "started": self._begun, **self._events.data(), "findings": findings.data(),
@@ -372,15 +373,15 @@ def _finding(found: NotedFinding) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _failure(one: FailedOpen) -> dict[str, Any]:
+def _failure(one: FailedOpen, command: str) -> dict[str, Any]:
     """Return an open that failed as a finding has it, with what `emu why` tells of it;
-    its remedies were looked up, and not tried.
+    its remedies were looked up, and not tried: `command` does that.
     """
     return {
         "rule": "open-failed", "severity": "info", "message": readable(f"{one.call} of {one.file} failed: {one.error}"),
         "thread": one.at.thread if one.at is not None else 0, "event": one.at.sequence if one.at is not None else 1,
         "frames": _lines(one.backtrace), "related": [], "objects": [one.object] if one.object else [], "story": [readable(text) for text in one.story],
-        "remedies": [readable(f"{cure.text} -> {cure.result}") for cure in one.cures],
+        "remedies": [*(readable(f"{cure.text} -> {cure.result}") for cure in one.cures), f"{command} tries them"],
     }  # fmt: skip
 
 

@@ -507,7 +507,7 @@ def test_an_open_that_failed_is_said_and_is_no_finding() -> None:
     assert (one["file"], one["error"]) == ("./data.so", "./data.so: undefined symbol: not_there")
     assert re.fullmatch(r"main\.c:1[0-2]", one["place"])
     text = ask("check", the_run("opens-that-fail:symbol")).stderr.decode()
-    assert "emu check: emu why ./main ./data.so tells why, and tries what helps\n" in text
+    assert "emu check: emu why ./main ./data.so now:./data.so tells why, and tries what helps\n" in text
     assert checked("opens-that-fail:symbol-linked").report["failed_opens"] == []
 
 

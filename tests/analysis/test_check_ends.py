@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import jsonschema
 import pytest
@@ -51,7 +52,11 @@ def test_a_malloc_that_asks_dlsym_for_what_is_not_there_is_told_as_a_cycle() -> 
         in finding["message"]
     )
     assert [place["title"] for place in finding["related"]] == ["asked by"]
-    helps = ["malloc_real", "let malloc return NULL while dlsym runs", "__libc_malloc"]
+    helps = [
+        "emu explain --env LD_PRELOAD=./asks.so ./main malloc_real -- tells",
+        "let malloc return NULL while dlsym runs",
+        "__libc_malloc",
+    ]
     assert [word for word, text in zip(helps, finding["remedies"], strict=True) if word in text] == helps
 
 
@@ -124,3 +129,13 @@ def test_a_destructor_whose_thread_was_told_ends(arguments: list[str]) -> None:
     done = emu("why", "./main", library, *arguments, cwd=fixtures.CACHE / "check-never-ends")
     assert done.exit == 0
     assert b"is gone (exit code 0)" in done.stderr
+
+
+def test_the_command_that_tells_more_can_be_pasted() -> None:
+    folder = fixtures.CACHE / "opens-that-fail"
+    command = "emu why --env LD_LIBRARY_PATH=. ./main './not there.so' 'now:./not there.so'"
+    words = ["--env", "LD_LIBRARY_PATH=.", "./main", "now:./not there.so"]
+    text = emu("check", *words, cwd=folder).stderr.decode()
+    assert f"\nemu check: {command} tells why, and tries what helps\n" in text
+    again = emu(*shlex.split(command)[1:], cwd=folder).stderr.decode()
+    assert "emu why: ./main ./not there.so: could not be loaded" in again
