@@ -16,7 +16,7 @@ from emu.analysis.check_data import ERROR, RULES, Finding, OpenFailure, Report
 from emu.analysis.check_dtors import Dtors
 from emu.analysis.check_early import Early
 from emu.analysis.check_early_data import EarlyData
-from emu.analysis.check_ends import End, deadlocked, died, not_loaded, stuck
+from emu.analysis.check_ends import End, deadlocked, died, not_loaded, stuck, uncaught
 from emu.analysis.check_handlers import Handlers
 from emu.analysis.check_libc import LibcState
 from emu.analysis.check_loaded_twice import LoadedTwice
@@ -243,7 +243,7 @@ class Checker:
                 case "died":
                     if initialised_twice(notes, frames, here, message):
                         return
-                    end = died(message, frames, process.rtld)
+                    end = uncaught(notes, message) or died(message, frames, process.rtld)
                     said = self._wrappers.died(message, frames) or null_call(
                         notes, message, frames, self._wrappers
                     )

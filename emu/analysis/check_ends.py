@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from emu.analysis.check_copies import is_deepbound
 from emu.analysis.check_notes import NOWHERE, base
-from emu.analysis.unfinished import never_returned, remedy, unfinished
+from emu.analysis.unfinished import never_returned, remedy, thrower, unfinished
 from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
@@ -75,6 +75,18 @@ def stuck(notes: Notes, end: End) -> tuple[End, Occasion]:
             text = f"{end.message}: {never_returned(found, end.message)}"
             return End(text, (remedy(found),)), notes.of_thread(tid)
     return end, NOWHERE
+
+
+def uncaught(notes: Notes, message: str) -> End | None:
+    """Return the finding of a death by an exception that has left a constructor or destructor."""
+    found = unfinished(notes.process, notes.task())
+    if (
+        found is None
+        or not any(f.function == "std::terminate()" for f in found.frames)
+        or not thrower(found.frames)
+    ):
+        return None
+    return End(f"{message}: {never_returned(found, message)}", (remedy(found),))
 
 
 def not_loaded(message: str, command: str) -> End:

@@ -45,7 +45,7 @@ def render(report: Report, *, watched: bool = False, every: bool = False) -> str
     for one in report.failed_opens:
         text += f"emu check: dlopen of {one.file} failed at {one.place}: {one.error}\n"
         text += f"emu check: {one.command} tells why, and tries what helps\n"
-    undiscovered = all(finding.rule == "died" for finding in first)
+    undiscovered = all(finding.rule == "died" and not finding.remedies for finding in first)
     if report.exit_code > _SIGNAL and report.watch_may_tell and not watched and undiscovered:
         text += "emu check: --watch may tell why it died: it also sees uses of destroyed thread_locals and of finalised DSOs' data\n"
     return readable(text)

@@ -24,16 +24,23 @@ if TYPE_CHECKING:
     from emu.analysis.why_data import Moment
     from emu.process import Process
     from emu.process.backtrace import FrameInfo
+    from emu.process.folding import Framed
 
 _RUNS = {
     ("[emu]", "call_init"): "constructor", ("[emu]", "call_fini"): "destructor",
-    ("libc.so.6", "__run_exit_handlers"): "exit handler",
+    ("[emu]", "_dl_start_user"): "constructor", ("libc.so.6", "__run_exit_handlers"): "exit handler",
 }  # fmt: skip
 """What the functions of an object run that call others one after the other."""
 _WHEN = {"constructor": "after dlopen", "destructor": "before dlclose", "exit handler": "before exit"}
 _CRT = frozenset(("__do_global_dtors_aux", "frame_dummy", "_init", "_fini"))
 """Functions of the start-up files, between the loader and what the object has itself."""
 _ENDS = frozenset(("exit", "_exit", "_Exit", "quick_exit", "__run_exit_handlers"))
+
+
+_THROWS = ("__cxa_throw", "__cxa_rethrow")
+"""Source: Itanium C++ ABI: Exception Handling 2.4.3."""
+_STARTS = "_dl_start_user"
+"""What runs the constructors of a start-up."""
 
 
 class Unfinished(NamedTuple):
@@ -70,10 +77,10 @@ def frames_of(process: Process, tid: int) -> list[FrameInfo]:
 def unfinished(process: Process, tid: int) -> Unfinished | None:
     """Return the innermost constructor or destructor in which a thread stands."""
     frames = frames_of(process, tid)
-    numbers = [n for n, f in enumerate(frames) if _runs(f)]
-    if not numbers:
+    at = next((n for n, f in enumerate(frames) if _runs(f)), None)
+    if at is None:
         return None
-    inside = frames[: numbers[0]]
+    inside = frames[:at]
     mine = [n for n, f in enumerate(inside) if is_user(f.object, f.function) and f.function not in _CRT]
     if not mine:
         return None
@@ -81,7 +88,7 @@ def unfinished(process: Process, tid: int) -> Unfinished | None:
     place = f"{base(outer.file)}:{outer.line}" if outer.file else ""
     ends = any(f.function in _ENDS for f in inside)
     return Unfinished(
-        _runs(frames[numbers[0]]), outer.object, outer.function or f"code at {outer.offset:#x}", place,
+        _runs(frames[at]), outer.object, outer.function or f"code at {outer.offset:#x}", place,
         "" if ends else _does(process, tid, inside, mine[0]), ends, tuple(frames),
     )  # fmt: skip
 
@@ -105,11 +112,40 @@ def never_returned(found: Unfinished, ended: str) -> str:
     """Return what is to be said of a constructor or destructor that has not returned."""
     if found.ends:
         return f"the {found.kind} {found.text} has ended the process ({ended})"
+    if thrown := thrower(found.frames):
+        return f"{thrown} threw an exception, which must not leave {_article(found.kind)}: {_no_catch(found)}"
     return f"the {found.kind} {found.text} has not returned: it {found.does}"
+
+
+def thrower(frames: Sequence[Framed]) -> str:
+    """Return the function that threw the exception which ends the process, with its line;
+    empty if there is none on the stack.
+    """
+    at = next((n for n, f in enumerate(frames) if f.function.partition("@")[0] in _THROWS), None)
+    if at is None or at + 1 >= len(frames):
+        return ""
+    frame = frames[at + 1]
+    place = f" ({base(frame.file)}:{frame.line})" if frame.file else ""
+    return f"{frame.function or base(frame.object)}{place}"
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind[0] == "e" else f"a {kind}"
+
+
+def _no_catch(found: Unfinished) -> str:
+    """Return why nobody catches an exception. Source: dlfcn.h (__THROWNL); C++ [except.terminate]."""
+    callers = {f.function for f in found.frames}
+    for call in ("dlopen", "dlmopen", "dlclose"):
+        if call in callers:
+            return f"{call} is declared not to throw, so its caller ends in std::terminate, even inside of a try block"
+    return "nothing that could catch it has called it, so std::terminate ends the process"
 
 
 def remedy(found: Unfinished) -> str:
     """Return what would help."""
+    if thrower(found.frames):
+        return f"catch it in the {found.kind}, and let a function of the library tell of it"
     if found.ends:
         return f"end the process where the {found.kind} was called from, not in it"
     return (

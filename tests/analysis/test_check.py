@@ -70,6 +70,7 @@ EXPECTED: dict[str, list[str]] = {
     "check-null-call:weak": ["died!"],
     "check-null-static:main": ["died!"],
     "check-recursion:asks": ["died!"],
+    "check-throws:constructor": ["died!"],
     "check-wrapper:scope": ["died!"],
     "not-found:first-call": ["not-loaded!"],
     # Fixtures of other matters that contain the situation all the same.

@@ -139,3 +139,20 @@ def test_the_command_that_tells_more_can_be_pasted() -> None:
     assert f"\nemu check: {command} tells why, and tries what helps\n" in text
     again = emu(*shlex.split(command)[1:], cwd=folder).stderr.decode()
     assert "emu why: ./main ./not there.so: could not be loaded" in again
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("constructor", "Config::Config() (plugin.cc:11) threw an exception, which must not leave a constructor: dlopen is declared not to throw"),
+        ("destructor", "Config::~Config() (plugin.cc:25) threw an exception, which must not leave a destructor: dlclose is declared not to throw"),
+        ("at-exit", "Config::~Config() (plugin.cc:25) threw an exception, which must not leave an exit handler: nothing that could catch it has called it"),
+        ("start-up", "Config::Config() (plugin.cc:11) threw an exception, which must not leave a constructor: nothing that could catch it has called it"),
+    ],
+)  # fmt: skip
+def test_an_exception_that_leaves_a_constructor_or_destructor_is_told(name: str, words: str) -> None:
+    (finding,) = checked(f"check-throws:{name}").report["findings"]
+    assert (finding["rule"], words in finding["message"]) == ("died", True)
+    (remedy,) = finding["remedies"]
+    assert remedy.startswith("catch it in the ")
+    assert checked("check-throws:catches").rules == []

@@ -14,6 +14,7 @@ from emu.analysis.opens.looking import Looking, base
 from emu.analysis.opens.not_found import failed_dlsym, first_call
 from emu.analysis.opens.other_names import other_name
 from emu.analysis.opens.story import OpenAttempt, failed_open
+from emu.analysis.unfinished import thrower
 from emu.core import dl_events as dl
 from emu.core.errors import LinkError
 from emu.core.events import Binding, InitStarted
@@ -21,9 +22,6 @@ from emu.core.record import NamedTuple
 from emu.rtld.given import VersionErrors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from emu.analysis.frames import CallFrame
     from emu.analysis.history import History, Seen
     from emu.core.events import Record
     from emu.process import Process
@@ -36,8 +34,7 @@ _MOST_MISSING = 16
 _NO_THROW = (
     "dlopen is declared not to throw, so its caller ends in std::terminate, even inside of a try block"
 )
-_THROWS = ("__cxa_throw", "__cxa_rethrow")
-"""Source: Itanium C++ ABI: Exception Handling 2.4.3; dlfcn.h (__THROWNL)."""
+"""Source: dlfcn.h (__THROWNL)."""
 
 
 class _PendingOpen(NamedTuple):
@@ -186,8 +183,8 @@ class Opens:
             mine = call_frames(self._frames(task))
             story = [f"it never returned: {inside}, the process ended ({how})"]
             cures: tuple[Cure, ...] = ()
-            if thrower := _thrower(mine):
-                story += [f"{thrower} threw an exception, which must not leave a constructor: {_NO_THROW}"]
+            if thrown := thrower(mine):
+                story += [f"{thrown} threw an exception, which must not leave a constructor: {_NO_THROW}"]
                 text = "catch it in the constructor, and let a function of the library tell of it"
                 cures = (Cure("catch", of or asked, text, "the open returns", False),)
             names = dict.fromkeys(name for name in (asked, base(asked), of, base(of)) if name)
@@ -205,15 +202,3 @@ class Opens:
         if tid == self.process.bus.task or task is None:
             return self.process.backtrace() if tid == self.process.bus.task else []
         return self.process.backtrace(task)
-
-
-def _thrower(frames: Sequence[CallFrame]) -> str:
-    """Return the function that threw the exception which ends the process, with its line;
-    empty if there is none on the stack.
-    """
-    at = next((n for n, f in enumerate(frames) if f.function.partition("@")[0] in _THROWS), None)
-    if at is None or at + 1 >= len(frames):
-        return ""
-    frame = frames[at + 1]
-    place = f" ({base(frame.file)}:{frame.line})" if frame.file else ""
-    return f"{frame.function or base(frame.object)}{place}"
