@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pexpect
 import pytest
 
 from tests.support import emu
@@ -169,3 +170,50 @@ def test_bash_itself_completes() -> None:
         text=True,
     )
     assert done.stdout == "run\n", done.stderr
+
+
+COMPLETED = [
+    ("emu ru", "run"),
+    ("emu run ./main.", "./main.cc"),
+    ("emu run --trace dl,dto", "dl,dtors"),
+    ("emu check --rule key-des", "key-destructor-unloaded"),
+    ("emu tour 3", "3"),
+]
+
+
+def _shells_environment(home: Path) -> dict[str, str]:
+    path = f"{os.path.dirname(sys.executable)}:/usr/bin:/bin"
+    return {
+        "PATH": path,
+        "PYTHONPATH": str(fixtures.ROOT),
+        "HOME": str(home),
+        "TERM": "dumb",
+        "LANG": "C.UTF-8",
+    }
+
+
+@pytest.mark.needs("zsh")
+def test_zsh_itself_completes(tmp_path: Path) -> None:
+    """What stands on the line behind TAB is printed by a key of our own."""
+    ready = """autoload -Uz compinit; compinit -D -u; eval "$(emu completion zsh)"; echo 'load'ed
+        show() { print -r -- "<$BUFFER>"; BUFFER= }; zle -N show; bindkey '^T' show; echo 're'ady"""
+    with pexpect.spawn(
+        "zsh", ["-f"], cwd=str(FOLDER), env=_shells_environment(tmp_path), encoding="utf-8", timeout=120,
+        dimensions=(40, 200),
+    ) as child:  # fmt: skip
+        child.sendline(ready)
+        child.expect_exact("ready\r\n")
+        for words, completed in COMPLETED:
+            child.send(f"{words}\t\x14")
+            child.expect_exact(f"<{words.rpartition(' ')[0]} {completed} >")
+
+
+@pytest.mark.needs("fish")
+def test_fish_itself_completes(tmp_path: Path) -> None:
+    asked = "; ".join(f"complete --do-complete '{words}'" for words, _ in COMPLETED)
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", f"emu completion fish | source; {asked}"],
+        cwd=FOLDER, env=_shells_environment(tmp_path), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    offered = [line.partition("\t")[0] for line in done.stdout.splitlines()]
+    assert offered == [completed for _, completed in COMPLETED], done.stderr
