@@ -37,6 +37,7 @@ _STANDARD = re.compile(
     r"(?:(?:(?:construction )?vtable|VTT|typeinfo(?: name)?|guard variable|reference temporary #\d+) for )?"
     r"(?:std|__gnu_cxx|__cxxabiv1|core|alloc)::"
 )
+_LISTED = 5
 _STRING = "std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >"
 
 
@@ -85,6 +86,13 @@ def is_standard(symbol: str) -> bool:
     C++'s or Rust's.
     """
     return _STANDARD.match(symbol) is not None
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as people read them: the first few, and how many more there are."""
+    different = list(dict.fromkeys(names))
+    more = len(different) - _LISTED
+    return ", ".join(different) if more <= 1 else f"{', '.join(different[:_LISTED])} and {more} more"
 
 
 def user_frame(frames: Iterable[FrameInfo]) -> FrameInfo | None:

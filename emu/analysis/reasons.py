@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from emu.analysis.data import Address
-from emu.analysis.frames import call_frames, user_frame, where
+from emu.analysis.frames import call_frames, listed, user_frame, where
 from emu.analysis.why_data import BoundSymbol, Link, OpenCall, PendingDestructor, Reason, ThreadState
 from emu.elf import constants as c
 from emu.elf.demangle import demangle
@@ -177,7 +177,7 @@ class ReasonFinder:
                     BoundSymbol(name, demangle(name), by, "", None, at.stamp if at is not None else None)
                 )
             plural = "s" if len(names) > 1 else ""
-            text = f"is NODELETE since it defines the STB_GNU_UNIQUE symbol{plural} {', '.join(one.demangled for one in symbols)} for its whole namespace"
+            text = f"is NODELETE since it defines the STB_GNU_UNIQUE symbol{plural} {listed(one.demangled for one in symbols)} for its whole namespace"
             since = next((one.bound for one in symbols if one.bound is not None), None)
             yield self._reason("nodelete-unique", root, text, chain, count=len(names), since=since, bindings=symbols)  # fmt: skip
         yield from self._references(root, chain, void)
@@ -196,8 +196,8 @@ class ReasonFinder:
             later = [one for one in bound if one.seen.sequence > void]
             symbols = tuple(_bound_symbol(origin, one) for one in later)
             if symbols:
-                listed = ", ".join(dict.fromkeys(one.demangled for one in symbols))
-                text = f"is NODELETE since {origin.display_name}, which was there at start-up, has bound to {listed}"
+                names = listed(one.demangled for one in symbols)
+                text = f"is NODELETE since {origin.display_name}, which was there at start-up, has bound to {names}"
                 yield self._reason(
                     "nodelete-reference", root, text, chain, count=len(symbols), since=later[0].seen.stamp, bindings=symbols
                 )  # fmt: skip

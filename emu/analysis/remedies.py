@@ -12,7 +12,7 @@ import os
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from emu.analysis.frames import is_standard, is_user
+from emu.analysis.frames import is_runtime, is_standard, is_user, listed
 from emu.analysis.reasons import holders
 from emu.analysis.why_data import Remedy
 from emu.elf.demangle import demangle
@@ -84,11 +84,17 @@ def remedies(reasons: ReasonFinder, map_: LinkMap, found: tuple[Reason, ...]) ->
     choice = sorted(everything | set(edges.values()), key=_rank)
     if len(choice) > _TRIED:
         return tuple(sorted(everything, key=_rank))
-    for size in range(1, len(choice) + 1):
-        for made in combinations(choice, size):
-            if _enough(map_, set(made), roots, edges):
-                return made
+    for changes in ([remedy for remedy in choice if not _is_nobodys(remedy)], choice):
+        for size in range(1, len(changes) + 1):
+            for made in combinations(changes, size):
+                if _enough(map_, set(made), roots, edges):
+                    return made
     return tuple(sorted(everything, key=_rank))
+
+
+def _is_nobodys(remedy: Remedy) -> bool:
+    """Whether a change would be one of the run-time library of C++ itself, as the system has it."""
+    return remedy.code == "no-unique" and is_runtime(remedy.object)
 
 
 def _rank(remedy: Remedy) -> tuple[int, str, str]:
@@ -142,11 +148,11 @@ def _of_reason(reason: Reason, main: int) -> Iterator[Remedy]:
             own = [one.demangled for one in reason.bindings if not is_standard(one.demangled)]
             text = f"compile {short} with -fno-gnu-unique"
             if own:
-                text += f", or give {', '.join(own)} internal linkage or hidden visibility"
+                text += f", or give {listed(own)} internal linkage or hidden visibility"
             yield Remedy("no-unique", name, text, 0, symbols)
         case "nodelete-reference":
             symbols = tuple(dict.fromkeys(one.symbol for one in reason.bindings))
-            readable = ", ".join(dict.fromkeys(one.demangled for one in reason.bindings))
+            readable = listed(one.demangled for one in reason.bindings)
             by = reason.bindings[0].origin
             yield Remedy("bind-elsewhere", name, f"let {by} find {readable} elsewhere than in {short}, or not at all", 0, symbols)  # fmt: skip
         case "nodelete":
@@ -209,5 +215,9 @@ def _called(one: PendingDestructor) -> str:
 
 
 def _bind(holder: LinkMap, held: LinkMap, symbols: tuple[str, ...]) -> str:
-    names = ", ".join(demangle(symbol) for symbol in symbols) or "what it takes from there"
-    return f"let {os.path.basename(holder.display_name)} find {names} elsewhere than in {os.path.basename(held.display_name)}"
+    names = listed(demangle(symbol) for symbol in symbols) or "what it takes from there"
+    who, whose = os.path.basename(holder.display_name), os.path.basename(held.display_name)
+    if is_runtime(who):
+        what = f"let {whose} export nothing that {who} has, too, and takes from there: {names}"
+        return f"{what} (a version script of the linker), or link the program itself with {who}"
+    return f"let {who} find {names} elsewhere than in {whose}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,3 +84,21 @@ def test_a_library_run_as_a_program_is_what_it_is_natively(folder: Path) -> None
     assert done.exit == 139
     assert b"`emu call ./lib.so FUNCTION` calls into it" in done.stderr
     assert b"is a library" not in emu("run", "/lib64/ld-linux-x86-64.so.2", "--version", cwd=folder).stderr
+
+
+def test_what_the_users_plugin_does_to_libstdcxx_is_the_plugins_to_change(tmp_path: Path) -> None:
+    """The libstdc++ that it brings binds to what it exports of std, and stays: it has unique symbols."""
+    (tmp_path / "plugin.cc").write_text("""#include <string>
+        extern "C" unsigned long plugin(const char *s) { return std::string(s).size(); }""")
+    (tmp_path / "only").write_text("{ global: plugin; local: *; };")
+    compile_c(tmp_path, "-shared", "-fPIC", "-o", "lib.so", "plugin.cc", compiler="g++")
+    compile_c(
+        tmp_path, "-shared", "-fPIC", "-Wl,--version-script=only", "-o", "own.so", "plugin.cc", compiler="g++"
+    )
+    done = emu("why", "./lib.so", "lib.so", cwd=tmp_path)
+    text = done.stdout.decode() + done.stderr.decode()
+    assert "let lib.so export nothing that libstdc++.so.6 has, too, and takes from there: " in text
+    assert "compile libstdc++" not in text
+    assert re.search(r"STB_GNU_UNIQUE symbols .* and \d+ more for its whole namespace", text)
+    done = emu("why", "./own.so", "own.so", cwd=tmp_path)
+    assert b"own.so: is gone" in done.stdout + done.stderr
