@@ -29,7 +29,7 @@ class ArgumentError(Error, TypeError):
 
 
 class OpenError(Error, OSError):
-    """dlopen or dlclose failed; the text is dlerror's."""
+    """dlopen or dlclose failed; the text is dlerror's, a note has what else is known."""
 
 
 class SymbolNotFoundError(Error, AttributeError):

@@ -52,7 +52,11 @@ class Linking:
             lambda: ("dlopen", name, flags), lambda: self._guest(b"dlopen", name, flags)
         )
         if not handle:
-            raise OpenError(self._dlerror())
+            error = OpenError(self._dlerror())
+            config = self.inner.config
+            if "/" not in name and config.sysroot == "/" and os.path.isfile(os.path.join(config.cwd, name)):
+                error.add_note(f"the file here is ./{name}: a name without a slash is searched for")
+            raise error
         return Library(self._process, handle, name)
 
     def dlclose(self, handle: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emu.analysis import why
+from emu.analysis.frames import readable
 from emu.analysis.names import GoneError, NotFoundError, find_objects, gone_text
 from emu.analysis.reasons import ReasonFinder as Asked
 from emu.analysis.reasons import is_kept
@@ -63,7 +64,7 @@ class Reasons(Table["Reason"]):
         return headline(item, ""), "\n".join(line.strip() for line in details(item))
 
     def __repr__(self) -> str:
-        text = "\n".join(self._lines())
+        text = readable("\n".join(self._lines()))
         return text.replace(os.getcwd().rstrip("/") + "/", "")
 
     def _lines(self) -> Iterator[str]:

@@ -79,6 +79,19 @@ def test_a_program_may_be_bytes() -> None:
     assert emu.Process(b"/bin/true").run() == 0  # type: ignore[arg-type] # as subprocess takes them
 
 
+def test_a_library_without_a_slash_is_searched_and_one_in_the_folder_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "libhere.so").touch()
+    with emu.Process(cwd=tmp_path) as p:
+        with pytest.raises(emu.OpenError, match="libhere.so: cannot open shared object file") as error:
+            p.dlopen("libhere.so")
+        assert error.value.__notes__ == [
+            "the file here is ./libhere.so: a name without a slash is searched for"
+        ]
+        with pytest.raises(emu.OpenError, match="cannot open shared object file") as error:
+            p.dlopen("libnowhere.so")
+        assert not hasattr(error.value, "__notes__")
+
+
 def test_a_program_without_a_slash_is_searched_in_the_guests_path(tmp_path: Path) -> None:
     process = emu.Process("true", env={"PATH": "/nowhere:/bin"})
     assert process.inner.config.program == "/bin/true"
