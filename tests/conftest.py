@@ -14,6 +14,7 @@ from tests import tiers
 from tools import fixtures
 
 _HYPOTHESIS = pytest.StashKey[bool]()
+_COLLECTED = pytest.StashKey[list[pytest.Item]]()
 
 for _signal in (
     signal.SIGINT,
@@ -37,7 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "needs(program, ...): uses programs beyond gcc and g++; such a test is in no sample"
+        "markers",
+        "needs(name, ...): uses programs beyond gcc and g++, or packages beyond the extra `sample`; such a test is in no sample",
     )
     config.addinivalue_line("markers", "long: runs in the long tier only")
     config.addinivalue_line(
@@ -82,6 +84,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         late = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=late)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
+    config.stash[_COLLECTED] = list(items)
     if config.getoption("tier") == "sample":
         kept = set(chosen := tiers.sample(items))
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
@@ -98,7 +101,10 @@ def built_fixtures(request: pytest.FixtureRequest) -> dict[str, fixtures.Fixture
     named = bool(config.getoption("keyword")) or any("::" in word for word in config.args)
     sample = config.getoption("tier") == "sample"
     if sample or named:
-        chosen = [fixtures.load(name) for name in sorted(tiers.fixtures_of(items, needy=not sample))]
+        kept = set(items)
+        left = [item for item in config.stash[_COLLECTED] if sample and item not in kept]
+        asked = tiers.fixtures_of(items, needy=not sample, left=left)
+        chosen = [fixtures.load(name) for name in sorted(asked)]
     else:
         chosen = fixtures.load_all()
     # Past the capturing, which would keep the progress for a failure.

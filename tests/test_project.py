@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
@@ -16,15 +18,18 @@ def _run(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.needs("ruff")
 def test_ruff() -> None:
     _run(str(BIN / "ruff"), "check", ".")
     _run(str(BIN / "ruff"), "format", "--check", ".")
 
 
+@pytest.mark.needs("mypy")
 def test_mypy_strict() -> None:
     _run(sys.executable, "-m", "mypy")
 
 
+@pytest.mark.needs("import-linter")
 def test_layers() -> None:
     _run(str(BIN / "lint-imports"))
 

@@ -132,6 +132,24 @@ def test_another_python_can_be_named(bare: Path) -> None:
     assert done.stderr.endswith("Debian's packages: gcc g++ lld binutils-gold libc6-dbg\n")
 
 
+@pytest.mark.parametrize("had", ["sample", "test"])
+@pytest.mark.parametrize("wanted", ["sample", "test"])
+def test_an_environment_is_made_again_for_more_packages_only(tmp_path: Path, had: str, wanted: str) -> None:
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / "pyproject.toml").touch()
+    _program(tmp_path / ".venv/bin", "python", "echo Python 3.13.1")
+    script = f"""
+    extra={wanted}; . {shlex.quote(str(fixtures.ROOT))}/tools/setup.sh
+    made_of .venv/bin/python {had} >.venv/.stamp
+    venv_is_right
+    """
+    env = {name: value for name, value in os.environ.items() if name != "PYTHON"}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0) == (had == "test" or had == wanted), done.stderr
+
+
 def _demo(place: Path, emu: str) -> subprocess.CompletedProcess[str]:
     """Run tools/demo in a folder that is set up, with `emu` for the command."""
     (place / "tools").mkdir()
@@ -152,7 +170,7 @@ def _demo(place: Path, emu: str) -> subprocess.CompletedProcess[str]:
     _program(place / ".venv/bin", "python", "exit 0")
     _program(place / ".venv/bin", "emu", emu)
     stamp = subprocess.run(
-        ["bash", "-c", 'echo "$("$PYTHON" --version) $PWD $(cksum <pyproject.toml)"'],
+        ["bash", "-c", 'echo "$("$PYTHON" --version) $PWD $(cksum <pyproject.toml) test"'],
         cwd=place, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     (place / ".venv/.stamp").write_text(stamp.stdout)

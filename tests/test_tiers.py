@@ -67,3 +67,27 @@ def test_the_fixtures_that_a_file_names_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text('PROGRAM = "unload-rules/main"\n')
     asked = tiers.fixtures_of([_Item(str(tmp_path / "test_it.py"), 0)])  # type: ignore[list-item]
     assert asked == {"tls-dsos", "unload-rules"}
+
+
+def test_what_only_tests_that_are_left_out_name_is_not_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "test_it.py"
+    file.write_text("""
+TABLE = {"tls-dsos:ca": 1, "unload-rules:x": 2, "random:kept": 3}
+FOLDER = CACHE / "why-threads"
+@pytest.mark.parametrize("run_id", [*TABLE, "dl-many:all"])
+def test_table(run_id):
+    use("ifunc")
+def test_other():
+    use("tunables")
+""")
+
+    def test_table() -> None: ...
+    def test_other() -> None: ...
+
+    made = [_Item(str(file), number) for number in range(4)]
+    for item, run in zip(made, ("tls-dsos:ca", "unload-rules:x", "dl-many:all", ""), strict=True):
+        item.function = test_table if run else test_other  # type: ignore[attr-defined]
+        item.callspec = SimpleNamespace(params={"run_id": run} if run else {})  # type: ignore[attr-defined]
+    asked = tiers.fixtures_of(made[:1], left=made[1:])  # type: ignore[arg-type]
+    assert asked == {"tls-dsos", "random", "why-threads", "ifunc"}
+    assert tiers.fixtures_of(made[3:], left=made[:3]) == {"random", "why-threads", "tunables"}  # type: ignore[arg-type]

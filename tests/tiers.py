@@ -7,6 +7,7 @@ another linker, compiler, debugger or a browser is not in it. Only the fixtures 
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections import defaultdict
@@ -79,20 +80,54 @@ def _run_of(item: pytest.Item) -> fixtures.Run | None:
     return run if isinstance(run, fixtures.Run) else None
 
 
-def fixtures_of(items: Iterable[pytest.Item], *, needy: bool = False) -> set[str]:
+def fixtures_of(
+    items: Iterable[pytest.Item], *, needy: bool = False, left: Iterable[pytest.Item] = ()
+) -> set[str]:
     """Return the names of all fixtures that tests can ask for: those of their parameters, and those that
     their files name, or files beside and below them. `needy` ones need more than gcc and g++.
+
+    `left` are tests that are not run: what a file names for their bodies and parameters only is left out.
     """
     names = _names() if needy else {fixture.name for fixture in fixtures.load_all() if not fixture.needs}
-    files, asked = set(), set[str]()
+    files: dict[Path, set[str]] = defaultdict(set)
+    asked = set[str]()
     for item in items:
         function = getattr(item, "function", None)
-        if function and (run := _run_of(item)):  # it asks for its own, and for what it names itself
-            asked |= {run.fixture, *(names & set(re.findall(r"[\w-]+", inspect.getsource(function))))}
+        asked |= names & _named(item)
+        if function and _run_of(item):  # it asks for its own, and for what it names itself
+            asked |= names & _words(inspect.getsource(function))
         else:
-            files.add(item.path)
+            files[item.path].add(function.__name__ if function else "")
+    others: dict[Path, set[str]] = defaultdict(set)
+    for item in left:
+        others[item.path] |= _named(item) | {getattr(getattr(item, "function", None), "__name__", "")}
+    for path, functions in files.items():
+        text = path.read_text("utf-8")
+        asked |= names & (_words_for(text, functions, others[path]) if path in others else _words(text))
     for folder in {path.parent for path in files if path.parent != _TESTS}:
-        files |= set(folder.rglob("*.py" if needy else "conftest.py"))
-    for path in files:
-        asked |= names & set(re.findall(r"[\w-]+", path.read_text("utf-8")))
+        for path in folder.rglob("*.py" if needy else "conftest.py"):
+            asked |= names & _words(path.read_text("utf-8"))
     return asked
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[\w-]+", text))
+
+
+def _words_for(text: str, functions: set[str], others: set[str]) -> set[str]:
+    """Return the words of a file that some of its tests can ask for: not those in other tests, nor those of
+    its tables that are parameters of such. `others` has the names of both.
+    """
+    words = set[str]()
+    for node in ast.parse(text).body:
+        source = ast.get_source_segment(text, node) or ""
+        if isinstance(node, ast.FunctionDef) and node.name in functions | others:
+            if node.name in functions:  # its decorators name the parameters of all its items
+                words |= _words("\n".join(ast.get_source_segment(text, one) or "" for one in node.body))
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(
+            node.value, ast.Dict | ast.List | ast.Set | ast.Tuple
+        ):
+            words |= _words(source) - others
+        else:
+            words |= _words(source)
+    return words

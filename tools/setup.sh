@@ -108,15 +108,24 @@ find_python() {
     return 1
 }
 
-# What .venv was made of, for a Python; it is kept in .venv/.stamp.
+# Which of pyproject.toml's extras .venv is to have: `sample` is a part of `test`.
+: "${extra:=test}"
+
+# What .venv was made of, for a Python and an extra; it is kept in .venv/.stamp.
 made_of() {
-    echo "$("$1" --version) $(pwd) $(cksum <pyproject.toml)"
+    echo "$("$1" --version) $(pwd) $(cksum <pyproject.toml) $2"
+}
+
+# stamped PYTHON: whether .venv was made for a Python, with what is wanted or more.
+stamped() {
+    local stamp
+    [ -x .venv/bin/python ] && stamp=$(cat .venv/.stamp 2>/dev/null) &&
+        { [ "$stamp" = "$(made_of "$1" "$extra")" ] || [ "$stamp" = "$(made_of "$1" test)" ]; }
 }
 
 # Whether .venv is there and still right: then no other Python is asked, which may take longer than a test does.
 venv_is_right() {
-    [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ] && command -v cksum >/dev/null &&
-        [ "$(cat .venv/.stamp 2>/dev/null)" = "$(made_of .venv/bin/python)" ]
+    [ -z "${PYTHON:-}" ] && command -v cksum >/dev/null && stamped .venv/bin/python
 }
 
 # Have a Python that can make environments, or name what is missing; a system whose own Python is too old is told so.
@@ -151,7 +160,7 @@ need_python() {
 
 # Make .venv with emu and its test tools in it; again only when pyproject.toml or the Python changed.
 setup_venv() {
-    local python stamp=.venv/.stamp wanted
+    local python
     if venv_is_right; then
         .venv/bin/python -m compileall -q emu
         return 0
@@ -160,8 +169,7 @@ setup_venv() {
         echo "emu needs Python 3.11 or later; what this system installs is older, so get one from elsewhere and say PYTHON=/its/bin/python $0" >&2
         exit 1
     fi
-    wanted=$(made_of "$python")
-    if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    if stamped "$python"; then
         .venv/bin/python -m compileall -q emu
         return 0
     fi
@@ -172,9 +180,10 @@ setup_venv() {
     else
         "$python" -m venv --clear .venv
     fi
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[test]'
+    # What is imported is compiled then: most of what is installed never is.
+    .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --config-settings editable_mode=compat --editable ".[$extra]"
     .venv/bin/python -m compileall -q emu # half of a cold start is compiling, where Python may not write .pyc files itself
-    echo "$wanted" >"$stamp"
+    made_of "$python" "$extra" >.venv/.stamp
 }
 
 need gcc gcc

@@ -260,6 +260,7 @@ def use() -> int:
 """
 
 
+@pytest.mark.needs("mypy")
 def test_users_code_type_checks(tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text(_USER)
     shutil.copy(fixtures.SOURCES / "testing-codec" / "test_codec.py", tmp_path)

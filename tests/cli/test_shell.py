@@ -77,7 +77,7 @@ int main(void) {
 """
 
 
-@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("plain", [True, pytest.param(False, marks=pytest.mark.needs("ipython"))])
 def test_ctrl_c_stops_a_guest_that_runs_and_it_can_go_on(tmp_path: Path, plain: bool) -> None:
     (tmp_path / "main.c").write_text(ENDLESS)
     compile_c(tmp_path, "-o", "main", "main.c")
@@ -103,6 +103,7 @@ def test_ctrl_c_stops_a_guest_that_runs_and_it_can_go_on(tmp_path: Path, plain: 
         child.expect(prompt)
 
 
+@pytest.mark.needs("ipython")
 def test_ipython_where_it_is_installed(hello: Path) -> None:
     with _terminal(hello, "./main") as child:
         child.expect("stands before its first instruction")

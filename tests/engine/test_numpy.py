@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.engine.kvm import needs_kvm
 
 _CODE = """
@@ -21,6 +23,7 @@ print(np.sqrt(b).sum(), np.exp(-b / 1e5).sum(), np.sort(np.sin(b))[::20000], (b.
 
 
 @needs_kvm
+@pytest.mark.needs("numpy")
 def test_numpy_is_as_native() -> None:
     command = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{_CODE}"]
     env = os.environ | {"OPENBLAS_NUM_THREADS": "1"}

@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import distributed
 import jsonschema
 import pytest
 
@@ -221,8 +220,11 @@ def test_the_number_of_jobs_changes_nothing(built: Path) -> None:
     assert one == two
 
 
+@pytest.mark.needs("distributed")
 def test_a_cluster_makes_the_same_runs(built: Path) -> None:
     """A real scheduler and two workers."""
+    import distributed
+
     made: Any = distributed.LocalCluster
     with made(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         address = cluster.scheduler_address.replace("tcp://", "dask://")
@@ -231,6 +233,7 @@ def test_a_cluster_makes_the_same_runs(built: Path) -> None:
     assert there == _explore(built / "abba", *options)
 
 
+@pytest.mark.needs("distributed")
 def test_no_cluster_is_one_line(built: Path) -> None:
     done = emu("explore", "--executor", "dask://127.0.0.1:1", "./buggy", cwd=built / "abba")
     assert done.exit not in (0, 1)

