@@ -22,6 +22,9 @@ _LOADER_LOCK = "waits for the dynamic loader's lock"
 _UNWINDER = ("_Unwind_RaiseException", "_Unwind_Resume", "_Unwind_ForcedUnwind")
 _PERSONALITY = "__gxx_personality_v0"
 
+_TERMINATES = {"std::terminate()", _PERSONALITY}
+"""What calls std::terminate's handler where an exception meets nobody, or noexcept."""
+
 
 class End(NamedTuple):
     """The message of a finding about the end, and remedies."""
@@ -80,11 +83,8 @@ def stuck(notes: Notes, end: End) -> tuple[End, Occasion]:
 def uncaught(notes: Notes, message: str) -> End | None:
     """Return the finding of a death by an exception that has left a constructor or destructor."""
     found = unfinished(notes.process, notes.task())
-    if (
-        found is None
-        or not any(f.function == "std::terminate()" for f in found.frames)
-        or not thrower(found.frames)
-    ):
+    called = {frame.function for frame in found.frames} if found is not None else set()
+    if found is None or "abort" not in called or not called & _TERMINATES or not thrower(found.frames):
         return None
     return End(f"{message}: {never_returned(found, message)}", (remedy(found),))
 
