@@ -30,7 +30,7 @@ from emu.rtld.dependency import RETURN_NEWEST
 from emu.rtld.found import symbol_of
 from emu.rtld.link_map import LT_EXECUTABLE, LT_LOADED, LinkMap
 from emu.rtld.lookup import CLASS_COPY, CLASS_PLT
-from emu.rtld.relocate import type_class
+from emu.rtld.references import type_class
 from emu.rtld.runtime import reference_version, scopes_of
 from emu.rtld.version import Version
 

@@ -4,32 +4,29 @@ RELR and RELATIVE entries, most of all, need no symbol and are done in bulk. PLT
 may. An IFUNC is resolved when its relocation is met, in table order but IRELATIVE last (since 2.44 all of the
 object's own, `own_ifuncs`), by a call of the guest's resolver: hence this is a generator.
 
-One piece: the bulk entries and the others share one object's view, and its counts.
-
 Source: psABI 4.4; glibc elf/dl-reloc.c:_dl_relocate_object, elf/dynamic-link.h, elf/do-rel.h,
 sysdeps/x86_64/dl-machine.h:elf_machine_rela.
 """
 
 from __future__ import annotations
 
-import errno
 import struct
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from emu.core.effects import CallGuest, Effect
 from emu.core.errors import ElfError, Inconsistency, LoaderError
-from emu.core.events import Relocated, RelocationStarted, RelroProtected
+from emu.core.events import Relocated, RelocationStarted
 from emu.elf import constants as c
-from emu.elf.relocations import all_relative, iter_rela, iter_relative, reloc_name, relr_addresses
+from emu.elf.relocations import all_relative, iter_rela, reloc_name
 from emu.rtld import own_ifuncs
 from emu.rtld.audit_binding import audit_slots, symbind, wishes
-from emu.rtld.dependency import FOR_RELOCATE
 from emu.rtld.failure import NoStaticTls
 from emu.rtld.found import Found, symbol_of
 from emu.rtld.link_map import FORCED_DYNAMIC_TLS_OFFSET, LT_EXECUTABLE, NO_TLS_OFFSET, LinkMap
-from emu.rtld.lookup import CLASS_COPY, CLASS_EXTERN, CLASS_PLT
-from emu.rtld.runtime import bind, emit_binding
+from emu.rtld.references import References
+from emu.rtld.relocated_view import RelocatedView
+from emu.rtld.relro import protect_relro
 
 if TYPE_CHECKING:
     from emu.rtld.rtld import Rtld
@@ -39,14 +36,6 @@ _PUT32 = struct.Struct("<I").pack_into
 _GET64 = struct.Struct("<Q").unpack_from
 _M64 = (1 << 64) - 1
 _PAGE = 4096
-_TYPE_CLASS = {
-    c.R_X86_64_COPY: CLASS_COPY,
-    c.R_X86_64_JUMP_SLOT: CLASS_PLT,
-    c.R_X86_64_DTPMOD64: CLASS_PLT,
-    c.R_X86_64_DTPOFF64: CLASS_PLT,
-    c.R_X86_64_TPOFF64: CLASS_PLT,
-    c.R_X86_64_TLSDESC: CLASS_PLT,
-}
 _NO_SYMBOL = frozenset((c.R_X86_64_NONE, c.R_X86_64_RELATIVE, c.R_X86_64_RELATIVE64, c.R_X86_64_IRELATIVE))
 _LAZY = frozenset((c.R_X86_64_JUMP_SLOT, c.R_X86_64_IRELATIVE, c.R_X86_64_TLSDESC))
 """What the PLT of an object that is bound lazily may have."""
@@ -65,13 +54,6 @@ _BY_ADDRESS = frozenset(
 )
 """Those whose value has S, which for an IFUNC is what its resolver says."""
 Work = Generator[Effect, int, None]
-
-
-def type_class(kind: int) -> int:
-    """Return the look-up's type class for a relocation type:
-    a reference of a PLT slot or TLS, of a COPY, or any other.
-    """
-    return _TYPE_CLASS.get(kind, 0)
 
 
 def relocate_object(
@@ -111,27 +93,6 @@ def relocate_bootstrap(rtld: Rtld, map_: LinkMap) -> Work:
     yield from _Relocator(rtld, map_, False, bootstrap=True).run()
 
 
-def protect_relro(rtld: Rtld, map_: LinkMap) -> None:
-    """Make the whole pages of the RELRO range read-only. Source: glibc elf/dl-reloc.c:_dl_protect_relro."""
-    if map_.relro is None:
-        return
-    start = map_.relro[0] & -_PAGE & _M64
-    end = (map_.relro[0] + map_.relro[1]) & -_PAGE & _M64
-    if start != end:
-        try:
-            if start < map_.map_start & -_PAGE or not start < end <= -(-map_.map_end // _PAGE) * _PAGE:
-                raise OSError(errno.ENOMEM, "RELRO range outside the object")
-            rtld.mappings.mprotect(start, end - start, 1)
-        except OSError as error:
-            raise LoaderError(
-                map_.name,
-                "cannot apply additional memory protection after relocation",
-                error.errno or 0,
-            ) from None
-        if rtld.bus.reloc:
-            rtld.bus.emit(RelroProtected(map_.display_name, start, end))
-
-
 def bad_type(map_: LinkMap, kind: int, *, plt: bool = False) -> LoaderError:
     """Return what ld.so says of a relocation type that it does not know, or not in
     the PLT of an object that is bound lazily.
@@ -140,23 +101,8 @@ def bad_type(map_: LinkMap, kind: int, *, plt: bool = False) -> LoaderError:
     return LoaderError(map_.name, f"unexpected {'PLT ' * plt}reloc type 0x{digits}")
 
 
-def _writable(map_: LinkMap) -> tuple[int, int]:
-    """Return the link-time range of one segment that may be written,
-    which is where relocations lie in a sound object.
-    """
-    for phdr in map_.phdrs:
-        if phdr.type == c.PT_LOAD and phdr.flags & c.PF_W:
-            return phdr.vaddr, phdr.vaddr + phdr.memsz
-    return 0, 0
-
-
 class _Relocator:
-    """The state of relocating one object: views of its memory and the results of
-    look-ups by symbol and class.
-
-    ld.so remembers only the last look-up. To remember all gives the same results; `last` is what ld.so would
-    have, for the count of look-ups.
-    """
+    """The state of relocating one object: its memory, its references, and counts."""
 
     def __init__(
         self,
@@ -171,22 +117,18 @@ class _Relocator:
         self.rtld, self.map, self.lazy = rtld, map_, lazy
         self.skip_ifunc, self.bootstrap, self.calls = skip_ifunc, bootstrap, calls
         self.audited = bool(rtld.auditors) and rtld.rules.second_audit_interface
-        self.last: tuple[int, int] | None = None
-        self.base = map_.addr
-        self.first = map_.map_start - map_.addr
-        self.low, self.high = _writable(map_)
-        self.view = rtld.memory.span(map_.map_start, -(-map_.map_end // _PAGE) * _PAGE - map_.map_start)
-        self.cache: dict[tuple[int, int], Found | None] = {}
-        self.kept = rtld.kept if rtld.kept is not None and rtld.kept.knows(map_) else None
+        self.memory = RelocatedView(rtld.memory, map_)
+        self.view = self.memory.bytes
+        self.references = References(rtld, map_, bootstrap=bootstrap)
         self.own = b""
-        self.symbolic = self.ifuncs = self.lazy_slots = self.relative = 0
+        self.ifuncs = self.lazy_slots = self.relative = 0
 
     def run(self) -> Work:
         """Do RELR, RELA and JMPREL in this order."""
         map_, memory = self.map, self.rtld.memory
         if map_ is not self.rtld.ld_so or self.bootstrap:
             if self.rtld.rules.relative_words_read:
-                self._relr(map_.table(memory, c.DT_RELR))
+                self.relative += self.memory.add_base(map_.table(memory, c.DT_RELR))
         rela, rela_cut = map_.leading_table(memory, c.DT_RELA)
         plt, plt_cut = map_.leading_table(memory, c.DT_JMPREL)
         if (rela or plt) and map_.dynamic.get(c.DT_SYMTAB) is None:
@@ -211,7 +153,9 @@ class _Relocator:
             raise ElfError(map_.display_name, "a relocation's offset lies outside the object") from None
         if self.rtld.bus.reloc:
             self.rtld.bus.emit(
-                Relocated(map_.display_name, self.relative, self.symbolic, self.lazy_slots, self.ifuncs)
+                Relocated(
+                    map_.display_name, self.relative, self.references.count, self.lazy_slots, self.ifuncs
+                )
             )
 
     def _without_own(self, table: bytes, *, lazy: bool) -> bytes:
@@ -235,30 +179,6 @@ class _Relocator:
         rela, rela_size = self.map.dynamic.table(c.DT_RELA)
         return self._plt_inside_rela() or rela + rela_size == self.map.dynamic.table(c.DT_JMPREL)[0]
 
-    def _relr(self, table: bytes) -> None:
-        base, view = self.base, self.view
-        for vaddr in relr_addresses(table, self.map.display_name):
-            at = self._at(vaddr)
-            _PUT64(view, at, (_GET64(view, at)[0] + base) & _M64)
-            self.relative += 1
-
-    def _at(self, vaddr: int) -> int:
-        """Return where an address is in `view`. Raises ElfError for one at which ld.so would fault."""
-        if self.low <= vaddr < self.high:
-            return vaddr - self.first
-        for phdr in self.map.phdrs:
-            # The rest of the last page is there, too.
-            if (
-                phdr.type == c.PT_LOAD
-                and phdr.vaddr & -_PAGE <= vaddr < -(-(phdr.vaddr + phdr.memsz) // _PAGE) * _PAGE
-            ):
-                if phdr.flags & c.PF_W or self.map.dynamic.flags & c.DF_TEXTREL:
-                    return vaddr - self.first
-                raise ElfError(
-                    self.map.display_name, f"relocation offset {vaddr:#x} lies in a read-only segment"
-                )
-        raise ElfError(self.map.display_name, f"relocation offset {vaddr:#x} lies outside the object")
-
     def _relative(self, table: bytes) -> int:
         """Apply the leading RELATIVE entries (DT_RELACOUNT of them); return their number."""
         count = self.map.dynamic.get(c.DT_RELACOUNT) or 0
@@ -268,16 +188,7 @@ class _Relocator:
         if not all_relative(leading):
             where = ("../sysdeps/x86_64/dl-machine.h", 487, "elf_machine_rela_relative")
             raise Inconsistency(*where, "ELFW(R_TYPE) (reloc->r_info) == R_X86_64_RELATIVE")
-        base, first, view, low, high = self.base, self.first, self.view, self.low, self.high
-        if any(byte & 7 for byte in set(leading[::24])):
-            for offset, addend in iter_relative(leading, self.map.display_name):
-                _PUT64(view, self._at(offset), (base + addend) & _M64)
-        else:  # whole words, as always; there may be hundreds of thousands
-            words = view.cast("Q")
-            for offset, addend in iter_relative(leading, self.map.display_name):
-                if not low <= offset < high:
-                    self._at(offset)
-                words[offset - first >> 3] = (base + addend) & _M64
+        self.memory.put_relative(leading)
         if count * 24 > len(table):  # ld.so goes on with what lies behind the table
             raise ElfError(self.map.display_name, f"DT_RELACOUNT {count} exceeds the table")
         self.relative += count
@@ -291,33 +202,29 @@ class _Relocator:
         got = self.map.dynamic.get(c.DT_PLTGOT)
         if got is None:
             raise ElfError(self.map.display_name, "DT_JMPREL without DT_PLTGOT")
-        _PUT64(self.view, self._at(got + 8), self.map.address)
+        _PUT64(self.view, self.memory.at(got + 8), self.map.address)
         entries = self.rtld.entries
         _PUT64(
-            self.view, self._at(got + 16), entries.runtime_profile if self.calls else entries.runtime_resolve
+            self.view,
+            self.memory.at(got + 16),
+            entries.runtime_profile if self.calls else entries.runtime_resolve,
         )
 
     def _entries(self, table: bytes, *, lazy: bool) -> Work:
         """Apply entries in the letters of psABI table 4.10:
         S is the symbol's address, A the addend, P the place, B the base, Z the size.
         """
-        view, first, name, B = self.view, self.first, self.map.display_name, self.base
+        memory, view, B = self.memory, self.view, self.memory.base
+        first, low, high = memory.first, memory.low, memory.high
         without_symbol = _NO_SYMBOL | {c.R_X86_64_JUMP_SLOT} if lazy else _NO_SYMBOL
-        low, high = self.low, self.high
         irelative: list[tuple[int, int]] = []
-        for offset, info, A in iter_rela(table, name):
-            kind, symbol = info & 0xFFFFFFFF, info >> 32
-            at = offset - first
-            if lazy and kind not in _LAZY:
-                raise bad_type(self.map, kind, plt=True)
-            if not low <= offset < high and kind != c.R_X86_64_NONE:
-                if kind not in _KNOWN:
-                    raise bad_type(self.map, kind)
-                self._at(offset)
+        for offset, info, A in iter_rela(table, self.map.display_name):
+            kind, symbol, at = info & 0xFFFFFFFF, info >> 32, offset - first
+            if lazy or not low <= offset < high:
+                self._check(kind, offset, lazy=lazy)
             found, S = None, 0
             if kind not in without_symbol:
-                self.symbolic += 1
-                found = self.resolve(symbol, kind, offset)
+                found = self.references.resolve(symbol, kind, offset)
                 if self.rtld.owed.pending:
                     yield from self.rtld.owed.settle()
                 if found is not None and kind in _BY_ADDRESS:
@@ -366,15 +273,31 @@ class _Relocator:
                     irelative.append((at, (B + A) & _M64))
                 case _:
                     raise bad_type(self.map, kind)
-        for at, resolver in irelative:
+        yield from self._irelative(irelative)
+
+    def _check(self, kind: int, offset: int, *, lazy: bool) -> None:
+        """Refuse a relocation that ld.so does not know there, or that lies where nothing may be written.
+
+        Raises LoaderError, ElfError.
+        """
+        if lazy and kind not in _LAZY:
+            raise bad_type(self.map, kind, plt=True)
+        if not self.memory.low <= offset < self.memory.high and kind != c.R_X86_64_NONE:
+            if kind not in _KNOWN:
+                raise bad_type(self.map, kind)
+            self.memory.at(offset)
+
+    def _irelative(self, entries: list[tuple[int, int]]) -> Work:
+        """Fill slots, by their places in the view, with what their resolvers say."""
+        for at, resolver in entries:
             self.ifuncs += 1
             if not self.skip_ifunc:
                 resolver = yield from self._run_resolver(c.R_X86_64_IRELATIVE, resolver)
-            _PUT64(view, at, resolver)
+            _PUT64(self.view, at, resolver)
 
     def _tell_auditors(self, found: Found | None, symbol: int, at: int, value: int) -> Work:
         """Let auditors hear of a slot that is bound for good, and change where it leads."""
-        if not self._binds_locally(symbol):
+        if not self.references.binds_locally(symbol):
             self.rtld.cached_lookups += 1
         if found is not None:
             _PUT64(self.view, at, (yield from symbind(self.rtld, self.map, found, value, None)))
@@ -437,65 +360,7 @@ class _Relocator:
         _PUT64(view, at, entries.tlsdesc_return)
         _PUT64(view, at + 8, (value - target.tls_offset) & _M64)
 
-    # -- symbols ---------------------------------------------------------------------------------------------
-
-    def resolve(self, symbol: int, kind: int, offset: int) -> Found | None:
-        """Return what symbol `symbol` of the object binds to; None for an undefined weak one.
-
-        Raises LoaderError.
-        """
-        class_ = _TYPE_CLASS.get(kind, 0)
-        if kind == c.R_X86_64_GLOB_DAT and self.rtld.rules.protected_data_copied:
-            class_ = CLASS_EXTERN
-        key = symbol, class_
-        cache, rtld = self.cache, self.rtld
-        if self.bootstrap:
-            return symbol_of(self.map, symbol)
-        known = key in cache
-        if known and key == self.last:
-            rtld.cached_lookups += 1
-            return cache[key]
-        if not known and self.kept is not None and (kept := self.kept.find(self.map, symbol, class_)):
-            return self._take(key, kept[0], kind, offset)
-        if not known and self._binds_locally(symbol):
-            return symbol_of(self.map, symbol)
-        self.last = key
-        if known and not (rtld.bus.symbols or rtld.bus.lookups or rtld.receive):
-            rtld.lookups += 1
-            return cache[key]
-        try:
-            found = cache[key] = bind(rtld, self.map, symbol, class_, FOR_RELOCATE)
-        except LoaderError:
-            if rtld.bus.bindings:
-                self.announce(symbol, None, kind, offset, lazy=False)
-            raise
-        if not known and self.kept is not None:
-            self.kept.note(self.map, symbol, class_, found)
-        if rtld.bus.bindings and not known:
-            self.announce(symbol, found, kind, offset, lazy=False)
-        return found
-
-    def _take(self, key: tuple[int, int], found: Found | None, kind: int, offset: int) -> Found | None:
-        """Bind as an earlier start has, and leave the traces of a look-up."""
-        self.last = key
-        self.cache[key] = found
-        self.rtld.lookups += 1
-        if found is not None:
-            found.map.used = True
-        if self.rtld.bus.bindings:
-            self.announce(key[0], found, kind, offset, lazy=False)
-        return found
-
-    def _binds_locally(self, symbol: int) -> bool:
-        """Whether the reference is to the object's own symbol by its kind, without a look-up."""
-        if not self.map.symtab.count:
-            return True
-        _, info, other, _, _, _ = self.map.symtab.entry(symbol)
-        return info >> 4 == c.STB_LOCAL or other & 3 in (c.STV_HIDDEN, c.STV_INTERNAL)
-
-    def announce(self, symbol: int, found: Found | None, kind: int, offset: int, *, lazy: bool) -> None:
-        """Emit the Binding event."""
-        emit_binding(self.rtld, self.map, symbol, found, kind, offset, lazy)
+    # -- IFUNCs ----------------------------------------------------------------------------------------------
 
     def _run_resolver(self, kind: int, resolver: int) -> Generator[CallGuest, int, int]:
         """Call a resolver for a relocation of type `kind`, and let it be known meanwhile."""

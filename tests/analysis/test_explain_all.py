@@ -17,7 +17,7 @@ from emu.analysis.retell import Question, retell, scopes_searched
 from emu.analysis.slots import uses
 from emu.core.events import Binding, EventBus, Record
 from emu.process import Process, RunConfig
-from emu.rtld.relocate import type_class
+from emu.rtld.references import type_class
 from tools import fixtures
 
 if TYPE_CHECKING:

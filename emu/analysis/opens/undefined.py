@@ -22,7 +22,7 @@ from emu.elf.edit import Edit
 from emu.elf.relocations import iter_rela
 from emu.rtld.link_map import LT_EXECUTABLE, LT_LOADED
 from emu.rtld.lookup import Query, peek_symbol
-from emu.rtld.relocate import type_class
+from emu.rtld.references import type_class
 from emu.rtld.runtime import reference_version, scopes_of
 
 if TYPE_CHECKING:
