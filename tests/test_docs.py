@@ -37,6 +37,7 @@ CONSOLE = [
 SHOWN = [(page, block) for page, block in CONSOLE if not block.text.startswith("$ pytest ")]
 """What pytest prints is looked at in tests/testing/test_plugin.py."""
 CONTRIBUTING = fixtures.ROOT / "CONTRIBUTING.md"
+MAP = pytest.param(fixtures.ROOT / "emu" / "README.md", id="map")
 _MOST_WORDS = 1500
 _MOST_COLUMNS = 110
 
@@ -87,12 +88,12 @@ def test_a_page_shows_what_its_commands_print(page: Path, block: CodeBlock, tmp_
     assert commands and doctest.OutputChecker().check_output(want, got, _LOOSELY), told
 
 
-@pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=_name)
+@pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING, MAP], ids=_name)
 def test_prose_is_at_most_110_columns_wide(page: Path) -> None:
     assert [line for line in _prose(page) if len(line) > _MOST_COLUMNS and "](" not in line] == []
 
 
-@pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=_name)
+@pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING, MAP], ids=_name)
 def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
     tables = [line for line in page.read_text("utf-8").splitlines() if line.startswith("|")]
     links = re.findall(r"\]\(([^)#]+)\)", re.sub(r"`[^`]*`", "", "\n".join([*_prose(page), *tables])))

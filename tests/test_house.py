@@ -45,6 +45,17 @@ QUESTIONS = {
     "Who fetches the packages of a sysroot?": "emu/sysroot/debian.py",
     "What words does a line of LD_DEBUG have?": "emu/glibc/ld_debug.py",
     "Which preloads does a set-user-id program keep?": "emu/rtld/secure.py",
+    "How is a name found in DT_GNU_HASH?": "emu/elf/hash.py",
+    "At which address does mmap place a mapping?": "emu/machine/gaps.py",
+    "What lies on the stack at the entry point?": "emu/kernel/stack.py",
+    "What does /proc/self/maps say?": "emu/kernel/proc/proctext.py",
+    "What does a signal handler find on its stack?": "emu/kernel/run/sigframe.py",
+    "Which instructions does Unicorn run wrong?": "emu/machine/special.py",
+    "In which order do constructors run?": "emu/rtld/sort_maps.py",
+    "When does a version of a symbol match?": "emu/rtld/match.py",
+    "How does a Python value become an argument?": "emu/api/convert.py",
+    "Who says EACCES for a path?": "emu/kernel/fs/vfs.py",
+    "What does a relocation's symbol bind to?": "emu/rtld/references.py",
 }
 """What a stranger may ask, and where the map is to lead."""
 
