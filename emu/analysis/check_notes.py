@@ -220,6 +220,26 @@ class Notes:
             )
         return self.hidden_symbols[map_.serial]
 
+    def nameless(self, map_: LinkMap, vaddr: int) -> str:
+        """Return what to call an object of data that has no symbol: by its section, and where it lies."""
+        symbols, place = self.process.symbols, f"{base(map_.display_name)}+{vaddr:#x}"
+        section = symbols.section(map_, vaddr)
+        start = symbols.section_address(symbols.file(map_.path, map_.file_id), section) if section else 0
+        return (
+            f"the object at {section}+{vaddr - start:#x} ({place})" if section else f"the object at {place}"
+        )
+
+    def naming(self, map_: LinkMap) -> Iterator[str]:
+        """Yield what would give the objects of a stripped file their names."""
+        number = self.process.symbols.build_id(map_)
+        who = base(map_.display_name)
+        file = (
+            f", or have its debug file, /usr/lib/debug/.build-id/{number[:2]}/{number[2:]}.debug,"
+            if number
+            else ""
+        )
+        yield f"to have the object's name here, do not strip {who}{file}"
+
     def typeinfo(self, map_: LinkMap) -> dict[bytes, int]:
         """Return the typeinfo objects of an object by the symbols that they have or had, with link-time
         addresses: also of one that was stripped.

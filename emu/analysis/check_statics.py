@@ -261,6 +261,7 @@ class Statics:
             remedies=[
                 "construct it before whoever uses it at exit (a function-local static that the user's constructor calls): it is then destroyed later",
                 "never destroy it: a reference to an object made with new",
+                *(notes.naming(home) if home is not None and self._is_nameless(home, object_) else ()),
             ],
         )  # fmt: skip
 
@@ -283,8 +284,12 @@ class Statics:
         vaddr = object_ - home.addr
         found = symbols.data_symbol(symbols.file(home.path, home.file_id), vaddr)
         if found is None:
-            return f"{base(home.display_name)}+{vaddr:#x}", object_, _UNKNOWN_SIZE
+            return self._notes.nameless(home, vaddr), object_, _UNKNOWN_SIZE
         return found[0], object_, found[1] + found[2] - vaddr
+
+    def _is_nameless(self, home: LinkMap, object_: int) -> bool:
+        symbols = self._notes.process.symbols
+        return symbols.data_symbol(symbols.file(home.path, home.file_id), object_ - home.addr) is None
 
     def _name(self, object_: int) -> str:
         rtld = self._notes.process.rtld

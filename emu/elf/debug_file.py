@@ -110,7 +110,7 @@ def separate_file(elf: Any, path: str, root: str) -> tuple[Any, str] | None:
                 return _elf_file(opened, host), host
         finally:
             os.close(opened)
-    return _from_debuginfod(_build_id(elf, path))
+    return _from_debuginfod(build_id_in(elf, path))
 
 
 def _from_debuginfod(digits: str) -> tuple[Any, str] | None:
@@ -163,7 +163,7 @@ def _candidates(elf: Any, path: str, directory: str) -> list[tuple[str, int | No
     that it must have if it is found by its name.
     """
     found: list[tuple[str, int | None]] = []
-    if len(digits := _build_id(elf, path)) > 2:
+    if len(digits := build_id_in(elf, path)) > 2:
         found.append((f"/{_DEBUG_DIRECTORY}/.build-id/{digits[:2]}/{digits[2:]}.debug", None))
     link = section(elf, ".gnu_debuglink")
     if link is not None:
@@ -253,10 +253,11 @@ def has_debug_info(path: str) -> bool:
 def build_id_of(path: str) -> str:
     """Return the build ID of a host file in hexadecimal digits, "" without one. Raises OSError, ElfError."""
     with malformed(path, "ELF content"):
-        return _build_id(open_elf(path), path)
+        return build_id_in(open_elf(path), path)
 
 
-def _build_id(elf: Any, path: str) -> str:
+def build_id_in(elf: Any, path: str) -> str:
+    """Return the build ID that a file's section has in hexadecimal digits, "" without one."""
     note = section(elf, ".note.gnu.build-id")
     if note is None or note["sh_type"] != "SHT_NOTE":
         return ""

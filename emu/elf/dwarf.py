@@ -16,7 +16,7 @@ from emu.core.errors import MemoryFault
 from emu.core.record import NamedTuple
 from emu.elf import constants as c
 from emu.elf.cfi import UnwindTable
-from emu.elf.debug_file import content, mini_debuginfo, open_elf, section, separate_file
+from emu.elf.debug_file import build_id_in, content, mini_debuginfo, open_elf, section, separate_file
 from emu.elf.functions import BIND_RANK, DebugFunction, find_function, read_functions
 from emu.elf.inlined import Inlined, InlinedFunctions
 from emu.elf.prototypes import DebugPrototype, is_external, read_prototype
@@ -317,6 +317,11 @@ class DebugInfo:
         with malformed(self.path):
             tls = (s for s in self._elf.iter_sections() if s["sh_flags"] & _SHF_TLS and s["sh_size"])
             return max((int(s["sh_addralign"]) for s in tls), default=0)
+
+    def build_id(self) -> str:
+        """Return the build ID of the object in hexadecimal digits, "" without one."""
+        with malformed(self.path):
+            return build_id_in(self._elf, self.path)
 
     def section_address(self, name: str) -> int:
         """Return the link-time address of a section of the object; 0 where it has none of that name."""

@@ -334,6 +334,14 @@ class Symbols:
         except EmuError:
             return 0
 
+    def build_id(self, map_: LinkMap) -> str:
+        """Return the build ID of an object's file in hexadecimal digits, empty if that cannot be told."""
+        info = self._info(self.file(map_.path, map_.file_id))
+        try:
+            return info.build_id() if info is not None else ""
+        except EmuError:
+            return ""
+
     def is_atomic_variable(self, address: int) -> bool:
         """Whether a static variable of an atomic type lies at an address; false, too, where nothing tells."""
         place = self.place(address)

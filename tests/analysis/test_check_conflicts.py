@@ -406,6 +406,15 @@ def test_a_late_use_is_told_with_its_registration_and_with_exit() -> None:
 
 
 @pytest.mark.usefixtures("built_fixtures")
+def test_a_static_of_a_stripped_program_is_told_by_its_section_with_what_would_name_it() -> None:
+    (finding,) = checked("check-static-late:stripped").report["findings"]
+    words = r"\(stripped\+0x[0-9a-f]+\) reads the object at \.data\+0x[0-9a-f]+ \(stripped\+0x[0-9a-f]+\) of stripped after exit"
+    assert re.search(words, finding["message"])
+    named = r"do not strip stripped, or have its debug file, /usr/lib/debug/\.build-id/[0-9a-f]{2}/[0-9a-f]+\.debug"
+    assert re.search(named, finding["remedies"][-1])
+
+
+@pytest.mark.usefixtures("built_fixtures")
 def test_an_exception_that_is_caught_first_is_no_error() -> None:
     assert checked("check-catch:caught-all").rules == ["type-twice"]
 

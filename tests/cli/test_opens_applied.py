@@ -190,3 +190,17 @@ def test_running_ldconfig_helps(tmp_path: Path) -> None:
     assert "ldconfig" in [cure["code"] for cure in one["cures"]]
     subprocess.run(ldconfig, check=True, capture_output=True)
     assert support.emu("run", *words, "now:libown.so.1", cwd=tmp_path).exit == 0
+
+
+def test_a_soname_is_a_name_that_rtld_noload_knows(tmp_path: Path) -> None:
+    shutil.copy(fixtures.build("not-found") / "names", tmp_path / "main")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "own.c").write_text("int own;")
+    subprocess.run(f"{_SHARED} -o sub/own.so own.c", shell=True, cwd=tmp_path, check=True)
+    words = ("sub/own.so", "?own.so")
+    assert native(tmp_path, words) != 0
+    (cure,) = (cure for cure in failure(tmp_path, "own.so", *words)["cures"] if cure["code"] == "soname")
+    assert "link it with -Wl,-soname,own.so" in cure["text"]
+    subprocess.run(f"{_SHARED} -Wl,-soname,own.so -o sub/own.so own.c", shell=True, cwd=tmp_path, check=True)
+    assert native(tmp_path, words) == 0
+    assert support.emu("run", "./main", *words, cwd=tmp_path).exit == 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -102,6 +103,30 @@ def test_why_says_what_was_passed_over_and_tries_what_helps(folder: Path, progra
     }
     (runpath,) = (cure for cure in one["cures"] if cure["code"] == "runpath")
     assert f"{folder}/lib" in runpath["text"]
+
+
+@as_root
+def test_a_library_that_is_installed_is_found_in_secure_mode(folder: Path) -> None:
+    root, system = folder / "root", "lib/x86_64-linux-gnu"
+    for name in ("etc", "lib64", system, "work", "own"):
+        (root / name).mkdir(parents=True)
+    shutil.copy("/lib64/ld-linux-x86-64.so.2", root / "lib64")
+    shutil.copy("/lib/x86_64-linux-gnu/libc.so.6", root / system)
+    shutil.copy(folder / "plain", root / "work")
+    shutil.copy(folder / "lib/liblib.so", root / "own")
+    os.chown(root / "work/plain", NOBODY, 0)
+    (root / "work/plain").chmod(0o4755)
+    words = ["--sysroot", str(root), "--clean-env", "--env", "LD_LIBRARY_PATH=/own", "/work/plain"]
+    natively = ["/usr/bin/env", "-i", "LD_LIBRARY_PATH=/own", "/usr/sbin/chroot", str(root), "/work/plain"]
+    assert subprocess.run(natively, capture_output=True, check=False).returncode == 127
+    done = emu("why", "--json", *words, "liblib.so", cwd=folder)
+    (one,) = json.loads(done.stderr[done.stderr.index(b'{\n  "program"') :])["failures"]
+    (cure,) = (cure for cure in one["cures"] if cure["code"] == "install")
+    assert cure["text"] == "install liblib.so in one of the system's directories, and run ldconfig"
+    shutil.copy(folder / "lib/liblib.so", root / system)
+    subprocess.run(["/sbin/ldconfig", "-r", str(root)], check=True, capture_output=True)
+    assert b"secure 1, lib 7" in subprocess.run(natively, capture_output=True, check=True).stdout
+    assert emu("run", *words, cwd=folder).stdout.startswith(b"secure 1, lib 7\n")
 
 
 def test_the_owner_runs_it_as_any_other(tmp_path: Path) -> None:
