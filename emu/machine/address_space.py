@@ -107,7 +107,7 @@ class AddressSpace:
 
     def placed(self) -> Iterator[Vma]:
         """Yield the areas that lie in a window: what lies elsewhere nobody can access."""
-        return (area for area in self._areas if physical(area.start) >= 0)
+        return (area for area in self._areas if self._place(area.start) >= 0)
 
     def release(self) -> None:
         """Give all memory back: nobody will use it again."""
@@ -241,14 +241,14 @@ class AddressSpace:
             raise OSError(errno.EINVAL, "mremap: bad arguments")
         old_size, new_size = page_up(old_size), page_up(new_size)
         if flags & MREMAP_FIXED:
-            if not flags & MREMAP_MAYMOVE or new_address & (PAGE_SIZE - 1) or physical(new_address) < 0:
+            if not flags & MREMAP_MAYMOVE or new_address & (PAGE_SIZE - 1) or self._place(new_address) < 0:
                 raise OSError(errno.EINVAL, "mremap: bad new address")
             if new_address < old + old_size and old < new_address + new_size:
                 raise OSError(errno.EINVAL, "mremap: ranges overlap")
         area = self.find(old)
         if area is not None and old_size == 0 and not area.shared:
             raise OSError(errno.EINVAL, "mremap: only a shared mapping can be doubled")
-        if area is None or old_size == 0 or old + old_size > area.end or physical(old) < 0:
+        if area is None or old_size == 0 or old + old_size > area.end or self._place(old) < 0:
             raise OSError(errno.EFAULT, "mremap: range is not one mapping")
         if flags & MREMAP_FIXED:
             return self._move(area, old, old_size, new_size, new_address)
@@ -282,7 +282,7 @@ class AddressSpace:
         """
         end = address + page_up(length)
         areas = self.overlapping(address, end)
-        if any(area.shared or area.backing is not None or physical(area.start) < 0 for area in areas):
+        if any(area.shared or area.backing is not None or self._place(area.start) < 0 for area in areas):
             raise OSError(errno.EINVAL, "guard pages in a file's or shared memory")
         for area in areas:
             start, stop = max(area.start, address), min(area.end, end)
@@ -342,6 +342,15 @@ class AddressSpace:
             self._set_perms(area)
             self._files[dev, ino] = backing.size()
 
+    def end(self) -> int:
+        """Return the offset in the arena behind all that is mapped there."""
+        return max((physical(area.end - 1) + 1 for area in self.placed()), default=0)
+
+    def _place(self, address: int) -> int:
+        """Return where an address lies in this arena; -1 where it does not, as a mere reservation may."""
+        at = physical(address)
+        return at if at < self.arena.size else -1
+
     def reachable(self, address: int, length: int) -> bool:
         """Whether the range lies in the arena's windows, as far as this arena has them."""
         return address + length <= HIGH_END and all(
@@ -391,7 +400,7 @@ class AddressSpace:
             for start, end in parts:
                 self._enter(area.part(start, end))
             return
-        if physical(area.start) < 0:
+        if self._place(area.start) < 0:
             self.total += area.end - area.start
             self._insert(area)
             return
@@ -463,7 +472,7 @@ class AddressSpace:
             backing.write_back(offset, size)
 
     def _zero(self, start: int, stop: int, host_mapped: bool) -> None:
-        at = physical(start)
+        at = self._place(start)
         if at < 0:
             return
         self.images.drop(at, at + stop - start)
@@ -477,7 +486,7 @@ class AddressSpace:
         self._zero(start, stop, host_mapped)
         self._guards.drop(start, stop)
         self.fork_advice.drop(start, stop)
-        if physical(start) >= 0:
+        if self._place(start) >= 0:
             self.arena.set_perms(start, stop - start, 0)
 
     def _insert(self, area: Vma) -> None:

@@ -17,7 +17,8 @@ import ctypes
 import mmap
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import NoReturn
 
@@ -63,29 +64,34 @@ def _windows(*ranges: tuple[int, int]) -> tuple[Window, ...]:
 WINDOWS = _windows(
     (0x5555_5000_0000, 0x5555_5000_0000 + 12 * _GIB),
     (0x8000_0000_0000 - 40 * _GIB, 0x8000_0000_0000),
-    (0, 17 * _TIB),
-    (0x6000_0000_0000, 0x6500_0000_0000),
+    (0, 0x1000_8000_0000),
+    (0x6000_0000_0000, 0x6401_0000_0000),
     (0x3000_0000_0000, 0x3400_0000_0000),
     (0x7700_0000_0000, 0x8000_0000_0000 - 40 * _GIB),
-    (17 * _TIB, 32 * _TIB),
+    (0x1000_8000_0000, 32 * _TIB),
     (0x5000_0000_0000, 0x5555_5000_0000),
     (0x5555_5000_0000 + 12 * _GIB, 0x6000_0000_0000),
+    (0x6401_0000_0000, 0x6500_0000_0000),
 )
 """PIE executables and heaps; shared objects, mappings and stacks; low addresses, with the shadow of
 AddressSanitizer; its heap; what ThreadSanitizer knows of locks; large reservations; the rest of
-ThreadSanitizer's shadow; what is around PIE executables. Programs that ask for no address far away need the
-first two, and 4 GiB of the third.
+ThreadSanitizer's shadow; what is around PIE executables; what is behind that heap. Programs that ask for no
+address far away need the first two, and 4 GiB of the third.
 """
 _PIE, _HIGH, _LOW = WINDOWS[:3]
 _PIE_START, _PIE_END, _PIE_DELTA = _PIE.start, _PIE.end, _PIE.start - _PIE.at
 _HIGH_START, _HIGH_DELTA = _HIGH.start, _HIGH.start - _HIGH.at
 _LOW_END, _LOW_AT = _LOW.end, _LOW.at
 HIGH_START = WINDOWS[5].start
-SIZES = (WINDOWS[-1].at + WINDOWS[-1].end - WINDOWS[-1].start, WINDOWS[6].at, _LOW_AT + 4 * _GIB)
-"""How much of the host's addresses an arena takes, as far as they reach:
-for all windows, for AddressSanitizer, for the least of programs.
+SIZES = (
+    WINDOWS[-1].at + WINDOWS[-1].end - WINDOWS[-1].start, WINDOWS[6].at, WINDOWS[4].at, _LOW_AT + 4 * _GIB
+)  # fmt: skip
+"""How much of the host's addresses an arena takes, as far as they reach: for all windows (66 TiB of the
+host's 128), for large reservations, for AddressSanitizer (20 TiB), for the least of programs.
 """
 SIZE = SIZES[0]
+LATER = SIZES[2:]
+"""What a program gets that another process than the first executes, so that there is room for a few."""
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -129,17 +135,22 @@ def pieces(start: int, end: int) -> list[tuple[int, int]]:
     return list(pairwise((start, *cuts, end)))
 
 
-def _reserve() -> mmap.mmap:
+def size_for(end: int) -> int:
+    """Return the least size of an arena in which the offset `end` is not passed."""
+    return next(size for size in reversed(SIZES) if size >= end)
+
+
+def _reserve(sizes: Sequence[int]) -> mmap.mmap:
     """Return as much of the host's addresses as there is room for:
     other processes of the guest have arenas, too. Raises NoRoomError.
     """
-    for size in SIZES:
+    for size in sizes:
         try:
             return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
         except OSError as error:
             last = error
     raise NoRoomError(
-        f"cannot reserve {SIZES[-1] >> 30} GiB of address space for the guest ({last.strerror}); "
+        f"cannot reserve {sizes[-1] >> 30} GiB of address space for the guest ({last.strerror}); "
         "is there a limit on virtual memory (ulimit -v)?"
     )
 
@@ -152,13 +163,13 @@ class Arena:
     MemoryFault. `on_code(address, size)` is called when the kernel has written where there may be code.
     `touched` has a byte a page: 1 for those that somebody has accessed and that count in `budget`; `size` is
     how much of the windows there is, in bytes, `resident` is how many they are. `perms` has a byte a page
-    too, see `perm`.
+    too, see `perm`. `sizes`: those to try, the largest first. Raises NoRoomError.
     """
 
-    def __init__(self, budget: Budget | None = None) -> None:
+    def __init__(self, budget: Budget | None = None, sizes: Sequence[int] = SIZES) -> None:
         self.budget = budget if budget is not None else Budget()
         self.resident = 0
-        self.mapping = _reserve()
+        self.mapping = _reserve(sizes)
         self.size = len(self.mapping)
         self.bytes = memoryview(self.mapping)
         self.words = self.bytes.cast("Q")
@@ -168,6 +179,14 @@ class Arena:
         self._used: set[int] = set()
         self.on_code: Callable[[int, int], None] = lambda address, size: None
         self.host_base = ctypes.addressof(ctypes.c_char.from_buffer(self.mapping))
+
+    def close(self) -> None:
+        """Give the host's addresses back: no page is anybody's any more, and none is mapped from here on."""
+        self.perms = table(SIZE // PAGE_SIZE)
+        self.words.release()
+        self.bytes.release()
+        with suppress(BufferError):  # a view that somebody has keeps them till it goes
+            self.mapping.close()
 
     def offset(self, address: int, size: int, needed: int = 0) -> int:
         """Return the arena offset of [address, address + size) after a check of every page.

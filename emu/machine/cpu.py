@@ -321,8 +321,9 @@ class UnicornCpu(Registers):
         return undo
 
     def close(self) -> None:
-        """Give the engine's memory back."""
+        """Give the engine's memory back, and the guest's."""
         self.engine.close()
+        self.arena.close()
 
     def step_watch(self) -> UnicornStepWatch:
         """Return what tells of the guest's synchronisation; the CPU stands still."""

@@ -30,7 +30,7 @@ from emu.kernel.vdso import build_vdso
 from emu.machine import regs
 from emu.machine.address_space import AddressSpace
 from emu.machine.aliases import Aliases
-from emu.machine.arena import Arena
+from emu.machine.arena import LATER, SIZES, Arena
 from emu.machine.budget import Budget
 from emu.machine.engine import Cpu, CpuException, Guarded, InstructionError, PageFault, Stopped
 from emu.machine.engines import make_cpu
@@ -52,7 +52,7 @@ from emu.process.tree import Tree
 from emu.rtld.given import VersionErrors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from emu.core.events import EventBus
     from emu.glibc.contract import Contract
@@ -147,9 +147,12 @@ class Process:
 
     # -- more of them ----------------------------------------------------------------------------------------
 
-    def new_machine(self) -> tuple[Arena, Cpu]:
-        """Return memory in which nothing is mapped, and a CPU over it, for a process of this run."""
-        arena = Arena(self._budget)
+    def new_machine(self, sizes: Sequence[int] = SIZES) -> tuple[Arena, Cpu]:
+        """Return memory in which nothing is mapped, and a CPU over it, for a process of this run.
+
+        `sizes`: see `Arena`. Raises NoRoomError.
+        """
+        arena = Arena(self._budget, sizes)
         return arena, make_cpu(arena, self._engine, self.config.cpu)
 
     def twin(self, kernel: Kernel) -> Process:
@@ -196,7 +199,7 @@ class Process:
             library="", keep_going=False,
         )  # fmt: skip
         try:
-            self.arena, cpu = self.new_machine()
+            self.arena, cpu = self.new_machine(LATER if self.number else SIZES)
         except NoRoomError as error:
             raise ExecError(str(error), errno.ENOMEM) from None
         old = self.space

@@ -24,6 +24,7 @@ from emu.kernel.exit import end_other_tasks, end_process, release_parent
 from emu.kernel.run.signal_info import Action
 from emu.kernel.run.task import AltStack
 from emu.kernel.syscalls.robust import release
+from emu.machine.arena import size_for
 from emu.machine.budget import ENGINE, PROGRAM
 from emu.process.notes import say
 
@@ -107,7 +108,7 @@ class Tree:
         if parent.system.budget.room() < ENGINE:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         try:
-            arena, cpu = process.new_machine()
+            arena, cpu = process.new_machine((size_for(parent.space.end()),))
         except NoRoomError:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
         kernel = fork_kernel(parent, fork_space(parent.space, arena, cpu.range_changes), family, shares)

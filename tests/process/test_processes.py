@@ -289,3 +289,46 @@ def test_no_snapshot_of_two_processes_and_none_is_left_of_those_that_are_undone(
         assert two.start() == child
         assert two.end(child) == 901
         assert process.snapshot() is not None
+
+
+_FAR = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+/* Where AddressSanitizer and valgrind have what they know of memory. */
+static const unsigned long places[][2] = {
+    {0x7fff8000, 0x10000000}, {0x2008fff7000, 0xdfff0001000}, {0x600000000000, 0x40000002000}, {0x310000000000, 0x10000}};
+int main(int argc, char **argv) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, left = argc > 1 ? atoi(argv[1]) : 0;
+    for (int i = 0; i < 4; i++) {
+        char *at = (char *)places[i][0];
+        if (mmap(at, places[i][1], i < 3 ? PROT_READ | PROT_WRITE : PROT_NONE, flags, -1, 0) != at) return 1;
+        if (i < 3) at[0] = at[places[i][1] - 1] = 1;
+    }
+    printf("%d\n", left);
+    fflush(stdout);
+    if (left) {
+        char next[8];
+        snprintf(next, sizeof next, "%d", left - 1);
+        execl(argv[0], argv[0], next, (char *)0);
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-c", "for i in 1 2 3 4; do ./program; done"),  # each takes 20 of the 128 TiB that there are
+        ("-c", "sh -c './program; ./program'; ./program"),
+        ("-c", "exec ./program 4"),
+    ],
+)
+def test_children_have_room_for_what_is_far_away(words: tuple[str, ...], tmp_path: Path) -> None:
+    _build(_FAR, tmp_path)
+    shell = _found("dash")
+    native = _run([shell, *words], tmp_path)
+    assert native[0] == 0 and native[1].count("0\n") >= 1
+    assert _run(_emu(shell, *words), tmp_path) == native

@@ -347,6 +347,7 @@ class KvmCpu(KvmHooks):
         return undo
 
     def close(self) -> None:
-        """Give the virtual machine back."""
+        """Give the virtual machine back, and the guest's memory."""
         self.counter.remove()
         self.vm.close()
+        self.arena.close()
