@@ -156,7 +156,10 @@ class ObjectSearched(NamedTuple):
 
 
 class SymbolBound(NamedTuple):
-    """A look-up by `by` ended with a definition in `file`; `protected` is the visibility of the reference."""
+    """A look-up by `by` ended with a definition in `file`; `protected` is the visibility of the reference.
+
+    `versioned` tells whether a version was asked for, which may be "".
+    """
 
     symbol: str
     version: str
@@ -165,6 +168,7 @@ class SymbolBound(NamedTuple):
     file: str
     namespace: int
     protected: bool
+    versioned: bool
 
 
 class Reopened(NamedTuple):

@@ -203,7 +203,7 @@ class LdDebug:
     def bound(self, e: ld.SymbolBound) -> str:
         """A binding."""
         kind = "protected" if e.protected else "normal"
-        version = f" [{e.version}]" if e.version else ""
+        version = f" [{e.version}]" if e.versioned else ""
         return (
             f"binding file {self.file(e.by)} [{e.by_namespace}] to {self.file(e.file)} [{e.namespace}]: "
             f"{kind} symbol `{e.symbol}'{version}\n"

@@ -128,7 +128,7 @@ def _tell_bound(rtld: Rtld, query: Query, found: Found) -> None:
         SymbolBound(
             query.name.decode(errors="surrogateescape"),
             version.name.decode(errors="surrogateescape") if version is not None else "",
-            map_.display_name, map_.ns, found.map.display_name, found.map.ns, protected,
+            map_.display_name, map_.ns, found.map.display_name, found.map.ns, protected, version is not None,
         )
     )  # fmt: skip
 
