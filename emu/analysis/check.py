@@ -16,7 +16,7 @@ from emu.analysis.check_data import ERROR, RULES, Finding, OpenFailure, Report
 from emu.analysis.check_dtors import Dtors
 from emu.analysis.check_early import Early
 from emu.analysis.check_early_data import EarlyData
-from emu.analysis.check_ends import End, deadlocked, died, not_loaded, stuck, uncaught
+from emu.analysis.check_ends import deadlocked, died, not_loaded, stopped, stuck, uncaught
 from emu.analysis.check_handlers import Handlers
 from emu.analysis.check_libc import LibcState
 from emu.analysis.check_loaded_twice import LoadedTwice
@@ -251,7 +251,7 @@ class Checker:
                         end, asked = said
                         related = [("asked by", asked)] if asked is not None else []
                 case _:
-                    end, here = stuck(notes, End(message))
+                    end, here = stopped(notes, message)
             notes.report(rule, end.message, here, related, [process.config.program], remedies=end.remedies)
 
     def load(self) -> None:

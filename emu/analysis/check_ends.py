@@ -80,6 +80,14 @@ def stuck(notes: Notes, end: End) -> tuple[End, Occasion]:
     return end, NOWHERE
 
 
+def stopped(notes: Notes, message: str) -> tuple[End, Occasion]:
+    """Return the finding of a run that could not be finished, and where it was."""
+    end, place = stuck(notes, End(message))
+    if place is NOWHERE and notes.task() in notes.process.kernel.tasks:
+        place = notes.of_thread(notes.task())
+    return end, place
+
+
 def uncaught(notes: Notes, message: str) -> End | None:
     """Return the finding of a death by an exception that has left a constructor or destructor."""
     found = unfinished(notes.process, notes.task())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -156,3 +158,15 @@ def test_an_exception_that_leaves_a_constructor_or_destructor_is_told(name: str,
     (remedy,) = finding["remedies"]
     assert remedy.startswith("catch it in the ")
     assert checked("check-throws:catches").rules == []
+
+
+def test_a_run_that_could_not_be_finished_says_where_it_was(tmp_path: Path) -> None:
+    (tmp_path / "main.c").write_text(
+        "#include <signal.h>\nint main(void)\n{\n    return raise(SIGSTOP);\n}\n"
+    )
+    subprocess.run(["gcc", "-O0", "-g", "-o", "main", "main.c"], cwd=tmp_path, check=True)
+    text = emu("check", "./main", cwd=tmp_path).stderr.decode()
+    assert re.search(
+        r"error \[not-finished\] \(thread 1000\): .*the program stopped itself with SIGSTOP\n", text
+    )
+    assert re.search(r"\n    at main \(main\.c:4\) \[main\+0x[0-9a-f]+\]\n", text)

@@ -107,3 +107,20 @@ def test_the_trace_tells_of_what_is_there() -> None:
         line.endswith("it is there, which was needed by that name before") and "libver.so.1" in line
         for line in lines
     )
+
+
+def test_a_library_without_versions_is_told_in_ld_sos_words() -> None:
+    folder = fixtures.build("not-found")
+    words = ["--env", "LD_LIBRARY_PATH=silent", "./needs"]
+    native = subprocess.run(
+        ["ldd", "./needs"], cwd=folder, env={"LD_LIBRARY_PATH": "silent", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    (said,) = (
+        line for line in (native.stdout + native.stderr).splitlines() if "no version information" in line
+    )
+    done = support.emu("ldd", *words, cwd=folder)
+    told = said.removeprefix("./needs: ")
+    assert (done.exit, f"\n{told}: every definition" in done.stdout.decode()) == (0, True)
+    (text,) = json.loads(support.emu("ldd", "--json", *words, cwd=folder).stdout)["unversioned"]
+    assert text == told
+    assert json.loads(support.emu("ldd", "--json", "./needs", cwd=folder).stdout)["unversioned"] == []

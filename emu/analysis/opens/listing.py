@@ -79,7 +79,9 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a program loads; nothing but itself if it is not `dynamic`."""
+    """What a program loads; nothing but itself if it is not `dynamic`. `unversioned` is what ld.so says of
+    objects without versions that are asked for some, and goes on.
+    """
 
     program: str
     dynamic: bool
@@ -87,6 +89,7 @@ class Listing:
     missing: tuple[Absent, ...]
     missing_versions: tuple[LacksVersion, ...]
     served_by_others: tuple[Served, ...]
+    unversioned: tuple[str, ...] = ()
 
 
 def listed(process: Process, reused: Sequence[LibraryReused]) -> Listing:
@@ -108,6 +111,7 @@ def listed(process: Process, reused: Sequence[LibraryReused]) -> Listing:
         tuple(absent(process)),
         tuple(lost_versions(process)),
         tuple(served(process, reused)),
+        tuple(str(error) for error in _version_errors(process) if isinstance(error, VersionWarning)),
     )
 
 
@@ -130,13 +134,7 @@ def lost_versions(process: Process) -> list[LacksVersion]:
     if rtld is None:
         return []
     looking, found = Looking(process, rtld), []
-    errors: list[LoaderError] = []
-    namespace = rtld.namespaces[0]
-    for map_ in namespace.maps:
-        if not map_.faked and not map_.removed:
-            find = partial(rtld.find_loaded, namespace=namespace)
-            check_map_versions(map_, rtld.memory, find, rtld.program, None, errors.append)
-    for error in errors:
+    for error in _version_errors(process):
         if isinstance(error.fact, NoVersion) and not isinstance(error, VersionWarning):
             story = NoVersionStory(looking, error.fact)
             found.append(
@@ -151,6 +149,17 @@ def lost_versions(process: Process) -> list[LacksVersion]:
                 )
             )
     return found
+
+
+def _version_errors(process: Process) -> list[LoaderError]:
+    """Return what is wrong with the versions of what is loaded, in ld.so's order."""
+    rtld = process.rtld
+    errors: list[LoaderError] = []
+    for map_ in rtld.namespaces[0].maps if rtld is not None else ():
+        if rtld is not None and not map_.faked and not map_.removed:
+            find = partial(rtld.find_loaded, namespace=rtld.namespaces[0])
+            check_map_versions(map_, rtld.memory, find, rtld.program, None, errors.append)
+    return errors
 
 
 def served(process: Process, reused: Sequence[LibraryReused]) -> list[Served]:
@@ -205,6 +214,9 @@ def lines(answer: Listing) -> Iterator[str]:
         yield from (f"  - {sentence}" for sentence in lost.story)
         yield from (line for place in lost.places for line in place_lines(place))
         yield from _cure_lines(lost.cures)
+    for text in answer.unversioned:
+        yield ""
+        yield f"{text}: every definition that it has will do, of whatever version"
     for served_ in answer.served_by_others:
         yield ""
         how = {"soname": "its SONAME", "needed-as": "needed by that name before"}.get(

@@ -196,8 +196,10 @@ class UndefinedStory:
                 for symbol in map_.symtab.symbols():
                     if symbol.defined and symbol.bind != c.STB_LOCAL and key in symbol.name:
                         yield base(map_.display_name), os_text(symbol.name)
+        absolute = self.looking.absolute
+        loaded = {absolute(m.path) for namespace in self.rtld.namespaces for m in namespace.maps if m.path}
         for path in self._files(system=False):
-            object_ = read_object(self.looking.files, path)
+            object_ = read_object(self.looking.files, path) if absolute(path) not in loaded else None
             if object_ is not None and key in object_.symtab.strings.data:
                 yield from ((self.looking.shown(path), name) for name in object_.exported() if word in name)
 
