@@ -16,7 +16,7 @@ class Reopenable(Protocol):
     """Who holds a descriptor that can be opened again when it is needed."""
 
     def let_go(self) -> None:
-        """Close it."""
+        """Close the descriptor."""
 
 
 REOPENABLE: WeakSet[Reopenable] = WeakSet()

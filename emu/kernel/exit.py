@@ -31,7 +31,7 @@ def end_task(k: Kernel, task: Task, status: int) -> bool:
 
 
 def end_other_tasks(k: Kernel, kept: Task | None) -> None:
-    """All threads but `kept` are over, wherever they are: at the process's end, or at execve."""
+    """End all threads but `kept`, whatever they are doing: at the process's end, or at execve."""
     for task in list(k.tasks.values()):
         if task is kept:
             continue

@@ -199,7 +199,7 @@ class System:
 
     @property
     def running(self) -> Kernel:
-        """The process that runs."""
+        """Return the process whose task runs."""
         return self.processes[self.scheduler.current.pid]
 
     def new_id(self) -> int:

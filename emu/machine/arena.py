@@ -302,7 +302,7 @@ class Arena:
         return True
 
     def touch_pages(self, numbers: list[int]) -> None:
-        """Count pages that nobody has accessed before and for which there is room."""
+        """Count pages as accessed, by number: they were not before, and the budget has room for them."""
         for number in numbers:
             self.touched[number] = 1
             self._used.add(number // CHUNK)

@@ -33,7 +33,7 @@ class ForkAdvice:
             pages.drop(start, stop)
 
     def drop(self, start: int, stop: int) -> None:
-        """A range is unmapped."""
+        """Forget what was said of a range that is unmapped."""
         self._lacks.drop(start, stop)
         self._wiped.drop(start, stop)
 

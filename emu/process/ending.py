@@ -41,7 +41,7 @@ class ProcessEnding:
         self.resolver_fault: ResolverFault | None = None
 
     def fault(self, outcome: PageFault | CpuException, runner: Runner) -> None:
-        """Turn what the CPU met into a signal."""
+        """Raise the signal that Linux sends for a page fault or an exception of the CPU."""
         from emu.process.faults import describe_fault, to_signal
         from emu.process.resolver_fault import resolver_fault
 

@@ -61,7 +61,7 @@ class InitFini:
                 self._process.cpu.watch(address, lambda address=address: self._entered(address))  # type: ignore[misc]
 
     def gone(self, seen: SeenObject) -> None:
-        """An object is no more."""
+        """Forget the functions of an object that is unloaded."""
         self._functions = {at: known for at, known in self._functions.items() if known.owner is not seen}
         self._begun -= {(seen, False), (seen, True)}
 

@@ -112,7 +112,7 @@ class _Symbol:
 
     @property
     def flags(self) -> int:
-        """The flags, as the auditor asked last has left them."""
+        """The LA_SYMB_* flags, as the auditor that was asked last has left them."""
         return int.from_bytes(self._rtld.memory.read(self.flags_at, 4), "little")
 
     @flags.setter
@@ -120,7 +120,7 @@ class _Symbol:
         self._rtld.memory.write(self.flags_at, (flags & _M32).to_bytes(4, "little"))
 
     def free(self) -> None:
-        """Give the memory back."""
+        """Give the guest's copy of the symbol back."""
         self._rtld.heap.free(self.address)
 
 

@@ -20,19 +20,19 @@ class MirrorView(Protocol):
         """The size of a link map with what auditors keep behind it, and the record of its first name."""
 
     def new_map(self, map_: LinkMap, address: int = 0) -> None:
-        """A map exists that was not there before."""
+        """Make what shows a new object, at `address` or where there is room."""
 
     def free_map(self, map_: LinkMap) -> None:
-        """A map is gone."""
+        """Give back what shows an object that is unloaded."""
 
     def appended(self, map_: LinkMap) -> None:
-        """A map has come to the end of its namespace's list."""
+        """Show a map at the end of its namespace's list."""
 
     def unlinked(self, namespace: Namespace, index: int) -> None:
-        """The map that was at `index` of the list is out of it."""
+        """Show the list without the map that was at `index`."""
 
     def chain(self, namespace: Namespace) -> None:
-        """The order of the list."""
+        """Show the order of the list."""
 
     def namespace(self, namespace: Namespace) -> None:
         """Head, length and libc of a namespace."""
@@ -56,7 +56,7 @@ class MirrorView(Protocol):
         """The names that it is known by."""
 
     def loader(self, map_: LinkMap) -> None:
-        """Who loaded it."""
+        """Show for which object it was loaded."""
 
     def tls_offset(self, map_: LinkMap) -> None:
         """Its TLS module id and static offset."""

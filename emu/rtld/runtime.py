@@ -49,9 +49,7 @@ def undefined(rtld: Rtld, map_: LinkMap, name: bytes, version: Version | None, i
 
 
 def scopes_of(rtld: Rtld, map_: LinkMap) -> list[Scope]:
-    """Return the scopes that the references of `map_` are looked up in:
-    ld.so has none of its own, the program's serve.
-    """
+    """Return the scopes in which references of `map_` are looked up; ld.so's own are in the program's."""
     main = rtld.namespaces[0].main
     return map_.scopes if map_ is not rtld.ld_so or main is None else main.scopes
 

@@ -246,16 +246,14 @@ class Tls:
         self.surplus, self.optional_left = surplus(self.rtld.env.get("GLIBC_TUNABLES", ""), auditors)
 
     def enter_initial(self, map_: LinkMap) -> None:
-        """Enter a module of the program that came after the layout was fixed,
-        which auditors have needed early.
+        """Give a start-up object its entry among the modules. With auditors the static layout is fixed before
+        these objects are mapped, so they come one by one.
         """
         if map_.tls_blocksize:
             self.add_module(map_)
 
     def settle_initial(self) -> None:
-        """The program's modules are all there: those that came after the
-        layout was fixed begin a generation.
-        """
+        """End the start-up of modules: those that came after the static layout was fixed get a generation."""
         added = [slot for slot in self.slots if slot.generation > self.generation]
         if not added:
             return

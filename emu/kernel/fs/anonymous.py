@@ -44,7 +44,7 @@ class EventFile(OpenFile):
         return self._stat
 
     def read(self, size: int) -> bytes:
-        """Take the count."""
+        """Return the counter as eight bytes and make it 0; a semaphore gives 1, and goes down by that."""
         if size < 8:
             raise fail(errno.EINVAL)
         if not self.count:
@@ -55,7 +55,7 @@ class EventFile(OpenFile):
         return taken.to_bytes(8, "little")
 
     def write(self, data: bytes) -> int:
-        """Add to the count."""
+        """Add a number of eight bytes to the counter."""
         if len(data) < 8:
             raise fail(errno.EINVAL)
         added = int.from_bytes(data[:8], "little")
@@ -163,7 +163,7 @@ class TimerFile(OpenFile):
         return 1 + (now - timer.expiry) // timer.interval if timer.interval else 1
 
     def read(self, size: int) -> bytes:
-        """Take the expiries."""
+        """Return how often the timer has expired as eight bytes, and begin to count anew."""
         if size < 8:
             raise fail(errno.EINVAL)
         count = self._expiries()

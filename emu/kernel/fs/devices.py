@@ -111,7 +111,7 @@ class DeviceFile(OpenFile):
         return self.read(size)
 
     def pwrite(self, data: bytes, offset: int) -> int:
-        """As write."""
+        """Do as write: a device has no offsets."""
         return self.write(data)
 
     def seek(self, offset: int, whence: int) -> int:

@@ -224,7 +224,7 @@ class OpenFile:
         self.owner = owner
 
     def hold(self) -> None:
-        """One more refers to it."""
+        """Count one more reference to the description."""
         self.references += 1
 
     def release(self) -> None:

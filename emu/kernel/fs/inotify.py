@@ -83,7 +83,7 @@ class InotifyFile(OpenFile):
         self.ended(watch)
 
     def ended(self, watch: FileWatch) -> None:
-        """A watch is over."""
+        """Drop a watch that has ended, and tell the reader of it."""
         del self._watches[watch.number], self._by_key[watch.key]
         self._charge(-_WATCH_COST)
         self._queue(_EVENT.pack(watch.number, _IN_IGNORED, 0, 0))
@@ -124,7 +124,7 @@ class InotifyFile(OpenFile):
         return bytes(taken)
 
     def poll(self) -> int:
-        """Readable with an event."""
+        """Return the POLL* bits: readable while an event waits."""
         return abi.POLLIN | abi.POLLRDNORM if self._events else 0
 
     def watchers(self) -> list[Watcher]:

@@ -77,7 +77,7 @@ class FileWatch:
         self.number, self.mask = number, mask
 
     def change(self, mask: int) -> None:
-        """Ask for something else."""
+        """Watch for other events from now on."""
         self.mask = mask
 
 
@@ -133,11 +133,11 @@ class Notices:
     # -- who watches -----------------------------------------------------------------------------------------
 
     def add(self, watch: FileWatch) -> None:
-        """Begin to watch."""
+        """Enter a watcher."""
         self._watches.setdefault(watch.key, []).append(watch)
 
     def drop(self, watch: FileWatch) -> None:
-        """Watch no longer."""
+        """Remove a watcher."""
         watches = self._watches[watch.key]
         watches.remove(watch)
         if not watches:

@@ -81,7 +81,7 @@ class DirectoryNotice:
         notices.add(self._watch)
 
     def ask(self, dn: int) -> None:
-        """Tell of more (DN_*)."""
+        """Watch for these events (DN_*) as well."""
         self._dn |= dn
         self._watch.change(sum(mask for place, mask in enumerate(_DN_MASKS) if self._dn >> place & 1))
 
@@ -94,7 +94,7 @@ class DirectoryNotice:
             self.cancel()
 
     def ended(self, watch: FileWatch) -> None:
-        """The directory is gone."""
+        """End the watch: the directory has been removed."""
         self._dn, self._alive = 0, False
 
     def cancel(self) -> None:
@@ -103,6 +103,6 @@ class DirectoryNotice:
         self._watch.change(0)
 
     def close(self) -> None:
-        """The directory is closed."""
+        """End the watch: the descriptor has been closed."""
         if self._alive:
             self._notices.drop(self._watch)

@@ -50,7 +50,7 @@ class Pipe:
 
     @property
     def size(self) -> int:
-        """How many bytes wait."""
+        """Return how many bytes wait to be read."""
         return sum(len(page.data) - page.start for page in self.pages)
 
     def put(self, data: bytes) -> int:
@@ -178,7 +178,7 @@ class PipeEnd(OpenFile):
         return 0
 
     def closed(self) -> None:
-        """This end is gone."""
+        """Count one end fewer, and wake who waits at the other."""
         if self.readable:
             self.pipe.readers -= 1
         else:

@@ -159,7 +159,7 @@ class MasterFile(_End):
         return f"/dev/pts/{self.terminal.number}"
 
     def closed(self) -> None:
-        """The terminal is hung up."""
+        """Hang the terminal up: its master is closed."""
         self.terminal.hang_up()
 
 
@@ -204,7 +204,7 @@ class SlaveFile(_End):
         return super().ioctl(arena, request, argument)
 
     def closed(self) -> None:
-        """One fewer has it open."""
+        """Count one opener fewer."""
         self.terminal.slaves -= 1
         if not self.terminal.slaves:
             wake(self.terminal.master_watchers, abi.POLLHUP)

@@ -96,7 +96,7 @@ class RecordLocks:
         return True
 
     def waited(self, owner: object) -> None:
-        """A process waits no more."""
+        """Forget that a process waits for a lock."""
         self._waits.pop(owner, None)
 
     def _blockers(self, owner: object) -> Iterator[object]:

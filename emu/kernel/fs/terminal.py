@@ -219,7 +219,7 @@ class Terminal:
             raise fail(errno.EAGAIN)
 
     def hang_up(self) -> None:
-        """The master is gone."""
+        """Let reads end and writes fail from now on: the master is closed."""
         self.master = False
         if self.group:
             self.jobs.signal_group(self.group, abi.SIGHUP)

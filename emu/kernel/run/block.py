@@ -23,7 +23,7 @@ class Awaited(Protocol):
         """
 
     def hold(self) -> None:
-        """One more refers to it."""
+        """Count one more reference, so that it stays open for the wait."""
 
     def release(self) -> None:
         """One reference less; with the last it is closed."""

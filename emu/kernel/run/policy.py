@@ -62,7 +62,7 @@ class Policy(Protocol):
         """Return the next decision."""
 
     def finish(self) -> None:
-        """The run is over."""
+        """Check or write what is left, at the end of the run."""
 
 
 class Promise:
@@ -142,7 +142,7 @@ class Replay(Promise):
             raise ScheduleError(self._name, self._next + 2, f"the program ended {left} decisions early")
 
     def forced(self) -> None:
-        """Refuse."""
+        """Raise: a recorded run has no decision of the host."""
         raise ScheduleError(self._name, self._next + 1, _FORCED)
 
 
@@ -201,7 +201,7 @@ class Recording(Promise):
         return decision
 
     def finish(self) -> None:
-        """Pass it on."""
+        """Do what the inner policy does at the end."""
         self._policy.finish()
 
     def forced(self) -> None:

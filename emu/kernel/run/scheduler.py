@@ -75,7 +75,7 @@ class Scheduler:
             self.due = "yielded"
 
     def block(self, task: Task, block: Block) -> None:
-        """The current task waits."""
+        """Let the current task wait."""
         task.block = block
         if block.ready is not None:
             self.polled[task] = block
@@ -97,7 +97,7 @@ class Scheduler:
             self.held.append(task)
 
     def let_go(self, task: Task) -> None:
-        """A task may run again."""
+        """Let a stopped task run again."""
         task.stopped = False
         if task in self.held:
             self.held.remove(task)

@@ -62,13 +62,13 @@ class Timers:
         return self._clock.now if resting is None else resting
 
     def rest(self) -> None:
-        """Another process runs: timers of CPU time stand still."""
+        """Let timers of CPU time stand still: another process runs."""
         if self._cpu_armed:
             self._rests_since = self._clock.now
             self._plan()
 
     def go_on(self) -> None:
-        """The process runs again."""
+        """Let timers of CPU time go on: the process runs again."""
         since, self._rests_since = self._rests_since, None
         if since is not None:
             self.idle(self._clock.now - since)

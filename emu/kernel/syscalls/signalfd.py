@@ -45,7 +45,7 @@ def _sys_signalfd4(k: Kernel, t: Task, fd: int, mask: int, size: int, flags: int
 
 
 def _take(system: System, mask: int) -> SignalInfo | None:
-    """Take a signal of the running thread or its process."""
+    """Remove a pending signal of `mask` from the running thread or its process, and return it."""
     process, task = system.running, system.scheduler.current
     info = process.signals.take(task, mask)
     task.signalled = process.signals.deliverable(task)

@@ -51,7 +51,7 @@ class Beat:
         _libc.syscall(_TIMER_SETTIME, self._timer, 0, ctypes.c_char_p(every), None)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the beats."""
         _libc.syscall(_TIMER_DELETE, self._timer)
 
 
@@ -78,7 +78,7 @@ class TrapCounter(HostPart):
         return self._beat is not None
 
     def install(self) -> None:
-        """Begin to count."""
+        """Begin to count time."""
         self._beat = Beat()
         self._exits, self._still = self.exits, 0
 
@@ -93,7 +93,7 @@ class TrapCounter(HostPart):
         self.remove()
 
     def trapped(self) -> None:
-        """A trap has been served."""
+        """Count a trap that was served."""
         if self._beat is not None:
             self.left -= TRAP_COST
             if self.left <= 0:
@@ -124,4 +124,4 @@ class NoLateStop(HostPart):
         return False
 
     def remove(self) -> None:
-        """Nothing is planted."""
+        """Do nothing: this engine plants no stop."""
