@@ -35,6 +35,7 @@ from emu.machine.engine import (
     Undo,
 )
 from emu.machine.features import Features
+from emu.machine.handover import Handover
 from emu.machine.late_stop import LateStop
 from emu.machine.registers import Registers
 from emu.machine.ring3 import enter_ring3
@@ -69,7 +70,7 @@ class _Watched(NamedTuple):
     callback: ctypes._FuncPointer
 
 
-class UnicornCpu(Registers):
+class UnicornCpu(Handover, Registers):
     """Unicorn's CPU over an arena; see `emu.machine.engine.Cpu`."""
 
     def __init__(self, arena: Arena) -> None:
@@ -118,19 +119,6 @@ class UnicornCpu(Registers):
     def features(self) -> Features:
         """Unicorn's Haswell without AVX."""
         return FEATURES
-
-    def _no_handler(self) -> None:
-        raise RuntimeError("no trap handler")
-
-    def take_traps(self, handler: TrapHandler) -> TrapHandler:
-        """Have `handler` serve traps from now on; return who has served them."""
-        before, self.on_trap = self.on_trap, handler
-        return before
-
-    def take_blocks(self, handler: Callable[[], None]) -> Callable[[], None]:
-        """Have `handler` called at the end of slices from now on; return who was."""
-        before, self.on_blocks = self.on_blocks, handler
-        return before
 
     # -- running ---------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from emu.machine.arena import BUS, PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_WRITE, 
 from emu.machine.counting import note_counter
 from emu.machine.engine import CpuException, Outcome, PageFault, Stopped, TrapHandler, Undo
 from emu.machine.features import Features
+from emu.machine.handover import Handover
 from emu.machine.kvm import ring0, vm
 from emu.machine.kvm.beat import KICK, NoLateStop, TrapCounter, catch_kicks
 from emu.machine.kvm.cpuid import Shown, features_of, probe, shown_for
@@ -47,7 +48,7 @@ _SEGMENTS_TOO = 3
 _REGISTERS_ONLY = 1
 
 
-class KvmCpu(KvmHooks):
+class KvmCpu(Handover, KvmHooks):
     """One CPU over an arena, of a microarchitecture level (None: the host's).
 
     Raises EmuError where KVM cannot be used.
@@ -79,19 +80,6 @@ class KvmCpu(KvmHooks):
         self.reset_fpu()
         self.shown: Shown = probe(self, shown, level)
         self.features: Features = features_of(self.shown)
-
-    def _no_handler(self) -> None:
-        raise RuntimeError("no trap handler")
-
-    def take_traps(self, handler: TrapHandler) -> TrapHandler:
-        """Have `handler` serve traps from now on; return who has served them."""
-        before, self.on_trap = self.on_trap, handler
-        return before
-
-    def take_blocks(self, handler: Callable[[], None]) -> Callable[[], None]:
-        """Have `handler` called at the end of slices from now on; return who was."""
-        before, self.on_blocks = self.on_blocks, handler
-        return before
 
     # -- running ---------------------------------------------------------------------------------------------
 

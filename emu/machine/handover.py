@@ -1,0 +1,30 @@
+"""Who serves a CPU's traps and the ends of its slices: the same for each engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emu.machine.engine import TrapHandler
+
+
+class Handover:
+    """The part of a CPU that hands traps and slices over."""
+
+    on_trap: TrapHandler
+    on_blocks: Callable[[], None]
+
+    def _no_handler(self) -> None:
+        raise RuntimeError("no trap handler")
+
+    def take_traps(self, handler: TrapHandler) -> TrapHandler:
+        """Have `handler` serve traps from now on; return who has served them."""
+        before, self.on_trap = self.on_trap, handler
+        return before
+
+    def take_blocks(self, handler: Callable[[], None]) -> Callable[[], None]:
+        """Have `handler` called at the end of slices from now on; return who was."""
+        before, self.on_blocks = self.on_blocks, handler
+        return before
