@@ -10,6 +10,7 @@ import click
 
 from emu.cli import completion, markdown
 from emu.cli.group import COMMANDS, meant
+from emu.core.text import aligned
 
 PAGES = Path(__file__).resolve().parent.parent / "docs"
 
@@ -40,10 +41,9 @@ def command(ctx: click.Context, topic: str | None) -> None:
     """
     pages = topics()
     if topic is None:
-        width = max(map(len, pages))
         print("Topics (emu help TOPIC):")
-        for name, page in pages.items():
-            print(f"  {name:{width}}  {title(page)}")
+        for line in aligned([(name, title(page)) for name, page in pages.items()]):
+            print(f"  {line}")
         print(f"Commands (emu help COMMAND): {', '.join(COMMANDS)}")
     elif topic in pages:
         markdown.show(pages[topic].read_text(encoding="utf-8"))
