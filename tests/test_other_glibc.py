@@ -127,6 +127,22 @@ def test_equals_the_real_ld_so(system: Elsewhere, run: Run) -> None:
 @pytest.mark.usefixtures("built_fixtures")
 @pytest.mark.parametrize("name", LD_DEBUG_RUNS)
 def test_every_line_is_ld_sos(system: Elsewhere, name: str) -> None:
+    _compare_lines(system, name)
+
+
+@pytest.mark.usefixtures("built_fixtures")
+@pytest.mark.parametrize(
+    ("release", "name"), [("2.36-8", "unload-diamond"), ("2.41", "audit-loading:left-out")]
+)
+def test_every_line_of_a_release_s_own(system: Elsewhere, name: str) -> None:
+    """Destructors that are none are told of since 2.39, and on the branches of older releases.
+
+    An auditor without la_version goes when that has been told.
+    """
+    _compare_lines(system, name)
+
+
+def _compare_lines(system: Elsewhere, name: str) -> None:
     if not elsewhere.may_chroot():
         pytest.skip(f"glibc {system.release}: a search that is told by --library-path has lines of its own")
     runs = fixtures.load(name.partition(":")[0]).runs

@@ -176,8 +176,11 @@ class Contract:
         # Red Hat's 2.34 has it, too: it came with this function.
         second = rules.second_audit_interface or find_own(probe, b"_dl_audit_preinit") is not None
         # Releases to 2.38 that have it from their branches have this member, for what was taken back since.
-        once = rules.finalised_once or self.layout.has("link_map", "l_init_called_next")
-        self.rtld.obey(replace(rules, second_audit_interface=second, finalised_once=once))
+        branch = self.layout.has("link_map", "l_init_called_next")
+        once, told = rules.finalised_once or branch, rules.empty_ends_told or branch
+        self.rtld.obey(
+            replace(rules, second_audit_interface=second, finalised_once=once, empty_ends_told=told)
+        )
         self.mirror = GlobalMirror(self.layout, self.arena, self.rtld.heap, self.rtld)
         if self.refusal is None:
             self.mirror.rtld_global = self._data(probe, b"_rtld_global")

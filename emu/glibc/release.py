@@ -73,7 +73,7 @@ CHANGES = (
         (2, 36), "protected_data_copied", False, "an object keeps its own protected data, whatever the program has a copy of", "7374c02b68",
         ("output", "bindings"),
     ),
-    RuleChange((2, 36), "empty_calls_told", True, "LD_DEBUG tells of constructors and destructors where there are none", "seen in 2.36"),
+    RuleChange((2, 36), "empty_calls_told", True, "LD_DEBUG tells of constructors where there are none", "seen in 2.36"),
     RuleChange(
         (2, 37), "", True, "subdirectories named tls, or for the platform and the hwcap, are searched no more", "NEWS 2.37",
         ("loads", "bindings"), r"/(tls|x86_64)/",
@@ -90,6 +90,7 @@ CHANGES = (
         (2, 39), "finalised_once", True, "an exit within a destructor that dlclose runs does not run that object's destructors again",
         "bug 30785", ("fini", "output", "ending"),
     ),
+    RuleChange((2, 39), "empty_ends_told", True, "LD_DEBUG tells of destructors where there are none", "bug 30785"),
     RuleChange(
         (2, 39), "libc_relocated_first", True, "the C library is relocated before all other objects", "bug 31083",
         ("output",), r"\blibc\.so\.6\b",

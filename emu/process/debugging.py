@@ -79,7 +79,7 @@ class Debugging:
     def obey(self, rules: Rules) -> None:
         """Speak as the release with these rules does."""
         if self._lines is not None:
-            self._lines.names_finished = not rules.empty_calls_told
+            self._lines.names_finished = not rules.empty_ends_told
 
     def detach(self, bus: EventBus) -> None:
         """Write no more: the program is another one's now, or over."""

@@ -70,7 +70,7 @@ def call_fini(rtld: Rtld, map_: LinkMap, *, once: bool = True) -> Generator[Effe
 
     Source: elf/dl-call_fini.c.
     """
-    told = rtld.rules.empty_calls_told or any(
+    told = rtld.rules.empty_ends_told or any(
         map_.dynamic.get(tag) is not None for tag in (c.DT_FINI, c.DT_FINI_ARRAY)
     )
     if rtld.bus.fini and told:

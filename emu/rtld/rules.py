@@ -81,7 +81,9 @@ class Rules:
     once, and of activity at the end, and an object's cookie is its map from the beginning.
     """
     empty_calls_told: bool = False
-    """Whether LD_DEBUG tells of the constructors and destructors of objects that have none;
+    """Whether LD_DEBUG tells of the constructors of objects that have none."""
+    empty_ends_told: bool = False
+    """Whether LD_DEBUG tells of the destructors of objects that have none;
     where not, it names a program that is finished.
     """
     idle_opens_untold: bool = False

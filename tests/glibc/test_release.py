@@ -33,6 +33,7 @@ def test_what_changed_between_two_releases() -> None:
         "removed_bind_to_removed",
         "closed_goes_first",
         "finalised_once",
+        "empty_ends_told",
         "libc_relocated_first",
     ]
     assert changed_between("2.39", "2.36") == changed_between("2.36", "2.39")
