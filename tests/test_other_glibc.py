@@ -22,6 +22,8 @@ from tools.fixtures import FixtureError
 from tools.fuzzing.elf import Elf
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tools.elsewhere import Elsewhere
     from tools.fixtures import Run
 
@@ -244,3 +246,18 @@ def test_what_a_program_needs_of_the_cpu(system: Elsewhere, read: set[int], unre
     refused = bool(read - {unread})
     assert (native.exit, emulated.exit) == ((127, 127) if refused else (run.exit, run.exit))
     assert (b"ISA level" in native.stderr, b"ISA level" in emulated.stderr) == (refused, refused)
+
+
+@pytest.mark.parametrize("release", ["2.44"])
+def test_an_object_opened_by_another_name_is_told_of(system: Elsewhere, tmp_path: Path) -> None:
+    folder = system.folder("opened-again")
+    folder.mkdir(exist_ok=True)
+    again = "".join(f'dlopen("{name}", 2); ' for name in ("./a.so", "././a.so", "./a.so", "$ORIGIN/a.so"))
+    (tmp_path / "a.c").write_text("int a;\n")
+    (tmp_path / "main.c").write_text(f"#include <dlfcn.h>\nint main(void) {{ {again}return 0; }}\n")
+    support.compile_c(tmp_path, "-shared", "-fPIC", "-o", str(folder / "a.so"), "a.c")
+    support.compile_c(tmp_path, "-o", str(folder / "main"), "main.c")
+    run = fixtures.Run("opened-again", "default", ("./main",), {"LD_DEBUG": "files"}, "", 0, False)
+    native, emulated = elsewhere.run_native(run, system), elsewhere.run_emu(run, system)
+    assert (emulated.exit, _lines(emulated.stderr)) == (native.exit, _lines(native.stderr))
+    assert emulated.stderr.count(b"opening file=./a.so") == 3

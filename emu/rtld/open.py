@@ -196,6 +196,7 @@ def _begin(rtld: Rtld, opening: _Opening) -> Work:
             opening.nsid = call_map.ns
     namespace = rtld.namespaces[opening.nsid]
     opening.had_libc = namespace.libc_map is not None
+    untold = rtld.rules.idle_opens_untold and rtld.find_loaded(file, namespace) is not None
     new = yield from map_named(rtld, file, call_map, LT_LOADED, opening.nsid, mode | RTLD_CALLMAP)
     if new is None:
         return
@@ -203,7 +204,7 @@ def _begin(rtld: Rtld, opening: _Opening) -> Work:
     new.direct_opencount += 1
     rtld.mirror.opencount(new)
     if new.searchlist:
-        yield from _open_again(rtld, new, mode)
+        yield from _open_again(rtld, new, mode, untold)
         return
     if mode & RTLD_NODELETE:
         mark_nodelete(rtld, new, FOR_RELOCATE, "RTLD_NODELETE")
@@ -254,12 +255,15 @@ def _consistent(rtld: Rtld, namespace: Namespace) -> Work:
         rtld.set_state(namespace, RT_CONSISTENT)
 
 
-def _open_again(rtld: Rtld, new: LinkMap, mode: int) -> Work:
-    """Open what is open: only the count, NODELETE and the global scope can change."""
+def _open_again(rtld: Rtld, new: LinkMap, mode: int, untold: bool) -> Work:
+    """Open what is open: only the count, NODELETE and the global scope can change.
+
+    LD_DEBUG tells nothing of the count alone where that is `untold`.
+    """
     pinned = bool(mode & RTLD_NODELETE) and not new.nodelete_active
     promoted = bool(mode & RTLD_GLOBAL) and not new.global_
     _announce(rtld, new, mode, already=True)
-    if rtld.bus.ldso and (pinned or promoted or not rtld.rules.idle_opens_untold):
+    if rtld.bus.ldso and (pinned or promoted or not untold):
         rtld.bus.emit(Reopened(new.display_name, new.ns, new.direct_opencount))
     if pinned:
         mark_nodelete(rtld, new, 0, "RTLD_NODELETE")

@@ -87,7 +87,9 @@ class Rules:
     where not, it names a program that is finished.
     """
     idle_opens_untold: bool = False
-    """Whether LD_DEBUG tells nothing of a dlopen that changes nothing but the count."""
+    """Whether LD_DEBUG tells nothing of a dlopen, by a name that an object is known by,
+    that changes nothing but the count.
+    """
     generations_ahead: bool = False
     """Whether two generations of TLS modules are counted at start,
     so that a thread's first access brings its DTV up to date.
