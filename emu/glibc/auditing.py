@@ -72,9 +72,10 @@ def _load(contract: Contract, name: str) -> Work:
     map_ = rtld.by_address[opened[0]]
     version_at = _function(contract, map_, "la_version")
     if version_at is None:
-        reason = undefined(rtld, map_, b"la_version", None).text
+        error = undefined(rtld, map_, b"la_version", None)
         yield from _unload(contract, map_, last_module)
-        _refuse(contract, name, reason)
+        rtld.refused.append((name, "LD_AUDIT", error))
+        _refuse(contract, name, error.text)
         return
     newest = 2 if rtld.rules.second_audit_interface else 1
     version = (yield CallGuest(version_at, (newest,))) & 0xFFFFFFFF

@@ -71,7 +71,7 @@ class Rtld:
     - `init_first`: the object marked DF_1_INITFIRST whose constructors have yet to run
     - `keep_going`, `missing`: whether libraries that are not found are only noted, and those (name, who needs
       it)
-    - `refused`: preloads that could not be loaded: name, who asked for it, the error
+    - `refused`: preloads that could not be loaded, and auditors that are none: name, who asked, the error
     - `write_error`: writes a text to the guest's standard error
     - `describe`, `describe_caller`: name the function at an address; the place of a call, by its return
       address

@@ -204,3 +204,18 @@ def test_a_soname_is_a_name_that_rtld_noload_knows(tmp_path: Path) -> None:
     subprocess.run(f"{_SHARED} -Wl,-soname,own.so -o sub/own.so own.c", shell=True, cwd=tmp_path, check=True)
     assert native(tmp_path, words) == 0
     assert support.emu("run", "./main", *words, cwd=tmp_path).exit == 0
+
+
+def test_an_object_without_la_version_is_no_auditor(tmp_path: Path) -> None:
+    shutil.copy(fixtures.build("opens-tried") / "main", tmp_path / "main")
+    (tmp_path / "a.c").write_text(
+        "#ifdef OLD\nint a;\n#else\nunsigned la_version(unsigned v) { return v; }\n#endif"
+    )
+    subprocess.run(f"{_SHARED} -DOLD -o a.so a.c", shell=True, cwd=tmp_path, check=True)
+    words = ["--env", "LD_AUDIT=./a.so", "./main", "a.so"]
+    text = support.emu("why", *words, cwd=tmp_path).stderr.decode()
+    assert "auditor ./a.so (LD_AUDIT) REFUSED: the program runs without it\n" in text
+    assert "a.so defines no la_version, which the dynamic linker asks of an auditor first\n" in text
+    assert "* define unsigned la_version(unsigned version) in a.so, and return LAV_CURRENT" in text
+    subprocess.run(f"{_SHARED} -o a.so a.c", shell=True, cwd=tmp_path, check=True)
+    assert b"REFUSED" not in support.emu("why", *words, cwd=tmp_path).stderr

@@ -94,15 +94,15 @@ class FailedOpen:
     """An open that failed, or a start-up that did.
 
     `number` tells which open of that file it was, from 1 on; 0 at start-up. `call`: dlopen, dlmopen,
-    start-up, preload (`flags` is then where it was asked for), left (the open never returned: code that it
-    ran ended the process), first-call (a function that was to be bound by its first call is nowhere: the
-    process ends) or dlsym (`flags` is then the handle). `file` and `flags` are as they were asked for,
-    `opener` the object that asked. `at` is null at start-up. `error` is ld.so's text. `cause`: no-file,
-    bad-file, undefined-symbol, no-version, static-tls, executable-stack, out-of-memory, mode, namespace,
-    ended, or other. `object` is what could not be used, `chain` how it came to be needed: the opened file
-    first, each needing the next. `story` tells in sentences what happened; `places` where files were looked
-    for; `look_ups` how a symbol was (as `emu explain` tells it); `cures` what would help. `names` are those
-    that the open is known by.
+    start-up, preload (`flags` is then where it was asked for; LD_AUDIT: an auditor), left (the open never
+    returned: code that it ran ended the process), first-call (a function that was to be bound by its first
+    call is nowhere: the process ends) or dlsym (`flags` is then the handle). `file` and `flags` are as they
+    were asked for, `opener` the object that asked. `at` is null at start-up. `error` is ld.so's text.
+    `cause`: no-file, bad-file, undefined-symbol, no-version, static-tls, executable-stack, out-of-memory,
+    mode, namespace, ended, or other. `object` is what could not be used, `chain` how it came to be needed:
+    the opened file first, each needing the next. `story` tells in sentences what happened; `places` where
+    files were looked for; `look_ups` how a symbol was (as `emu explain` tells it); `cures` what would help.
+    `names` are those that the open is known by.
     """
 
     call: str

@@ -32,6 +32,8 @@ def failure_lines(
     match one.call:
         case "start-up":
             yield f"start-up of {one.file} FAILED: the program could not be linked"
+        case "preload" if one.flags == "LD_AUDIT":
+            yield f"auditor {one.file} ({one.flags}) REFUSED: the program runs without it"
         case "preload":
             yield f"preload of {one.file} ({one.flags}) FAILED: the program runs without it"
         case "first-call":

@@ -16,7 +16,7 @@ from emu.analysis.opens.other_names import other_name
 from emu.analysis.opens.story import OpenAttempt, failed_open
 from emu.analysis.unfinished import thrower
 from emu.core import dl_events as dl
-from emu.core.errors import LinkError
+from emu.core.errors import EmuError, LinkError
 from emu.core.events import Binding, InitStarted
 from emu.core.record import NamedTuple
 from emu.rtld.given import VersionErrors
@@ -162,11 +162,14 @@ class Opens:
             self.failures.append(failed_open(self.process, rtld, call, str(one), one))
 
     def preloads(self) -> None:
-        """Tell of preloads that were refused, which ends nothing: the program runs without them."""
+        """Tell of preloads and auditors that were refused: the program runs without them."""
         rtld = self.process.rtld
         program = self.process.config.program
         for name, source, error in rtld.refused if rtld is not None else ():
             assert rtld is not None
+            if source == "LD_AUDIT":
+                self.failures.append(_no_auditor(name, program, error))
+                continue
             call = OpenAttempt("preload", name, source, 0, program, None, ())
             self.failures.append(failed_open(self.process, rtld, call, f"{error}: ignored", error))
 
@@ -202,3 +205,15 @@ class Opens:
         if tid == self.process.bus.task or task is None:
             return self.process.backtrace() if tid == self.process.bus.task else []
         return self.process.backtrace(task)
+
+
+def _no_auditor(name: str, program: str, error: EmuError) -> FailedOpen:
+    """Return the story of an object that was to be an auditor and is none. Source: rtld-audit(7)."""
+    story = f"{base(name)} defines no la_version, which the dynamic linker asks of an auditor first"
+    text = f"define unsigned la_version(unsigned version) in {base(name)}, and return LAV_CURRENT (link.h)"
+    cure = Cure("la-version", name, text, "it is an auditor", False)
+    names = tuple(dict.fromkeys((name, base(name))))
+    return FailedOpen(
+        "preload", name, "LD_AUDIT", 0, program, None, f"{error}: ignored", "undefined-symbol", name, "la_version", (name,), (story,), (), (),
+        (cure,), (), names,
+    )  # fmt: skip
