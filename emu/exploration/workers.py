@@ -7,6 +7,7 @@ run.
 
 from __future__ import annotations
 
+import gc
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
@@ -38,7 +39,9 @@ def session_of(program: ExploredProgram) -> ExplorationSession:
         return _sessions[0][1]
     for _, old in _sessions:
         old.close()
+    gc.unfreeze()
     _sessions[:] = [(program, ExplorationSession(program))]
+    gc.freeze()  # what every run begins with need not be looked through again and again
     return _sessions[0][1]
 
 

@@ -17,6 +17,7 @@ from emu.elf.header import Phdr, parse_ehdr, parse_phdrs
 from emu.glibc.stubs import TRAP_SIZE
 from emu.machine.arena import PAGE_SIZE, PROT_EXEC, physical
 from emu.machine.regs import GPRS, RIP, RSP
+from emu.process.known_walks import KnownWalks, NotingMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -90,11 +91,14 @@ class Captured(NamedTuple):
 class Backtraces:
     """Makes backtraces of one process. What is known of an object is kept until `forget`."""
 
+    HOST_SIDE = frozenset(("_known",))
+
     def __init__(self, process: Process) -> None:
         self._process = process
         self._tables: dict[int, UnwindTable | None] = {}
         self._departed: dict[int, UnwindTable | None] = {}
         self._entered: Callable[[Captured], list[Captured]] = lambda frame: []
+        self._known = KnownWalks(process.arena)
 
     def end_where(self, entered: Callable[[Captured], list[Captured]]) -> None:
         """Ask `entered` of each frame of the running thread who has entered the guest there:
@@ -181,8 +185,16 @@ class Backtraces:
 
         found: list[Captured] = []
         process = self._process
+        maps = () if process.rtld is None else process.rtld.index.lying()
+        start = tuple(gprs), maps
+        before = self._known.find(start) if maps else None
+        if before is not None:
+            ends = ((at, outer) for at, one in enumerate(before) if entered and (outer := entered(one)))
+            at, outer = next(ends, (len(before), []))
+            return before[:at] + outer
+        memory = NotingMemory(process.arena)
         around = Surroundings(
-            process.arena, self._table, self._executable, process.space.find, process.symbols.function_start, self._returns,
+            memory, self._table, self._executable, process.space.find, process.symbols.function_start, self._returns,
         )  # fmt: skip
         steps = walk(from_gprs(gprs), around)
         while True:
@@ -193,6 +205,12 @@ class Backtraces:
                     known = found[-1].known
                     note = f"{known.note}; {stop.value}" if known.note else stop.value
                     found[-1] = found[-1]._replace(known=known._replace(note=note))
+                if (
+                    maps
+                    and not stop.value
+                    and not any(f.frame.guess or f.known.object == _EMU for f in found)
+                ):
+                    self._known.keep(start, found, memory.reads)
                 return found
             one = self._place(frame)
             if entered is not None and (outer := entered(one)):
@@ -201,6 +219,7 @@ class Backtraces:
 
     def forget(self, start: int) -> None:
         """Drop what is known of an object that goes: the one that begins at `start`."""
+        self._known.clear()
         self._tables.pop(start, None)
 
     # -- frames to names -------------------------------------------------------------------------------------
