@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from emu.machine.cpu import UnicornCpu
     from emu.machine.engine import Copy
 
-_WINDOW = 1 << 47
+WINDOW = 1 << 47
 """Physical address at which guarded pages of data appear: far beyond the arena."""
 
 
@@ -76,7 +76,7 @@ class PageGuards:
         """
         if not self._mapped:
             self._mapped = True
-            self._cpu.engine.map_device(_WINDOW, len(self._cpu.arena.mapping), self._read, self._write)
+            self._cpu.engine.map_device(WINDOW, len(self._cpu.arena.mapping), self._read, self._write)
         self._data[page] = callback
         self._virtual[physical(page)] = page
         self._cpu.engine.flush_tlb()
@@ -105,7 +105,7 @@ class PageGuards:
                     entry.perms &= ~PROT_EXEC
                 return
         if page in self._data and not entry.perms & PROT_EXEC:
-            entry.paddr = _WINDOW + physical(page)
+            entry.paddr = WINDOW + physical(page)
 
     def _address(self, offset: int) -> int:
         return self._virtual[offset & -PAGE_SIZE] + offset % PAGE_SIZE

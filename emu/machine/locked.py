@@ -19,6 +19,7 @@ from emu.core.record import NamedTuple
 from emu.machine import binding, regs
 from emu.machine.arena import physical, virtual
 from emu.machine.engine import HostPart
+from emu.machine.guard import WINDOW
 from emu.machine.late_stop import instruction_number
 from emu.machine.watch import MEMORY, UC_HOOK_MEM_READ, UC_HOOK_MEM_WRITE
 
@@ -96,7 +97,8 @@ class UnicornStepWatch(HostPart):
 
         def hook(_uc: int, kind: int, address: int, size: int, _value: int, _data: int) -> None:
             try:
-                reached(cpu.get(regs.RIP), virtual(address), size, kind == binding.UC_MEM_WRITE)
+                place = address - WINDOW if address >= WINDOW else address  # a guarded page is seen beyond
+                reached(cpu.get(regs.RIP), virtual(place), size, kind == binding.UC_MEM_WRITE)
             except BaseException as error:
                 cpu.abandon(error)
 
