@@ -78,6 +78,17 @@ class AtRandom:
         """There is nothing to note."""
 
 
+class Newest:
+    """The thread that was made last, as long as it can run."""
+
+    def choose(self, point: Point) -> int:
+        """Return the thread with the highest number."""
+        return max(point.enabled)
+
+    def made(self, step: Step) -> None:
+        """There is nothing to note."""
+
+
 class Pct:
     """Priorities at random, lowered at `depth` - 1 steps of about `length`: finds a failure that needs
     `depth` orderings of `threads` threads with a probability of at least 1 / (threads * length ** (depth -
@@ -143,7 +154,7 @@ class Segmented:
 class Request(NamedTuple):
     """One run to be made, to be sent to another process.
 
-    `kind` is "guided", "random", "pct" or "segments".
+    `kind` is "guided", "newest", "random", "pct" or "segments".
     """
 
     kind: str
@@ -154,8 +165,10 @@ class Request(NamedTuple):
     length: int = 0
     segments: tuple[Segment, ...] = ()
 
-    def chooser(self) -> Guided | AtRandom | Pct | Segmented:
+    def chooser(self) -> Guided | Newest | AtRandom | Pct | Segmented:
         """Return what directs the run."""
+        if self.kind == "newest":
+            return Newest()
         if self.kind == "random":
             return AtRandom(self.seed)
         if self.kind == "pct":

@@ -52,7 +52,7 @@ def explore(program: ExploredProgram, plan: Plan, write: Callable[[int, str], st
     """
     with _journal(program, plan) as journal:
         program = journal.program if journal is not None else program
-        program, notes = (program, ()) if program.races else scout(program)
+        program, notes = scout(program)
         if program.same_output:
             program = program._replace(expected=_first_output(program))
         found = _search(program, plan, journal)
@@ -63,6 +63,11 @@ def explore(program: ExploredProgram, plan: Plan, write: Callable[[int, str], st
         _failure(program, ran, lambda text, number=number: write(number, text))  # type: ignore[misc]
         for number, ran in enumerate(found.failures)
     ]
+    unended = sum(runs for outcome, runs in found.outcomes if outcome.kind == "limit")
+    if unended:
+        notes += (
+            f"{unended} run{'s' * (unended != 1)} did not come to an end, so that nothing is said of how",
+        )
     return Exploration(
         program.config.argv0 or program.config.program,
         strategy_text(plan.strategy, plan.bound),
@@ -73,18 +78,19 @@ def explore(program: ExploredProgram, plan: Plan, write: Callable[[int, str], st
 
 def scout(program: ExploredProgram) -> tuple[ExploredProgram, tuple[str, ...]]:
     """Look for loads and stores of the program by which its threads synchronise, in a few runs that look at
-    each access; return the program that knows them, and what else is to be said. Raises EmuError.
+    each access; return the program that knows them, and what else is to be said: that races were seen, if
+    they are not searched for. Raises EmuError.
     """
     session = ExplorationSession(program._replace(scouting=True, rules=frozenset()))
     try:
-        for request in (Request("guided"), Request("random", seed=1), Request("random", seed=2)):
+        for request in (Request("guided"), Request("newest"), *(Request("random", seed=n) for n in (1, 2))):
             if session.threads:
                 session.run(request.chooser())
     finally:
         session.close()
-    notes = (
-        "threads use the same memory with nothing that orders them: --races tells where",
-    ) * session.raced
+    notes = ("threads use the same memory with nothing that orders them: --races tells where",) * (
+        session.raced and not program.races
+    )
     return program._replace(atomics=tuple(sorted(session.learned))), notes
 
 

@@ -15,7 +15,7 @@ from emu.exploration.data import GivenUp, Outcome, Ran
 from emu.exploration.minimise import minimise
 from emu.exploration.search import Bound, Search, Strategy
 from emu.exploration.telling import Teller
-from emu.process.steps import Stepper
+from emu.process.steps import EndlessLoopError, Stepper
 
 if TYPE_CHECKING:
     import os
@@ -87,6 +87,8 @@ class _Session:
             self._function(self._process)
         except GivenUp:
             outcome = None
+        except EndlessLoopError as error:
+            outcome = Outcome("limit", False, 0, str(error), b"")
         except Exception as error:
             if isinstance(error.__context__, GivenUp):
                 outcome = None  # a handler's clean-up met the end of a run that nobody wants more of

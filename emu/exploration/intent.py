@@ -21,6 +21,12 @@ _ATOMIC_FUNCTION = re.compile(r"std::(?:__)?atomic|std::(?:__cxx11::)?__atomic|_
 _ATOMIC_LINE = re.compile(
     r"\batomic_|__atomic_|__sync_|\batomic<|_Atomic\b|\.(?:load|store|exchange|test_and_set|clear|test|wait)\s*\("
 )
+_DECIDES = re.compile(
+    r"_*(?:new_|old_|GI_|do_)*(?:sem_|condvar_|cnd_|call_once|pthread_(?:cond|once|rwlock|barrier|spin))"
+)
+"""Functions of libc that go by what a plain load of theirs has found: a semaphore's count, who waits for a
+condition, whether something was done once. Those on mutexes look at nothing but who owns one.
+"""
 _GUARD = "guard variable for "
 
 
@@ -43,6 +49,10 @@ class Intent:
         if kind is None:
             kind = self._kinds[pc] = "atomic" if self._is_librarys(pc) else "plain"
         return kind
+
+    def decides(self, pc: int) -> bool:
+        """Whether a load or store of libc's is one by which it decides what its caller is told."""
+        return self._is_librarys(pc) and _DECIDES.match(self._process.symbols.function(pc)) is not None
 
     def learn(self, instructions: tuple[int, ...]) -> None:
         """Take instructions for such that synchronise from now on."""

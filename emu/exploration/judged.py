@@ -10,11 +10,12 @@ from emu.analysis.check_suppress import split
 from emu.analysis.check_tree import TreeChecker
 from emu.core.errors import EmuError
 from emu.core.events import EventBus
+from emu.exploration.choosers import DivergedError
 from emu.exploration.data import Outcome
 from emu.process import Process
 from emu.process.deadlock import DeadlockError
 from emu.process.runner import NS_PER_BLOCK
-from emu.process.steps import ManyProcessesError
+from emu.process.steps import EndlessLoopError, ManyProcessesError
 
 if TYPE_CHECKING:
     from emu.analysis.check_data import Finding
@@ -89,8 +90,10 @@ class Judged:
         except _TooLongError:
             text = f"no end within {self._program.most_blocks:,} basic blocks"
             return Outcome("limit", False, 0, text, self.printing())
-        except ManyProcessesError:
-            raise
+        except EndlessLoopError as error:
+            return Outcome("limit", False, 0, str(error), self.printing())
+        except (ManyProcessesError, DivergedError):
+            raise  # it is not the program that has failed
         except EmuError as error:
             kind = "deadlock" if isinstance(error, DeadlockError) else "error"
             return Outcome(kind, True, error.exit_code, str(error), self.printing())

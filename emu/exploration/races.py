@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from emu.process.visible import Operation, Thing
 
@@ -55,7 +55,8 @@ class Detector:
 
     `kind(pc)` says of an instruction whether it is "plain", or "atomic": one that synchronises. `found` is
     told of a race before its second access is made, and returns whether to go on; `reached` of the access
-    that is the `number`-th of its thread, if it comes.
+    that is the `number`-th of its thread, if it comes; `met` of two that synchronise, with nothing else that
+    orders them.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class Detector:
         number: tuple[int, int] = (0, 0),
         reached: Callable[[], None] = lambda: None,
         most: int = 1 << 62,
+        met: Callable[[DataRace], None] | None = None,
     ) -> None:
         self._kind, self._found, self._left = kind, found, most
-        self._number, self._reached = number, reached
+        self._number, self._reached, self._met = number, reached, met
         self._over = False
         self._clocks: dict[int, Clock] = {}
         self._born: dict[int, Clock] = {}
@@ -92,11 +94,14 @@ class Detector:
         """A thread locks memory: its accesses by that instruction are part of this."""
         self._locked[tid] = pc
         mine = self._clock(tid)
+        access = Access(tid, self._count(tid), pc, address, size, True)
+        if self._met is not None:
+            self._meet(access, mine, self._met)
         first, last = address >> 3, address + size - 1 >> 3
         for granule in range(first, last + 1):
             self._take(mine, granule)
             self._give(mine, granule)
-        self._note(Access(tid, self._count(tid), pc, address, size, True), mine, atomic=True)
+        self._note(access, mine, atomic=True)
         self._tick(tid)
 
     def born(self, tid: int, by: int) -> None:
@@ -122,6 +127,8 @@ class Detector:
             self._reached()
         mine = self._clock(tid)
         atomic = self._kind(pc) == "atomic"
+        if atomic and self._met is not None:
+            self._meet(access, mine, self._met)
         if atomic:
             for granule in range(address >> 3, (address + size - 1 >> 3) + 1):
                 if write:
@@ -133,11 +140,8 @@ class Detector:
             self._tick(tid)
 
     def _note(self, access: Access, mine: Clock, atomic: bool) -> None:
-        tid, address, end = access.tid, access.address, access.address + access.size
-        while address < end:
-            granule, offset = address >> 3, address & 7
-            size = min(end - address, 8 - offset)
-            mask = ((1 << size) - 1) << offset
+        tid = access.tid
+        for granule, mask in _parts(access):
             writes = self._writes.get(granule)
             if writes:
                 self._look(writes, access, mine, mask, atomic)
@@ -150,7 +154,14 @@ class Detector:
                 writes[tid, mask] = _Last(access, mine[tid], mask)
             else:
                 self._reads.setdefault(granule, {})[tid, mask] = _Last(access, mine[tid], mask)
-            address += size
+
+    def _meet(self, access: Access, mine: Clock, met: Callable[[DataRace], None]) -> None:
+        """Tell of accesses that this one meets, before it takes up what they have released."""
+        for granule, mask in _parts(access):
+            for lasts in (self._writes, self._reads) if access.write else (self._writes,):
+                for (tid, _), last in lasts.get(granule, {}).items():
+                    if tid != access.tid and last.mask & mask and mine.get(tid, 0) < last.clock:
+                        met(DataRace(last.access, access))
 
     def _look(
         self, lasts: dict[tuple[int, int], _Last], access: Access, mine: Clock, mask: int, atomic: bool
@@ -187,6 +198,16 @@ class Detector:
             self._released[thing] = dict(mine)
         else:
             _join(released, mine)
+
+
+def _parts(access: Access) -> Iterator[tuple[int, int]]:
+    """Yield the words that an access uses, with a mask of the bytes in each."""
+    address, end = access.address, access.address + access.size
+    while address < end:
+        offset = address & 7
+        size = min(end - address, 8 - offset)
+        yield address >> 3, ((1 << size) - 1) << offset
+        address += size
 
 
 def _join(clock: Clock, other: Clock) -> None:

@@ -52,6 +52,7 @@ class ExplorationSession:
         self._about: About = ("", (), ())
         self._racing: Access | None = None
         self._hidden: dict[tuple[int, int, int], bool] = {}
+        self._looked_at: set[int] = set()
         self.learned: set[int] = set()
         """Instructions that scouting has found to synchronise."""
         self.raced = False
@@ -81,7 +82,7 @@ class ExplorationSession:
         intent, races = self._intent, self._program.races
         detector = None
         if self._program.scouting:
-            detector = Detector(intent.kind, self._scouted, most=_SCOUTED)
+            detector = Detector(intent.kind, self._scouted, most=_SCOUTED, met=self._met)
         elif races:
             detector = Detector(intent.kind, self._raced, wanted, self._first_access)
         stepper.begin(detector)
@@ -113,6 +114,14 @@ class ExplorationSession:
         self.learned.update(learned)
         self.raced |= not learned
         return True
+
+    def _met(self, race: DataRace) -> None:
+        """Two accesses that synchronise meet: plain ones of libc's that it goes by are to be seen, too."""
+        for access in race:
+            if access.pc not in self._looked_at:
+                self._looked_at.add(access.pc)
+                if not self._stepper.locks(access.pc) and self._intent.decides(access.pc):
+                    self.learned.add(access.pc)
 
     def _raced(self, race: DataRace) -> bool:
         """Two accesses are not ordered: that is a failure, unless they are meant to be so. Raises Learned."""

@@ -187,11 +187,8 @@ class Backtraces:
         process = self._process
         maps = () if process.rtld is None else process.rtld.index.lying()
         start = tuple(gprs), maps
-        before = self._known.find(start) if maps else None
-        if before is not None:
-            ends = ((at, outer) for at, one in enumerate(before) if entered and (outer := entered(one)))
-            at, outer = next(ends, (len(before), []))
-            return before[:at] + outer
+        if maps and (before := self._known.find(start, entered)) is not None:
+            return before
         memory = NotingMemory(process.arena)
         around = Surroundings(
             memory, self._table, self._executable, process.space.find, process.symbols.function_start, self._returns,
@@ -205,11 +202,8 @@ class Backtraces:
                     known = found[-1].known
                     note = f"{known.note}; {stop.value}" if known.note else stop.value
                     found[-1] = found[-1]._replace(known=known._replace(note=note))
-                if (
-                    maps
-                    and not stop.value
-                    and not any(f.frame.guess or f.known.object == _EMU for f in found)
-                ):
+                doubtful = any(one.frame.guess or one.known.object == _EMU for one in found)
+                if maps and not stop.value and not doubtful:
                     self._known.keep(start, found, memory.reads)
                 return found
             one = self._place(frame)

@@ -12,7 +12,7 @@ from emu.core.errors import MemoryFault
 from emu.core.record import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from emu.core.types import ReadableMemory
     from emu.process.backtrace import Captured
@@ -48,8 +48,12 @@ class KnownWalks:
         self._memory = memory
         self._known: dict[_Start, _Known] = {}
 
-    def find(self, start: _Start) -> list[Captured] | None:
-        """Return the frames of a walk that is known and would come out the same, else None."""
+    def find(
+        self, start: _Start, entered: Callable[[Captured], list[Captured]] | None
+    ) -> list[Captured] | None:
+        """Return the frames of a walk that is known and would come out the same, else None. `entered` may end
+        it at a frame with others.
+        """
         known = self._known.get(start)
         if known is None:
             return None
@@ -59,7 +63,11 @@ class KnownWalks:
                     return None
         except MemoryFault:
             return None
-        return list(known.frames)
+        frames = list(known.frames)
+        for at, frame in enumerate(frames):
+            if entered is not None and (outer := entered(frame)):
+                return frames[:at] + outer
+        return frames
 
     def keep(
         self, start: _Start, frames: Sequence[Captured], reads: Sequence[tuple[int, int, bytes]]

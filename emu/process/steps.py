@@ -13,9 +13,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from emu.core.errors import UnsupportedError
+from emu.core.errors import EmuError, UnsupportedError
 from emu.core.record import NamedTuple
 from emu.core.task_events import ProcessCreated, ProgramExecuted
+from emu.kernel.run.clock import NEVER
 from emu.kernel.run.policy import SLICE, Decision
 from emu.process.visible import RESUME, Operation, Visible
 from emu.rtld.link_map import LT_LOADED
@@ -25,12 +26,17 @@ if TYPE_CHECKING:
 
     from emu.core.events import Record
     from emu.process.process import Process
+    from emu.process.visible import Thing
 
 _RIP = 16
 _SPINS = 12
-"""Visible operations in a row at one instruction, with others ready, before a
-thread is taken to wait in a loop.
+"""How often a thread comes to one instruction, with others ready and without having written anything by
+another one, before it is taken to wait in a loop.
 """
+
+
+_ROUNDS = 10_000
+"""The same, with nobody else who can ever run, before the run is given up."""
 
 
 class Point(NamedTuple):
@@ -79,6 +85,29 @@ class StepWatcher(Protocol):
         """A thread reads or writes memory."""
 
 
+class _Spins:
+    """Counts how often the running thread has come to the same operation since it wrote by another one."""
+
+    __slots__ = ("_last", "_tid", "_times")
+
+    def __init__(self) -> None:
+        self._tid = self._last = 0
+        self._times: dict[tuple[int, tuple[Thing, ...]], int] = {}
+
+    def count(self, tid: int, operation: Operation) -> int:
+        """Take an operation in; return how often it came before."""
+        if tid != self._tid or operation.writes and operation.pc != self._last:
+            self._times.clear()
+        self._tid, self._last = tid, operation.pc
+        key = operation.pc, operation.reads
+        times = self._times[key] = self._times.get(key, -1) + 1
+        return times
+
+
+class EndlessLoopError(EmuError):
+    """A thread waits in a loop for what nobody will do."""
+
+
 class ManyProcessesError(UnsupportedError):
     """The program has made a process, or executes another, whose steps would not be seen."""
 
@@ -102,9 +131,10 @@ class Stepper:
         self.begin()
         self._watch = self._cpu.step_watch()
         self._watch.locked(self._locked)
+        self._lockers: set[int] = set()
         self._opened: set[tuple[int, int]] = set()
         self._watch_opened()
-        process.bus.subscribe(lambda record: self._watch_opened(), ("init",))
+        process.bus.subscribe(lambda record: self._watch_opened(), ("libs",))
         process.bus.subscribe(self._forked, ("threads",))
         self._serve = self._cpu.take_traps(self._trap)
         self._scheduler.policy = self
@@ -122,6 +152,10 @@ class Stepper:
         """Take the loads and stores by these instructions for visible operations, too."""
         for instruction in instructions:
             self._watch.at(instruction, self._plain)
+
+    def locks(self, instruction: int) -> bool:
+        """Whether an instruction has locked memory up to now."""
+        return instruction in self._lockers
 
     def watch_memory(self) -> None:
         """Tell the watcher that a run is begun with of each access to memory;
@@ -143,11 +177,12 @@ class Stepper:
         self._point = Point(0, (), {}, 0)
         self._next = 0
         self._instruction = -1
-        self._spins = (0, 0, 0)
+        self._spins = _Spins()
 
     # -- visible operations ----------------------------------------------------------------------------------
 
     def _locked(self, instruction: int, address: int, size: int, mnemonic: str) -> None:
+        self._lockers.add(instruction)
         if self._cpu.counter.installed and not self._scheduler.due:
             operation = self._visible.atomic(instruction, address, size, mnemonic)
             if operation is not None:
@@ -161,7 +196,7 @@ class Stepper:
 
     def _watch_opened(self) -> None:
         """Be told when a thread comes to code of an object that was opened at run time:
-        it may be closed under it.
+        it may be closed under it. From its mapping on: IFUNCs run before constructors.
         """
         rtld = self._process.rtld
         for map_ in (m for n in rtld.namespaces for m in n.maps) if rtld is not None else ():
@@ -174,7 +209,14 @@ class Stepper:
         counter = self._cpu.counter
         if counter.installed and not self._scheduler.due:
             if not start <= self._watch.before(block) < end or self._passing[0]:
-                self._reached(self._visible.code(block))
+                if self._lies_there(start, end):
+                    self._reached(self._visible.code(block))
+
+    def _lies_there(self, start: int, end: int) -> bool:
+        """Whether that is where an object lies now: earlier runs may have had others there."""
+        assert self._process.rtld is not None
+        map_ = self._process.rtld.find_map(start)
+        return map_ is not None and map_.type == LT_LOADED and (map_.map_start, map_.map_end) == (start, end)
 
     def _trap(self) -> None:
         if self._cpu.counter.installed and not self._scheduler.due:
@@ -192,8 +234,9 @@ class Stepper:
             return True
         self._pending[tid] = operation
         ready = [task.tid for task in self._scheduler.ready]
-        spins = self._spins[2] + 1 if self._spins[:2] == (tid, operation.pc) else 0
-        self._spins = (tid, operation.pc, spins)
+        spins = self._spins.count(tid, operation)
+        if spins >= _ROUNDS and not ready and self._scheduler.next_deadline == NEVER:
+            raise EndlessLoopError(f"thread {tid} goes round in a loop, and nobody else can run")
         tired = spins >= _SPINS and bool(ready)
         point = self._point_of(ready if tired else [tid, *ready], 0 if tired else tid)
         chosen = self.chooser.choose(point)
@@ -256,7 +299,7 @@ class Stepper:
         if tasks[0] == running and running not in self._pending:
             self._point = self._point_of(tasks, running)
             return running  # somebody else can run now; the thread goes on to its next operation
-        self._spins = (0, 0, 0)
+        self._spins = _Spins()
         if len(tasks) > 1 and tasks[-1] == running and running not in self._pending:
             tasks = tasks[
                 :-1

@@ -82,6 +82,13 @@ def test_a_fault_is_found_made_short_and_replayed(built: Path, name: str) -> Non
     assert again.exit == failure["status"]
 
 
+def test_objects_that_come_to_lie_anew_in_each_run_make_no_difference(built: Path) -> None:
+    """IFUNCs of a library run before its constructors, in the first run as in those that know its place."""
+    words = ("--bound", "runs=60", "./fixed")
+    done, answer = _explore(built / "loader_lock", *words)
+    assert (done.exit, answer["ended"], answer["failures"]) == (0, "runs", [])
+
+
 @pytest.mark.parametrize("name", [name for name in _FAULTS if name != "loader_lock"])
 def test_the_mended_program_comes_out_clean(built: Path, name: str) -> None:
     options = ("--bound", "preemptions=1") if name == "lost_wakeup" else ()
