@@ -82,6 +82,8 @@ class UnicornStepWatch(HostPart):
         found = next(iter(_places(code, locked=False)), None)
         if found is None or found.offset:
             return
+        if any(not place.offset for place in _places(code)):
+            return  # it locks: that is told of already
 
         def here() -> None:
             where = physical(instruction)
