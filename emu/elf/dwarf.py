@@ -73,6 +73,7 @@ class DebugInfo:
             self._debug_elf, self.debug_path = (self._elf, path) if found is None else found
         self._functions: list[DebugFunction] | None = None
         self._data: list[tuple[int, int, str]] | None = None
+        self._sections: list[tuple[int, int, str]] | None = None
         self._unwind: UnwindTable | None = None
         self._has_lines = _has_lines(self._debug_elf)
         self._units: Units | None = None
@@ -163,13 +164,15 @@ class DebugInfo:
 
     def section(self, vaddr: int) -> str:
         """Return the name of the allocated section that `vaddr` is in, empty without section headers."""
-        with malformed(self.path):
-            for found in self._elf.iter_sections():
-                start, size = found["sh_addr"], found["sh_size"]
-                tls_bss = found["sh_flags"] & _SHF_TLS and found["sh_type"] == "SHT_NOBITS"
-                if found["sh_flags"] & _SHF_ALLOC and start <= vaddr < start + size and not tls_bss:
-                    return str(found.name)
-        return ""
+        if self._sections is None:
+            with malformed(self.path):
+                self._sections = [
+                    (found["sh_addr"], found["sh_addr"] + found["sh_size"], str(found.name))
+                    for found in self._elf.iter_sections()
+                    if found["sh_flags"] & _SHF_ALLOC
+                    and not (found["sh_flags"] & _SHF_TLS and found["sh_type"] == "SHT_NOBITS")
+                ]
+        return next((name for start, end, name in self._sections if start <= vaddr < end), "")
 
     def static_symbols(self, name: bytes) -> list[StaticSymbol]:
         """Return what .symtab (of the file, or of its separate debug file) defines under a name."""
