@@ -97,7 +97,7 @@ class Allocators:
                 if name not in MALLOC and not is_operator(name):
                     continue
                 found = bindings.bound(map_, index, class_)
-                if found is None or found.map is ld_so:
+                if found is None or found.map is ld_so or _passes_on(found.map, name):
                     continue
                 if name in MALLOC and not bindings.table(found.map).exports.keys() & _ALLOCATOR:
                     continue  # a single function around the others
@@ -172,7 +172,7 @@ class Allocators:
             for name, found in bindings.table(provider).exports.items()
         }
         for name, vaddr in (places | self._notes.hidden(provider)).items():
-            if name not in MALLOC and not is_operator(name):
+            if name not in MALLOC and not is_operator(name) or _passes_on(provider, name):
                 continue
             address = provider.addr + vaddr
             if address in self._watched or name in _QUERIES:
@@ -349,6 +349,14 @@ class Allocators:
             f"export the allocator of {who} from one object that everybody finds first (the program, or a library that it links)",
             f"hide it in {who}, and let {who} free what it allocates",
         ]
+
+
+def _passes_on(provider: LinkMap, name: bytes) -> bool:
+    """Whether a function of libc calls the one realloc that everybody else gets.
+
+    Source: glibc malloc/reallocarray.c.
+    """
+    return name == b"reallocarray" and is_libc(provider)
 
 
 def _unlike(uses: list[_Use], *, operators: bool) -> Iterator[tuple[_Use, _Use]]:
