@@ -180,12 +180,15 @@ def _ask_ld_debug(
         return unseen | {"bindings": "this libc has no LD_DEBUG"}
     asked = {"LD_DEBUG": "files,bindings", "LD_DEBUG_OUTPUT": _LD_DEBUG}
     _, process, _ = _run(config._replace(env=config.env | asked), stdin, ev.EventBus(), notes)
-    facts.update(notes.said(_content(process.kernel.fs, f"{_LD_DEBUG}.{process.kernel.pid}")))
+    try:
+        facts.update(notes.said(_content(process.kernel.fs, f"{_LD_DEBUG}.{process.kernel.pid}")))
+    except OSError:
+        return unseen | {"bindings": "ld.so tells nothing of a program in secure mode"}
     return unseen
 
 
 def _content(files: FileSystem, path: str) -> bytes:
-    """Return what a guest has written to a file."""
+    """Return what a guest has written to a file. Raises OSError."""
     backing = files.look_at(path)
     return backing.pread(backing.size(), 0)
 

@@ -143,3 +143,11 @@ def test_which_variables_and_preloads_are_left() -> None:
         ("b.so", False),
         ("c.so", True),
     ]
+
+
+@as_root
+def test_what_ld_so_does_not_tell_of_a_secure_program_is_not_compared(folder: Path) -> None:
+    said = emu("diff", "--ldso", "real", "./absolute", cwd=folder)
+    text = said.stdout.decode()
+    assert said.exit in (0, 1) and b"fault of emu" not in said.stderr, said.stderr
+    assert "not compared: bindings: ld.so tells nothing of a program in secure mode" in text
