@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from emu.process.backtrace import FrameInfo
     from emu.rtld.link_map import LinkMap
 
+_DEEP = "let it end before the stack does: a loop, a bound, or, if it does end, more stack (ulimit -s, pthread_attr_setstacksize)"
 _OFTEN = 8
 """Frames of one function that make a recursion."""
 _OWN_NAMES = ("malloc", "calloc", "realloc", "memalign", "free")
@@ -91,7 +92,8 @@ class Wrappers:
         cycle = repeated(shown)
         if _OVERFLOW not in message or not cycle:
             return None
-        calls = [f"{f.function} of {base(f.object)}" for f in reversed(cycle) if not _is_inner(f, cycle)]
+        told = [f for f in cycle if not _is_inner(f, cycle)] or cycle  # a library's own affair
+        calls = [f"{f.function} of {base(f.object)}" for f in reversed(told)]
         places = {
             f"{f.function} of {base(f.object)}": where(f).rpartition("/")[2]
             for f in cycle
@@ -103,10 +105,10 @@ class Wrappers:
             f"{call} ({places[call]})" if call in places else call for call in (*calls[at:], *calls[:at])
         ]
         round_ = ", which calls ".join([*named, first]) if len(named) > 1 else f"{named[0]} calls itself"
-        text = f"{message}: a recursion that nothing ends: {round_ if len(named) == 1 else round_.replace(', which', '', 1)}"
+        text = f"{message}: calls that go round until the stack ends: {round_ if len(named) == 1 else round_.replace(', which', '', 1)}"
         wrapper = next((f for f in cycle if is_user(f.object, f.function)), None)
         if wrapper is None or not any(f.function in ("dlsym", "dlvsym") for f in cycle):
-            return End(text), NOWHERE
+            return End(text, (_DEEP,)), NOWHERE
         return self._asks_in_vain(text, wrapper)
 
     def _asks_in_vain(self, text: str, wrapper: FrameInfo) -> tuple[End, Occasion]:

@@ -25,6 +25,7 @@ _ASKS = (b"dlsym", b"dlvsym", b"syscall")
 _LONGEST = 4096
 """Instructions of a function, with all that it calls in its object, that are gone through."""
 _READ = 4096
+_READ_ONLY = frozenset(("cmp", "test", "call", "jmp", "push", "nop", "bt", "comisd", "ucomisd", "prefetcht0"))
 _INTEGERS = frozenset(("char", "uchar", "short", "ushort", "int", "uint", "long", "ulong", "bool"))
 _FLOATS = frozenset(("float", "double"))
 _POINTERS = {"str": "char *", "ptr": "void *"}
@@ -33,8 +34,8 @@ _POINTERS = {"str": "char *", "ptr": "void *"}
 def accident(process: Process, bindings: Bindings, use: Use) -> str:
     """Return how the function that serves in the place of libc's is another; empty if it may be meant."""
     winner, own = use.winner, use.own
-    if winner.type != c.STT_FUNC or own.info & 15 != c.STT_FUNC:
-        return ""
+    if winner.info & 15 != c.STT_FUNC or own.info & 15 != c.STT_FUNC:
+        return ""  # an IFUNC's code is its resolver's
     name = use.name.decode(errors="replace")
     theirs, mine = (process.symbols.prototype(_address(one)) for one in (winner, own))
     if theirs is not None and mine is not None:
@@ -42,7 +43,7 @@ def accident(process: Process, bindings: Bindings, use: Use) -> str:
         return f"{_written(name, theirs)} in the place of {_written(name, mine)}" if differs else ""
     if winner.map.found_by in PRELOADS or not _has_system_call(process, own):
         return ""
-    if _may_reach_one(process, bindings, winner):
+    if _Walk(process, bindings).may_reach_one(winner):
         return ""
     return f"it makes no system call, as {name} of libc does"
 
@@ -54,10 +55,18 @@ def _address(one: Exported) -> int:
 def _differ(one: DebugPrototype, other: DebugPrototype) -> bool:
     """Whether two functions are called in different ways; widths of integers and what a pointer points to
     do not count, and types that are written as one thing and passed as another (unions) may be the same.
+    What is behind "..." may be written out, as in open's third parameter.
     """
-    if one.variadic != other.variadic or len(one.parameters) != len(other.parameters):
+    if one.variadic == other.variadic:
+        if len(one.parameters) != len(other.parameters):
+            return True
+    elif (
+        len(one.parameters) < len(other.parameters)
+        if other.variadic
+        else len(one.parameters) > len(other.parameters)
+    ):
         return True
-    pairs = zip((one.returns, *one.parameters), (other.returns, *other.parameters), strict=True)
+    pairs = zip((one.returns, *one.parameters), (other.returns, *other.parameters), strict=False)
     classes = [(_class(a), _class(b)) for a, b in pairs]
     return any(a and b and a != b for a, b in classes)
 
@@ -86,41 +95,70 @@ def _has_system_call(process: Process, one: Exported) -> bool:
     return any(mnemonic == "syscall" for _, _, mnemonic, _ in decoder.disasm_lite(code, 0))
 
 
-def _may_reach_one(process: Process, bindings: Bindings, one: Exported) -> bool:
-    """Whether a function makes a system call, or calls what may: a pointer, dlsym, syscall, or a function of
-    another object that makes one itself.
-    """
-    import capstone
+class _Walk:
+    """Goes through the code of a function, and of all that it calls, in whatever object."""
 
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-    waiting, seen = [_address(one)], set[int]()
-    while waiting:
-        at = waiting.pop()
-        while at not in seen:
-            if len(seen) >= _LONGEST:
-                return True
-            seen.add(at)
-            try:
-                code = process.arena.read(at, 15)
-            except MemoryFault:
-                return True
-            _, size, mnemonic, operands = next(decoder.disasm_lite(code, at, 1), (0, 0, "", ""))
-            if mnemonic in ("", "syscall"):
-                return True
-            if mnemonic == "ret":
-                break
-            if mnemonic == "call" or mnemonic.startswith(("j", "bnd j", "notrack j")):
-                slot = _slot(operands, at + size)
-                if slot is not None and _calls_one(process, bindings, one.map, slot):
+    def __init__(self, process: Process, bindings: Bindings) -> None:
+        import capstone
+
+        self._process, self._bindings = process, bindings
+        self._decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+        self._seen: set[int] = set()
+        self._waiting: list[tuple[LinkMap, int]] = []
+
+    def may_reach_one(self, one: Exported) -> bool:
+        """Whether a function may come to a system call: also if that is unknown, or if it leaves no trace
+        (stores nothing but on the stack), as one that stands in for libc's in a test does.
+        """
+        self._waiting = [(one.map, _address(one))]
+        stores = False
+        while self._waiting:
+            map_, at = self._waiting.pop()
+            while at not in self._seen:
+                if len(self._seen) >= _LONGEST:
                     return True
-                if slot is None and not operands.startswith("0x"):
+                self._seen.add(at)
+                try:
+                    code = self._process.arena.read(at, 15)
+                except MemoryFault:
                     return True
-                if operands.startswith("0x"):
-                    waiting.append(int(operands, 16))
-                if "jmp" in mnemonic:
+                _, size, mnemonic, operands = next(self._decoder.disasm_lite(code, at, 1), (0, 0, "", ""))
+                if mnemonic in ("", "syscall"):
+                    return True
+                if mnemonic == "ret":
                     break
-            at += size
-    return False
+                stores |= _stores(mnemonic, operands)
+                if mnemonic == "call" or mnemonic.startswith(("j", "bnd j", "notrack j")):
+                    if not self._go(map_, operands, at + size):
+                        return True
+                    if "jmp" in mnemonic:
+                        break
+                at += size
+        return not stores
+
+    def _go(self, map_: LinkMap, operands: str, after: int) -> bool:
+        """Follow a call or jump; false if nobody knows where it goes, or to what makes system calls."""
+        if operands.startswith("0x"):
+            self._waiting.append((map_, int(operands, 16)))
+            return True
+        slot = _slot(operands, after)
+        for tag in (c.DT_JMPREL, c.DT_RELA) if slot is not None else ():
+            for offset, info, _ in iter_rela(map_.table(self._process.arena, tag), map_.display_name):
+                if map_.addr + offset != slot or not info >> 32:
+                    continue
+                found = self._bindings.bound(map_, info >> 32, CLASS_PLT)
+                if found is None or map_.symtab.symbol_name(info >> 32) in _ASKS:
+                    return False
+                if found.info & 15 == c.STT_FUNC:
+                    self._waiting.append((found.map, _address(found)))
+                return True  # an IFUNC is one of the string functions
+        return False
+
+
+def _stores(mnemonic: str, operands: str) -> bool:
+    """Whether an instruction writes memory other than the stack."""
+    target = operands.partition(",")[0]
+    return "[" in target and "[rsp" not in target and "[rbp" not in target and mnemonic not in _READ_ONLY
 
 
 def _slot(operands: str, after: int) -> int | None:
@@ -129,18 +167,3 @@ def _slot(operands: str, after: int) -> int | None:
     if not where.endswith("ptr ") or not offset:
         return None
     return after + int(offset.rstrip("]").replace(" ", ""), 16)
-
-
-def _calls_one(process: Process, bindings: Bindings, map_: LinkMap, slot: int) -> bool:
-    """Whether what a slot of an object is for makes system calls by itself; also if that is unknown."""
-    for tag in (c.DT_JMPREL, c.DT_RELA):
-        for offset, info, _ in iter_rela(map_.table(process.arena, tag), map_.display_name):
-            if map_.addr + offset != slot or not info >> 32:
-                continue
-            found = bindings.bound(map_, info >> 32, CLASS_PLT)
-            return (
-                map_.symtab.symbol_name(info >> 32) in _ASKS
-                or found is None
-                or _has_system_call(process, found)
-            )
-    return True

@@ -77,7 +77,9 @@ def _stub_slot(process: Process, address: int) -> int | None:
 
 
 def _tail(process: Process, function: int) -> NullJump | None:
-    """Return the jump of a function to address 0. Raises MemoryFault."""
+    """Return the jump of a function to address 0; None, too, if it has one through a register or a pointer,
+    which may have been the one. Raises MemoryFault.
+    """
     import capstone  # only where something has gone wrong
 
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
@@ -86,20 +88,24 @@ def _tail(process: Process, function: int) -> NullJump | None:
     area = process.space.find(function)
     if area is None:
         return None
+    found = None
     code = process.arena.read(function, min(_LONGEST, area.end - function))
     for at, size, mnemonic, operands in decoder.disasm_lite(code, function):
         if mnemonic == "ret" and not start:
-            return None
+            break
         if not mnemonic.endswith("jmp"):
             continue
         if symbols.function_start(at) != start:
-            return None
+            break
         slot = _SLOT.fullmatch(operands)
         through = at + size + int(slot[1].replace(" ", ""), 16) if slot is not None else None
-        if through is None and operands[0].isdigit():
+        if through is None and not operands[0].isdigit():
+            return None
+        if through is None:
             if int(operands, 16) == 0:
-                return NullJump(at + size, None)
+                found = found or NullJump(at + size, None)
+                continue
             through = _stub_slot(process, int(operands, 16))
         if through is not None and process.arena.read_u64(through) == 0:
-            return NullJump(at + size, through)
-    return None
+            found = found or NullJump(at + size, through)
+    return found

@@ -381,7 +381,7 @@ def _failure(one: FailedOpen, command: str) -> dict[str, Any]:
         "rule": "open-failed", "severity": "info", "message": readable(f"{one.call} of {one.file} failed: {one.error}"),
         "thread": one.at.thread if one.at is not None else 0, "event": one.at.sequence if one.at is not None else 1,
         "frames": _lines(one.backtrace), "related": [], "objects": [one.object] if one.object else [], "story": [readable(text) for text in one.story],
-        "remedies": [*(readable(f"{cure.text} -> {cure.result}") for cure in one.cures), f"{command} tries them"],
+        "remedies": [*(readable(f"{cure.text} -> {cure.result}") for cure in one.cures), f"{command} {'tries them' if one.cures else 'tells more'}"],
     }  # fmt: skip
 
 

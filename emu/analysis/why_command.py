@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 
 def why_command(config: RunConfig, library: str) -> str:
     """Return the command that tells why a library stays or could not be opened, and tries what helps."""
-    return shlex.join([*_asking("why", config), library, *config.args])
+    return shlex.join([*_asking("why", config), library, *_behind(config)])
 
 
 def explain_command(config: RunConfig, symbol: str) -> str:
     """Return the command that tells of the look-ups of a symbol in a run."""
-    return shlex.join([*_asking("explain", config), symbol, *(config.args or ("--",))])
+    return shlex.join([*_asking("explain", config), symbol, *(_behind(config) or ("--",))])
+
+
+def _behind(config: RunConfig) -> tuple[str, ...]:
+    """Return the program's arguments, kept from being taken for options of emu's."""
+    return ("--", *config.args) if any(word.startswith("-") for word in config.args) else config.args
 
 
 def _asking(command: str, config: RunConfig) -> list[str]:

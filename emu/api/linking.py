@@ -54,7 +54,13 @@ class Linking:
         if not handle:
             error = OpenError(self._dlerror())
             config = self.inner.config
-            if "/" not in name and config.sysroot == "/" and os.path.isfile(os.path.join(config.cwd, name)):
+            missing = str(error).startswith(f"{name}: cannot open shared object file")
+            if (
+                missing
+                and "/" not in name
+                and config.sysroot == "/"
+                and os.path.isfile(os.path.join(config.cwd, name))
+            ):
                 error.add_note(f"the file here is ./{name}: a name without a slash is searched for")
             raise error
         return Library(self._process, handle, name)

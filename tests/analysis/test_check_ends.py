@@ -40,6 +40,13 @@ def test_a_call_of_what_is_not_there(run_id: str, words: str, named: str) -> Non
         assert f"-Wl,-u,{named} or -Wl,--whole-archive" in finding["remedies"][0]
 
 
+def test_a_jump_that_may_have_been_another_is_not_blamed() -> None:
+    """It is asked for, and the pointer behind it is the one that is null."""
+    (finding,) = checked("check-null-call:pointer").report["findings"]
+    assert finding["rule"] == "died"
+    assert "optional" not in finding["message"]
+
+
 @pytest.mark.parametrize("avoids", ["asks", "asks-last", "taken", "whole"])
 def test_a_static_program_that_has_it_or_asks(avoids: str) -> None:
     answer = checked(f"check-null-static:{avoids}")
@@ -49,7 +56,7 @@ def test_a_static_program_that_has_it_or_asks(avoids: str) -> None:
 def test_a_malloc_that_asks_dlsym_for_what_is_not_there_is_told_as_a_cycle() -> None:
     (finding,) = checked("check-recursion:asks").report["findings"]
     assert (
-        "a recursion that nothing ends: malloc of asks.so (hook.c:20) calls dlsym of libc.so.6, which calls malloc of asks.so:"
+        "calls that go round until the stack ends: malloc of asks.so (hook.c:20) calls dlsym of libc.so.6, which calls malloc of asks.so:"
         ' dlsym(RTLD_NEXT, "malloc_real") finds nothing, and allocates the message for dlerror by malloc, which asks.so takes over'
         in finding["message"]
     )
@@ -64,8 +71,14 @@ def test_a_malloc_that_asks_dlsym_for_what_is_not_there_is_told_as_a_cycle() -> 
 
 def test_functions_that_call_each_other_for_ever_are_named() -> None:
     (finding,) = checked("check-recursion:round").report["findings"]
-    words = r"a recursion that nothing ends: even of main \(main\.c:7\) calls odd of main \(main\.c:6\), which calls even of main$"
+    words = r"calls that go round until the stack ends: even of main \(main\.c:8\) calls odd of main \(main\.c:7\), which calls even of main$"
     assert re.search(words, finding["message"])
+    assert "more stack" in finding["remedies"][0]
+
+
+def test_a_cycle_within_the_librarys_own_functions_is_told() -> None:
+    (finding,) = checked("check-recursion:library").report["findings"]
+    assert re.search(r"until the stack ends: \w+ of libc\.so\.6 calls ", finding["message"])
 
 
 @pytest.mark.parametrize("avoids", ["name", "flag", "own", "ends"])
@@ -141,6 +154,8 @@ def test_the_command_that_tells_more_can_be_pasted() -> None:
     assert f"\nemu check: {command} tells why, and tries what helps\n" in text
     again = emu(*shlex.split(command)[1:], cwd=folder).stderr.decode()
     assert "emu why: ./main ./not there.so: could not be loaded" in again
+    text = emu("check", "./main", "now:./no.so", "--timeout", "5", cwd=folder).stderr.decode()
+    assert "\nemu check: emu why ./main ./no.so -- now:./no.so --timeout 5 tells why" in text
 
 
 @pytest.mark.parametrize(
