@@ -67,7 +67,7 @@ def same_source(process: Process, one: Code, other: Code) -> bool:
 
 
 def _constants(process: Process, code: Code) -> set[str | bytes]:
-    """Return the numbers that a function's instructions have (not those of its stack), and its texts."""
+    """Return what is done with which number (not with those of its stack), and the texts."""
     found: set[str | bytes] = set()
     for text, used in _instructions(process, code):
         mnemonic, _, operands = text.partition(" ")
@@ -75,7 +75,7 @@ def _constants(process: Process, code: Code) -> set[str | bytes]:
             found.add(used)
         number = _NUMBER.search(operands)
         if number is not None and "rsp" not in operands and not mnemonic.startswith(("j", "call", "nop")):
-            found.add(number[1])
+            found.add(f"{mnemonic} {number[1]}")
     return found
 
 
