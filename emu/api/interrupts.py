@@ -8,6 +8,7 @@ instructions. Then Python's handler has its turn, in the run's own frame: the gu
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # what `signal` is made of: without its enumerations, which cost a third of a call
+import math
 import os
 import select
 import signal
@@ -155,11 +156,13 @@ class Interrupts:
 
 def _watcher(reader: int, owner: weakref.ref[Interrupts]) -> None:
     """Wait for signals and the limit of `owner`, without keeping it alive."""
+    readable = select.poll()  # select has no room for a descriptor of 1024 or more
+    readable.register(reader, select.POLLIN)
     while True:
         interrupts = owner()
         left = interrupts.ahead() if interrupts is not None else None
         del interrupts
-        ready, _, _ = select.select([reader], [], [], left)
+        ready = readable.poll(None if left is None else math.ceil(left * 1000))
         numbers = os.read(reader, 64) if ready else b""
         interrupts = owner()
         if interrupts is None or ready and not numbers:

@@ -52,7 +52,8 @@ class Judged:
             raise
 
     def close(self) -> None:
-        """Give its files back."""
+        """Give its files and its memory back."""
+        self.process.cpu.close()
         os.close(self._output)
         os.close(self._input)
 

@@ -39,8 +39,10 @@ def session_of(program: ExploredProgram) -> ExplorationSession:
         return _sessions[0][1]
     for _, old in _sessions:
         old.close()
+    _sessions.clear()
     gc.unfreeze()
-    _sessions[:] = [(program, ExplorationSession(program))]
+    gc.collect()  # old sessions have files open, and addresses: frozen they would for ever
+    _sessions.append((program, ExplorationSession(program)))
     gc.freeze()  # what every run begins with need not be looked through again and again
     return _sessions[0][1]
 

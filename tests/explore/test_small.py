@@ -94,3 +94,12 @@ def test_the_reduction_ends_as_every_order_does(tmp_path: Path, name: str) -> No
     assert ended["dpor"][0] == ended["exhaustive"][0]
     assert len(ended["dpor"][0]) > 1
     assert ended["dpor"][1] <= ended["exhaustive"][1]
+
+
+def test_a_search_leaves_no_files_open(tmp_path: Path) -> None:
+    """Neither those of its own, nor those that the guest has mapped."""
+    open_: list[int] = []
+    for name in ("lost_update", "trywait", "not_joined", "hand_made_once"):
+        _explore(_build(tmp_path, name), "dpor", Bound(runs=3))
+        open_.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert open_[-1] <= open_[0] + 10, open_

@@ -103,7 +103,9 @@ def _resident() -> int:
 def _wait(pid: int, timeout: float) -> bool:
     descriptor = os.pidfd_open(pid)
     try:
-        return bool(select.select([descriptor], [], [], timeout)[0])
+        ended = select.poll()  # select has no room for a descriptor of 1024 or more
+        ended.register(descriptor, select.POLLIN)
+        return bool(ended.poll(timeout * 1000))
     finally:
         os.close(descriptor)
 

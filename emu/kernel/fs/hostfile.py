@@ -105,7 +105,9 @@ class HostFile(OpenFile):
     def _await_room(self) -> None:
         import select
 
-        select.select([], [self.host], [])
+        room = select.poll()  # select has none for a descriptor of 1024 or more
+        room.register(self.host, select.POLLOUT)
+        room.poll()
 
     def pread(self, size: int, offset: int) -> bytes:
         """Read at an offset of the host's file."""
