@@ -83,6 +83,9 @@ def command(
     if failure:
         print(failure, file=sys.stderr)
     data = report.data(ended)
+    if lanes and lanes[0].lost:
+        print(f"emu report: no lanes of threads: {lanes[0].lost}", file=sys.stderr)
+        lanes.clear()
     data["schedule"] = lanes[0].data() if lanes else None
     write_output(output, page(data), "report")
     notes.written(output)

@@ -88,7 +88,8 @@ class _Session:
         except GivenUp:
             outcome = None
         except EndlessLoopError as error:
-            outcome = Outcome("limit", False, 0, str(error), b"")
+            self.error = error
+            outcome = Outcome("limit", True, 0, str(error), b"")
         except Exception as error:
             if isinstance(error.__context__, GivenUp):
                 outcome = None  # a handler's clean-up met the end of a run that nobody wants more of

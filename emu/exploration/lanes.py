@@ -102,6 +102,11 @@ class ScheduleLanes:
     def _access(self, access: Access) -> str:
         return f"{'writes' if access.write else 'reads'} {place_of_access(self._process, access)}"
 
+    @property
+    def lost(self) -> str:
+        """Why the lanes are not whole; empty if they are."""
+        return self._followed.lost
+
     # -- the answer ------------------------------------------------------------------------------------------
 
     def data(self) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from emu.core.errors import EmuError, UnsupportedError
+from emu.core.errors import EmuError, MemoryFault, UnsupportedError
 from emu.core.record import NamedTuple
 from emu.core.task_events import ProcessCreated, ProgramExecuted
 from emu.kernel.run.clock import NEVER
 from emu.kernel.run.policy import SLICE, Decision
+from emu.machine import regs
 from emu.process.visible import RESUME, Operation, Visible
 from emu.rtld.link_map import LT_LOADED
 
@@ -36,7 +37,13 @@ another one, before it is taken to wait in a loop.
 
 
 _ROUNDS = 10_000
-"""The same, with nobody else who can ever run, before the run is given up."""
+"""The same, with nobody else who can ever run and nothing new, before the run is given up."""
+_RED_ZONE, _LOOKED_AT = 128, 1024
+"""Bytes of the stack below its pointer that are in use, and how much of it is compared."""
+_GENERAL = (
+    regs.RAX, regs.RBX, regs.RCX, regs.RDX, regs.RSI, regs.RDI, regs.RBP, regs.RSP, regs.R8, regs.R9, regs.R10, regs.R11, regs.R12, regs.R13,
+    regs.R14, regs.R15,
+)  # fmt: skip
 
 
 class Point(NamedTuple):
@@ -88,10 +95,11 @@ class StepWatcher(Protocol):
 class _Spins:
     """Counts how often the running thread has come to the same operation since it wrote by another one."""
 
-    __slots__ = ("_last", "_tid", "_times")
+    __slots__ = ("_last", "_state", "_tid", "_times")
 
     def __init__(self) -> None:
         self._tid = self._last = 0
+        self._state: tuple[object, ...] = ()
         self._times: dict[tuple[int, tuple[Thing, ...]], int] = {}
 
     def count(self, tid: int, operation: Operation) -> int:
@@ -102,6 +110,11 @@ class _Spins:
         key = operation.pc, operation.reads
         times = self._times[key] = self._times.get(key, -1) + 1
         return times
+
+    def nothing_new(self, state: tuple[object, ...]) -> bool:
+        """Take in the thread's state at an operation; return whether it was the same at the last one."""
+        before, self._state = self._state, state
+        return before == state
 
 
 class EndlessLoopError(EmuError):
@@ -235,7 +248,8 @@ class Stepper:
         self._pending[tid] = operation
         ready = [task.tid for task in self._scheduler.ready]
         spins = self._spins.count(tid, operation)
-        if spins >= _ROUNDS and not ready and self._scheduler.next_deadline == NEVER:
+        alone = not ready and self._scheduler.next_deadline == NEVER
+        if spins >= _ROUNDS and alone and self._spins.nothing_new(self._registers_and_stack()):
             raise EndlessLoopError(f"thread {tid} goes round in a loop, and nobody else can run")
         tired = spins >= _SPINS and bool(ready)
         point = self._point_of(ready if tired else [tid, *ready], 0 if tired else tid)
@@ -247,6 +261,16 @@ class Stepper:
         self._instruction = self._watch.number(operation.pc)
         self._runner.preempt()
         return False
+
+    def _registers_and_stack(self) -> tuple[object, ...]:
+        """Return what a loop that does something changes with each round, most likely."""
+        cpu = self._cpu
+        stack = cpu.get(regs.RSP)
+        try:
+            words = self._process.arena.read(stack - _RED_ZONE, _LOOKED_AT)
+        except MemoryFault:
+            words = b""  # near the end of the stack
+        return (words, *map(cpu.get, _GENERAL))
 
     def _make(self, tid: int, operation: Operation, point: Point) -> None:
         self._pending.pop(tid, None)

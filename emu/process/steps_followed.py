@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from emu.core.task_events import ProcessCreated, ProgramExecuted
 from emu.kernel.syscall_names import syscall_name
 from emu.machine import regs
 from emu.process.steps import Point, Step, Stepper, StepWatcher
@@ -55,19 +56,22 @@ class FollowedSteps(Stepper):
     stands still. `watcher` is told what a Stepper tells one.
 
     A step is held until something shows that the thread has made it: a schedule may end a slice right
-    before an operation that was reached already.
+    before an operation that was reached already. `lost` says from when on nothing is told any more, if so.
     """
 
     def __init__(self, process: Process, reader: StepReader, watcher: StepWatcher | None = None) -> None:
         self._policy = process.kernel.scheduler.policy
         self._reader = reader
         self._held: Step | None = None
+        self.lost = ""
         super().__init__(process, _Nobody())
         self.begin(watcher)
 
     def flush(self) -> None:
         """What was held has been made."""
         step, self._held = self._held, None
+        if self.lost:
+            return
         if step is not None:
             self._make(step.tid, step.operation, step.point)
             self._reader.made(step)
@@ -75,6 +79,8 @@ class FollowedSteps(Stepper):
     def choose(self, tasks: Sequence[int]) -> Decision:
         """Return what the schedule says."""
         decision = self._policy.choose(tasks)
+        if self.lost:
+            return decision
         running, chosen = self._scheduler.current.tid, decision.task
         held, before = self._held, None
         if held is not None and held.tid == running and running in tasks and self._stands_at(held.operation):
@@ -95,6 +101,8 @@ class FollowedSteps(Stepper):
         self._policy.finish()
 
     def _reached(self, operation: Operation) -> bool:
+        if self.lost:
+            return True
         self.flush()
         tid = self._scheduler.current.tid
         point = self._point_of([tid, *(task.tid for task in self._scheduler.ready)], tid)
@@ -116,7 +124,11 @@ class FollowedSteps(Stepper):
         super()._accessed(pc, address, size, write)
 
     def _forked(self, record: Record) -> None:
-        """Other processes have their turns, of which nothing else is told."""
+        """Nothing is told from here on: a child takes the CPU, and another program has its own."""
+        if isinstance(record.event, ProgramExecuted):
+            self.lost = "the program executes another"
+        elif isinstance(record.event, ProcessCreated):
+            self.lost = "the program makes processes"
 
     def _stands_at(self, operation: Operation) -> bool:
         return self._cpu.get(regs.RIP) == operation.pc
