@@ -58,11 +58,19 @@ class Snapshot:
             raise ArgumentError("the snapshot is closed")
         process = self._process
         process.engine.check_idle("a restore")
-        self._state.restore()
+        try:
+            self._state.restore()
+        except SnapshotError as error:
+            raise StateError(str(error)) from None
         for library in process.libraries:
             library.refusal = self._libraries.get(library, _UNDONE)
         for thread in process.driven:
             thread.station = self._threads.get(thread)
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is no way back, since the process has executed another program."""
+        return self._state is None or self._state.lost
 
     def close(self) -> None:
         """Give its memory back."""

@@ -61,7 +61,7 @@ class ProcessSnapshot:
     def __init__(
         self, process: Process, reopen: Reopen, roots: Iterable[object] = (), apart: Iterable[object] = ()
     ) -> None:
-        self._process = process
+        self._process, self._space = process, process.space
         others = [
             f"{pid} ({other.task.name})"
             for pid, other in process.tree.processes.items()
@@ -90,11 +90,18 @@ class ProcessSnapshot:
         )
         self.size = self._memory.size
 
+    @property
+    def lost(self) -> bool:
+        """Whether the process runs another program by now: there is no way back."""
+        return self._process.space is not self._space
+
     def restore(self) -> None:
         """Put the process into this state again, whatever became of it:
-        it may have ended, crashed or been stuck.
+        it may have ended, crashed or been stuck. Raises SnapshotError for one that is lost.
         """
         process = self._process
+        if self.lost:
+            raise SnapshotError("the program has executed another since, whose memory is another")
         for other in list(process.tree.processes.values()):
             self._abandon(other)
             if other is not process:

@@ -77,7 +77,7 @@ class Pool:
     def give_back(self, process: Process) -> None:
         """Keep a process whose test is over."""
         used = self._used.pop(id(process), None)
-        if used is not None:
+        if used is not None and not used[1].start.lost:
             key, kept = used
             self._free.pop(key, None)
             self._free[key] = kept
