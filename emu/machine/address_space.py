@@ -15,6 +15,7 @@ import errno
 import mmap as host_mmap
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from emu.core.files import Backing
 from emu.machine import host
@@ -27,6 +28,7 @@ from emu.machine.arena import (
     PROT_EXEC,
     PROT_READ,
     PROT_WRITE,
+    RESERVED,
     SHARED,
     Arena,
     physical,
@@ -261,7 +263,9 @@ class AddressSpace:
             return old
         if not flags & MREMAP_MAYMOVE:
             raise OSError(errno.ENOMEM, "mremap: no room to grow")
-        return self._move(area, old, old_size, new_size, self.find_gap(new_size))
+        return self._move(
+            area, old, old_size, new_size, self._away_from(0, new_size, area.prot, area.backing)
+        )
 
     def discard(self, address: int, length: int) -> None:
         """Give the pages their first content again (MADV_DONTNEED): zeroes, or the file's bytes."""
@@ -366,10 +370,19 @@ class AddressSpace:
 
     def _away_from(self, hint: int, length: int, prot: int, backing: Backing | None) -> int:
         """Return where a mapping goes that cannot be at `hint`:
-        where it may become accessible later, or else at `hint` as a reservation only.
+        where it may become accessible later, or else as a reservation only, at `hint` if need be.
         """
         try:
-            return self.find_gap(length)
+            gap = self.find_gap(length)
+            if self.reachable(gap, length):
+                return gap
+            start, end, at = RESERVED
+            if at + end - start <= self.arena.size:
+                with suppress(OSError):
+                    return Gaps(end).find(self._starts, self._areas, length, end, PAGE_SIZE, start)
+            if not self.has_place(gap, length, prot, backing):
+                raise OSError(errno.ENOMEM, "no memory of emu lies there")
+            return gap
         except OSError:
             if (
                 not hint

@@ -63,11 +63,11 @@ def _windows(*ranges: tuple[int, int]) -> tuple[Window, ...]:
 
 WINDOWS = _windows(
     (0x5555_5000_0000, 0x5555_5000_0000 + 12 * _GIB),
-    (0x8000_0000_0000 - 40 * _GIB, 0x8000_0000_0000),
+    (0x8000_0000_0000 - 128 * _GIB, 0x8000_0000_0000),
     (0, 0x1000_8000_0000),
     (0x6000_0000_0000, 0x6401_0000_0000),
     (0x3000_0000_0000, 0x3400_0000_0000),
-    (0x7700_0000_0000, 0x8000_0000_0000 - 40 * _GIB),
+    (0x7700_0000_0000, 0x8000_0000_0000 - 128 * _GIB),
     (0x1000_8000_0000, 32 * _TIB),
     (0x5000_0000_0000, 0x5555_5000_0000),
     (0x5555_5000_0000 + 12 * _GIB, 0x6000_0000_0000),
@@ -90,6 +90,8 @@ SIZES = (
 host's 128), for large reservations, for AddressSanitizer (20 TiB), for the least of programs.
 """
 SIZE = SIZES[0]
+RESERVED = WINDOWS[3]
+"""Where large mappings go in an arena that has it, and not the window for them."""
 LATER = SIZES[2:]
 """What a program gets that another process than the first executes, so that there is room for a few."""
 

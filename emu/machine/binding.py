@@ -13,7 +13,7 @@ import ctypes
 import os
 import sys
 from ctypes import CFUNCTYPE, POINTER, c_bool, c_int, c_size_t, c_uint16, c_uint32, c_uint64, c_void_p
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from emu.core.errors import EmuError
 from emu.machine.engine import HostPart
@@ -78,14 +78,6 @@ def library_path() -> str:
     raise EmuError("the unicorn library is not installed; install it with: pip install unicorn==2.1.4")
 
 
-class _Closed:
-    """The handle of an engine that is no more: libunicorn does not look, and Python would die in it."""
-
-    @property
-    def _as_parameter_(self) -> c_void_p:
-        raise EmuError("the CPU of a program that is over is used")
-
-
 class Unicorn(HostPart):
     """One Unicorn engine for x86-64, with the functions that `emu` uses.
 
@@ -126,6 +118,12 @@ class Unicorn(HostPart):
     def __del__(self) -> None:
         self.close()  # 3 MB, and 1 GB of addresses
 
+    def __getattr__(self, name: str) -> Any:
+        """Tell of an engine that is no more: libunicorn does not look, and Python would die in it."""
+        if name == "handle":
+            raise EmuError("the CPU of a program that is over is used")
+        raise AttributeError(name)
+
     def _check(self, error: int, what: str) -> None:
         if error:
             raise EmuError(f"unicorn: {what}: {self.strerror(error)}")
@@ -137,8 +135,8 @@ class Unicorn(HostPart):
 
     def close(self) -> None:
         """Give the engine's memory back."""
-        handle, self.handle = self.handle, cast("c_void_p", _Closed())
-        if handle and not isinstance(handle, _Closed):
+        handle = self.__dict__.pop("handle", None)
+        if handle:
             self._check(self._lib.uc_close(handle), "uc_close")
 
     def stop(self) -> None:

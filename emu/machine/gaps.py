@@ -40,8 +40,17 @@ class Gaps:
         if stop > self._searched:
             self._searched, self._hole = self._top, 0
 
-    def find(self, starts: Sequence[int], areas: Sequence[Vma], length: int, below: int, align: int) -> int:
-        """Return the highest free address for `length` bytes under `below`; `areas` are sorted by `starts`.
+    def find(
+        self,
+        starts: Sequence[int],
+        areas: Sequence[Vma],
+        length: int,
+        below: int,
+        align: int,
+        bottom: int = HIGH_START,
+    ) -> int:
+        """Return the highest free address for `length` bytes under `below`, and not under `bottom`; `areas`
+        are sorted by `starts`.
 
         Raises OSError(ENOMEM).
         """
@@ -49,11 +58,11 @@ class Gaps:
         if below == self._top and length > self._hole:
             end, hole = self._searched, self._hole
         index = bisect_right(starts, end) - 1
-        while end - length >= HIGH_START:
+        while end - length >= bottom:
             area = areas[index] if index >= 0 else None
-            floor = area.end if area is not None else HIGH_START
+            floor = area.end if area is not None else bottom
             place = (end - length) & -align
-            if place >= max(floor, HIGH_START):
+            if place >= max(floor, bottom):
                 if below == self._top:
                     self._searched, self._hole = end, hole
                 return place

@@ -156,6 +156,9 @@ class Tree:
         try:
             process.renew(program)
         except ExecError:
+            made = process.cpu
+            if made is not before["cpu"]:
+                made.close()  # its addresses are wanted by the next attempt
             process.__dict__.clear()
             process.__dict__.update(before)
             process.occupy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -363,8 +362,6 @@ def test_a_cpu_that_is_closed_is_refused_not_entered() -> None:
     cpu = UnicornCpu(Arena())
     cpu.close()
     for use in (cpu.note, cpu.save, lambda: cpu.get(regs.RIP), lambda: cpu.run(0x1000)):
-        with pytest.raises(
-            (EmuError, ctypes.ArgumentError), match="the CPU of a program that is over is used"
-        ):
+        with pytest.raises(EmuError, match="the CPU of a program that is over is used"):
             use()
     cpu.close()

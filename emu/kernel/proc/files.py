@@ -14,7 +14,6 @@ from emu.kernel.errors import fail
 from emu.kernel.fs.file import Inode, Meta, OpenFile, SeekableFile, fresh
 from emu.kernel.fs.textfile import TextFile
 from emu.kernel.proc import proctext
-from emu.machine.arena import physical
 
 if TYPE_CHECKING:
     from emu.kernel.kernel import Kernel, System
@@ -103,7 +102,7 @@ class _MemoryFile(SeekableFile):
             return 0
         end = address
         for area in process.space.overlapping(address, address + size):
-            if area.start > end or physical(area.start) < 0:
+            if area.start > end or not process.space.reachable(area.start, area.end - area.start):
                 break
             end = area.end
         if end <= address:
