@@ -166,7 +166,7 @@ class FileChecks:
             remedies=[
                 f"dlclose all its handles first ({max(map_.direct_opencount - 1, 0)} before this one), and see that it goes"
                 " (emu why tells what keeps it)",
-                "open the new file by a name that was never opened: a copy with a name and, if it has one, a SONAME of its own",
+                "open the new file by a name that was never opened: a copy with a name of its own (a SONAME does not count for a path)",
             ],
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ from emu.analysis.retell import Question, Retelling, ask, is_deepbind
 from emu.elf import constants as c
 from emu.elf.relocations import iter_rela
 from emu.rtld.found import Found, symbol_of
-from emu.rtld.link_map import LT_EXECUTABLE, LinkMap
+from emu.rtld.link_map import LT_EXECUTABLE, LT_LOADED, LinkMap
 from emu.rtld.lookup import CLASS_COPY, CLASS_PLT
 from emu.rtld.verdict import Verdict
 
@@ -82,9 +82,14 @@ def _nothing(question: Question, retelling: Retelling) -> AppliedRule:
             "undefined-weak",
             "no object in scope has a definition that would do; the reference is weak, so it is 0",
         )
+    ends = (
+        "dlopen gives NULL, or, if the call is bound when it is made (RTLD_LAZY, without BIND_NOW), the process ends then"
+        if question.map.type == LT_LOADED
+        else "the process ends, at the latest when it is used"
+    )
     return AppliedRule(
         "undefined",
-        "no object in scope has a definition that would do: ld.so says `undefined symbol' and ends, at the latest when it is used",
+        f"no object in scope has a definition that would do: ld.so says `undefined symbol', and {ends}",
     )
 
 
