@@ -4,6 +4,7 @@ each change is tried, by a look-up over scopes as they would then be.
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -75,15 +76,23 @@ class Changes:
             if skip is not None and skip in main.searchlist and skip is not main:
                 rest = [m for m in main.searchlist if m is not map_]
                 rest.insert(rest.index(skip) + 1, map_)
-                text = f"{map_.display_name} preloaded behind it (LD_PRELOAD={skip.display_name}:{map_.display_name})"
+                text = f"{map_.display_name} preloaded behind it (LD_PRELOAD={self._written(skip)}:{self._written(map_)})"
                 yield from self._try("preload", map_, text, self._with_global(rest))
                 continue
             yield from self._try(
                 "preload",
                 map_,
-                f"LD_PRELOAD={map_.display_name}",
+                f"LD_PRELOAD={self._written(map_)}",
                 self._with_global(order),
             )
+
+    def _written(self, map_: LinkMap) -> str:
+        """Return an object as LD_PRELOAD takes it: without a slash it would be searched for."""
+        path, cwd = map_.display_name, self.facts.process.config.cwd
+        inside = os.path.relpath(path, cwd) if os.path.isabs(path) and cwd != "/" else path
+        if inside.startswith("../"):
+            inside = path
+        return inside if inside.startswith(("/", "./")) else f"./{inside}"
 
     def _with_global(self, order: list[LinkMap]) -> Question:
         """Return the question with another order of the global scope."""

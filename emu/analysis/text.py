@@ -246,9 +246,11 @@ class Renderer:
         return text.replace(name, base) if name and self._basenames[base] <= 1 else text
 
     def _short_all(self, text: str) -> str:
+        """Shorten the names of objects, but for what is to be pasted."""
+        text, preload, pasted = text.partition("LD_PRELOAD=")
         for object_ in sorted(self.answer.objects, key=lambda o: -len(o.name)):
             text = self._short_in(text, object_.name)
-        return text
+        return text + preload + pasted
 
     # -- layout ----------------------------------------------------------------------------------------------
 

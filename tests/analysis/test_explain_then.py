@@ -65,7 +65,7 @@ def test_what_would_let_next_find_it_does() -> None:
     assert [(change["code"], Path(change["winner"]["object"]).name) for change in told["changes"]] == [
         ("preload", "libhs.so"), ("global", "libhs.so"), ("needed", "libhs.so"),
     ]  # fmt: skip
-    assert "LD_PRELOAD=hook.so:libhs.so" in text
+    assert "LD_PRELOAD=./hook.so:./libhs.so" in text
     assert "libhs.so defines it, and is only in the local scope of ./user.so" in text.replace(
         "user.so (R", "./user.so (R"
     )
