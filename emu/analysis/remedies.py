@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from emu.analysis.frames import is_runtime, is_standard, is_user, listed
 from emu.analysis.reasons import holders
 from emu.analysis.why_data import Remedy
+from emu.core.record import NamedTuple
 from emu.elf.demangle import demangle
 from emu.process.folding import is_library_source
 from emu.rtld.close import held_by, root_kinds
@@ -37,12 +38,21 @@ _ORDER = (
 _DESTRUCTOR_REASONS = ("tls-destructors", "nodelete-destructors")
 
 
+class _Threads(NamedTuple):
+    """The first thread, and the one that runs: where a dlclose is asked about, its caller."""
+
+    main: int
+    running: int
+
+
 def remedies(reasons: ReasonFinder, map_: LinkMap, found: tuple[Reason, ...]) -> tuple[Remedy, ...]:
     """Return the shortest list of changes that lets `map_` go; `found` are its reasons.
 
     `reasons` answers about others.
     """
+    runner = reasons.process.runner
     main = reasons.process.task.tid
+    who = _Threads(main, runner.task.tid if runner is not None else main)
     if found and found[0].code == "never-collected":
         since = found[0].since
         at_exit = (
@@ -55,14 +65,14 @@ def remedies(reasons: ReasonFinder, map_: LinkMap, found: tuple[Reason, ...]) ->
             text = "what kept it went only when the program exited: it must go before a dlclose that collects"
         return (Remedy("collect", map_.display_name, text, 0, ()),)
     if map_.type != LT_LOADED:
-        return tuple(_of_reason(found[0], main))
+        return tuple(_of_reason(found[0], who))
     above = holders(reasons.rtld, map_)
     by_object: dict[tuple[str, int], set[Remedy]] = {}
     nodelete = {(one.object, one.namespace) for one in found if one.code.startswith("nodelete")}
     for reason in found:
         which = (reason.object, reason.namespace)
         mine = by_object.setdefault(which, set())
-        mine.update(_of_reason(reason, main))
+        mine.update(_of_reason(reason, who))
         if reason.code == "open-count" and which not in nodelete:
             mine.update(_closed_in_vain(reason))
     roots = {
@@ -121,7 +131,7 @@ def _enough(
     return True
 
 
-def _of_reason(reason: Reason, main: int) -> Iterator[Remedy]:
+def _of_reason(reason: Reason, who: _Threads) -> Iterator[Remedy]:
     """Yield the changes that take one reason away."""
     name, short = reason.object, os.path.basename(reason.object)
     match reason.code:
@@ -162,7 +172,7 @@ def _of_reason(reason: Reason, main: int) -> Iterator[Remedy]:
             for one in reason.destructors:
                 threads.setdefault(one.thread.thread, []).append(one)
             for objects in threads.values():
-                yield _of_thread(objects, name, main)
+                yield _of_thread(objects, name, who)
             if reason.count > len(reason.destructors):
                 text = f"the destructors of {short} in the libc of another namespace must run"
                 yield Remedy("run-destructors", name, text, 0, ())
@@ -181,7 +191,7 @@ def _closed_in_vain(reason: Reason) -> Iterator[Remedy]:
         yield Remedy("close", reason.object, text, 0, ())
 
 
-def _of_thread(objects: list[PendingDestructor], name: str, main: int) -> Remedy:
+def _of_thread(objects: list[PendingDestructor], name: str, who: _Threads) -> Remedy:
     """Return what must happen for the destructors in one thread to run."""
     thread = objects[0].thread
     called = f"thread {thread.thread} ({thread.name})"
@@ -191,9 +201,12 @@ def _of_thread(objects: list[PendingDestructor], name: str, main: int) -> Remedy
     if thread.state == "ended":
         text = f"{called} has ended without running its destructors: it must return or call pthread_exit"
         return Remedy("run-destructors", name, text, thread.thread, ())
-    if thread.thread == main:
+    if thread.thread == who.main:
         text = f"the main thread runs destructors only at exit: touch {what} in a thread that ends before dlclose, or not at all"
         return Remedy("touch-elsewhere", name, text, thread.thread, ())
+    if thread.thread == who.running:
+        text = f"{called} calls dlclose itself: let another thread do that, when this one has ended"
+        return Remedy("end-thread", "", text, thread.thread, ())
     return Remedy("end-thread", "", f"{called} must end before the dlclose", thread.thread, ())
 
 

@@ -193,3 +193,25 @@ def test_asked_from_python_without_having_watched() -> None:
     (reason,) = why_loaded(process, "libp.so")
     assert (reason.code, reason.object, reason.since) == ("open-count", "./libu.so", None)
     assert [link.kind for link in reason.chain] == ["bound"]
+
+
+def test_a_thread_that_closes_itself_is_told_to_leave_that_to_another(tmp_path: Path) -> None:
+    (tmp_path / "plugin.cc").write_text(
+        "struct Cache { int size = 0; ~Cache(); };\nCache::~Cache() {}\n"
+        'static thread_local Cache cache;\nextern "C" int touch() { return ++cache.size; }\n'
+    )
+    (tmp_path / "main.c").write_text(
+        "#include <dlfcn.h>\n#include <pthread.h>\n"
+        'static void *run(void *p) { p = dlopen("./plugin.so", RTLD_NOW); ((int (*)(void))dlsym(p, "touch"))();\n'
+        "dlclose(p); return 0; }\n"
+        "int main(void) { pthread_t t; pthread_create(&t, 0, run, 0); return pthread_join(t, 0); }\n"
+    )
+    subprocess.run(
+        ["g++", "-g", "-shared", "-fPIC", "-o", "plugin.so", "plugin.cc"], cwd=tmp_path, check=True
+    )
+    subprocess.run(["gcc", "-g", "-pthread", "-o", "main", "main.c"], cwd=tmp_path, check=True)
+    done = support.emu("why", "./main", "plugin.so", cwd=tmp_path)
+    text = (done.stdout + done.stderr).decode()
+    assert (
+        "thread 1001 (main) calls dlclose itself: let another thread do that, when this one has ended" in text
+    )
