@@ -390,7 +390,8 @@ def _is_variable(map_: LinkMap, value: int) -> bool:
 def _remedies(types: str) -> list[str]:
     return [
         f'give {types} default visibility in all objects: __attribute__((visibility("default"))) on the class',
-        f"give {types} a key function (a virtual function that is not inline) in one shared library, and export it from there",
+        f"give {types}, and each of its bases that both have, a key function (a virtual function that is not inline) in one shared library,"
+        " and export it from there",
     ]
 
 
