@@ -14,6 +14,7 @@ host's memory: a page exists when it is used, and so do the bytes about it.
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import struct
 from bisect import bisect_left, bisect_right
@@ -126,8 +127,6 @@ def virtual(offset: int) -> int:
 
 EDGES = frozenset(edge for window in WINDOWS for edge in (window.start, window.end))
 """Where the arena goes on elsewhere: no area lies over such an address."""
-
-
 _SORTED_EDGES = sorted(EDGES)
 
 
@@ -142,15 +141,18 @@ def size_for(end: int) -> int:
     return next(size for size in reversed(SIZES) if size >= end)
 
 
-def _reserve(sizes: Sequence[int]) -> mmap.mmap:
-    """Return as much of the host's addresses as there is room for:
-    other processes of the guest have arenas, too. Raises NoRoomError.
+def _reserve(sizes: Sequence[int]) -> tuple[mmap.mmap, mmap.mmap, mmap.mmap]:
+    """Return as much of the host's addresses as there is room for (other processes of the guest have arenas,
+    too), with two tables of a byte a page. Raises NoRoomError.
     """
-    for size in sizes:
+    for size in (*sizes, *sizes):
         try:
-            return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
+            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
+            return memory, table(SIZE // PAGE_SIZE), table(SIZE // PAGE_SIZE)
         except OSError as error:
             last = error
+        if size == sizes[-1]:
+            gc.collect()  # there may be processes that nobody has any more
     raise NoRoomError(
         f"cannot reserve {sizes[-1] >> 30} GiB of address space for the guest ({last.strerror}); "
         "is there a limit on virtual memory (ulimit -v)?"
@@ -171,13 +173,11 @@ class Arena:
     def __init__(self, budget: Budget | None = None, sizes: Sequence[int] = SIZES) -> None:
         self.budget = budget if budget is not None else Budget()
         self.resident = 0
-        self.mapping = _reserve(sizes)
+        self.mapping, self.perms, self.touched = _reserve(sizes)
         self.size = len(self.mapping)
         self.bytes = memoryview(self.mapping)
         self.words = self.bytes.cast("Q")
-        self.perms = table(SIZE // PAGE_SIZE)
         self.permissions = PageBytes(self.perms)
-        self.touched = table(SIZE // PAGE_SIZE)
         self._used: set[int] = set()
         self.on_code: Callable[[int, int], None] = lambda address, size: None
         self.host_base = ctypes.addressof(ctypes.c_char.from_buffer(self.mapping))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from emu.core.errors import EmuError, MemoryFault
 from emu.glibc.stubs import build_stubs
 from emu.machine import regs
 from emu.machine.address_space import MMAP_BASE, AddressSpace
-from emu.machine.arena import PROT_READ, PROT_WRITE, Arena, physical
+from emu.machine.arena import PROT_READ, PROT_WRITE, SIZES, Arena, physical
 from emu.machine.cpu import UnicornCpu
 from emu.machine.engine import CpuException, InstructionError, PageFault, Stopped
 from emu.machine.scan import REFUSED, find_special
@@ -365,3 +366,14 @@ def test_a_cpu_that_is_closed_is_refused_not_entered() -> None:
         with pytest.raises(EmuError, match="the CPU of a program that is over is used"):
             use()
     cpu.close()
+
+
+def test_arenas_that_nobody_has_any_more_make_room() -> None:
+    """Each takes 144 GiB of addresses at least, of 128 TiB, till the garbage collection has found it."""
+    gc.disable()
+    try:
+        for _ in range(400):
+            arena = Arena(sizes=SIZES[-1:])
+            arena.on_code = lambda address, size, arena=arena: None  # type: ignore[misc]  # a cycle
+    finally:
+        gc.enable()
