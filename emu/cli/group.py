@@ -49,9 +49,10 @@ class LazyGroup(click.Group):
                 command,
                 "Say what runs and what it costs, and of each thing that is not supported when it is asked for.",
             )
-        gc.freeze()
-        gc.set_threshold(_COLLECT_AT)
-        gc.enable()
+        if not gc.isenabled():  # the first that is asked for in this process
+            gc.freeze()
+            gc.set_threshold(_COLLECT_AT)
+            gc.enable()
         names = {}
         for spelled, option in _options(command).items():
             option.envvar = defaults.variable(spelled)
