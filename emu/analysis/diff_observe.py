@@ -103,6 +103,7 @@ def observe(config: RunConfig, policy: Callable[[], Policy], stdin: bytes, side:
     bus.subscribe(lambda record: notes.event(record), _CATEGORIES if config.ldso == EMU else _OF_REAL)
     captured, process, release = _run(config._replace(policy=policy()), stdin, bus, notes)
     facts = notes.facts()
+    process.close()  # more runs follow, and each wants its share of the host's addresses
     facts["output"] = _lines(captured.output)
     linking = bool(captured.words) and not captured.words.startswith("emu: ")
     facts["errors"] = _lines(captured.errors + (f"{captured.words}\n".encode() if linking else b""))
@@ -184,6 +185,8 @@ def _ask_ld_debug(
         facts.update(notes.said(_content(process.kernel.fs, f"{_LD_DEBUG}.{process.kernel.pid}")))
     except OSError:
         return unseen | {"bindings": "ld.so tells nothing of a program in secure mode"}
+    finally:
+        process.close()
     return unseen
 
 

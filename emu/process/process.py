@@ -213,7 +213,8 @@ class Process:
 
     def close(self) -> None:
         """The process is over: its engine goes, unless it is another's as well."""
-        if not any(other.cpu is self.cpu for other in self.tree.processes.values()):
+        others = (other for other in self.tree.processes.values() if other is not self)
+        if not any(other.cpu is self.cpu for other in others):
             self.cpu.close()
 
     # -- phases ----------------------------------------------------------------------------------------------

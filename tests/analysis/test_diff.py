@@ -5,9 +5,11 @@ The real ld.so of each system is the judge.
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jsonschema
@@ -22,8 +24,6 @@ from tests.support import compile_c, emu
 from tools import elsewhere, fixtures
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from emu.analysis.diff_data import Comparison, Difference
 
 pytestmark = pytest.mark.usefixtures("built_fixtures")
@@ -46,6 +46,25 @@ def test_our_loader_and_the_real_one_do_the_same(fixture: str, words: tuple[str,
     assert (said.exit, said.stderr) == (0, b""), text
     assert "emu's loader and its own ld.so do the same" in text
     assert "the same: output, errors, ending, loads, bindings, init, fini, unloads" in text
+
+
+def test_a_run_that_was_observed_gives_its_addresses_back() -> None:
+    """Each has up to half of what the host's processor can address, and `compare` makes one for each rule."""
+    ways = ways_of("unload-cycle", "open:a", "close:a")
+    ways.run(0)
+    gc.collect()
+    gc.disable()
+    try:
+        before = _reserved()
+        ways.run(0)
+        assert _reserved() < before + (1 << 40)
+    finally:
+        gc.enable()
+
+
+def _reserved() -> int:
+    areas = (line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines())
+    return sum(int(end, 16) - int(start, 16) for start, end in areas)
 
 
 # -- two releases, by the rules alone ------------------------------------------------------------------------
