@@ -155,6 +155,16 @@ class Bindings:
         """Return what a reference is bound to, or will be."""
         return self.ask(map_, index, class_, scopes_of(self._rtld, map_))
 
+    def original(self, map_: LinkMap, index: int, class_: int) -> Exported | None:
+        """Return what a reference is bound to, and of a copy in the program what was copied."""
+        found = self.bound(map_, index, class_)
+        if found is None or found.map.type != 0:
+            return found
+        copied = {found.map.symtab.entry(number).value for number in copies(self._rtld, found.map)}
+        if found.map.symtab.entry(found.number).value not in copied:
+            return found
+        return self.bound(map_, index, CLASS_COPY)
+
     def ask(self, map_: LinkMap, index: int, class_: int, scopes: Sequence[Scope]) -> Exported | None:
         """Return what a reference would be bound to in `scopes`."""
         name = map_.symtab.symbol_name(index)

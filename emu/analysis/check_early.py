@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import Notes, base
 from emu.analysis.check_order import has_constructors, is_allocator, is_weak
-from emu.analysis.meant import PRELOADS
+from emu.analysis.meant import PRELOADS, is_runtime
 
 if TYPE_CHECKING:
     from emu.core.events import Initializer, InitStarted, Record
@@ -92,6 +92,8 @@ class Early:
                 self._release(map_)  # the program's start, or its own constructors
             return
         function = notes.process.symbols.describe(pc)
+        if is_runtime(caller) and is_runtime(map_):
+            return  # one C++ run-time library in the place of another: their guards and tables need no start
         if "+0x" in function or is_allocator(function) or is_weak(map_, pc - map_.addr):
             return
         here = notes.here()
@@ -99,10 +101,11 @@ class Early:
         if map_.found_by in PRELOADS:
             self._told[map_.serial] = map_.serial, function
         why, remedies = why_early(caller, map_, interposed=_interposed(caller, map_, pc - map_.addr))
-        where = notes.line(here._replace(frames=here.frames[1:]))
+        line = notes.line(here._replace(frames=here.frames[1:]))
+        where = f"at {line}" if line else f"by {base(caller.display_name)}"
         notes.report(
             RULE,
-            f"{function} of {base(map_.display_name)} is called at {where} before the constructors of {base(map_.display_name)} have run: {why}",
+            f"{function} of {base(map_.display_name)} is called {where} before the constructors of {base(map_.display_name)} have run: {why}",
             here, (), [map_.display_name, caller.display_name], key=(map_.serial, function), remedies=remedies,
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import Notes, base
-from emu.analysis.meant import is_standard
+from emu.analysis.meant import is_cxx_runtime, is_standard
 from emu.core.events import InitStarted
 from emu.core.record import NamedTuple
 from emu.elf import constants as c
@@ -86,6 +86,8 @@ class SymbolChecks:
         assert rtld is not None
         for other in self._objects[name]:
             if other.size == mine.size or other.map.ns != mine.map.ns or other.map.removed:
+                continue
+            if is_standard(name) and is_cxx_runtime(mine.map) and is_cxx_runtime(other.map):
                 continue
             if c.STB_WEAK not in (mine.bind, other.bind) and c.STB_GNU_UNIQUE not in (mine.bind, other.bind):
                 continue

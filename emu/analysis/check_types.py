@@ -1,10 +1,10 @@
 """Rules about what one C++ class has in two DSOs and that does not become one: typeinfo, and static members.
 
 libstdc++ compares types by name (unless the name begins with `*`), so two typeinfo objects of one class are
-one type there; libc++ compares addresses, so they are two: dynamic_cast and catch fail. Where such types are
-met, `__dynamic_cast` and `__cxa_throw` are watched. Static members are two variables under either library. A
-definition does not merge with others where it is hidden, or where nobody who has another one sees it
-(RTLD_LOCAL).
+one type there; libc++ compares the addresses of the names, so they are two unless both lead to one name:
+dynamic_cast and catch fail. Where such types are met, `__dynamic_cast` and `__cxa_throw` are watched. Static
+members are two variables under either library. A definition does not merge with others where it is hidden, or
+where nobody who has another one sees it (RTLD_LOCAL).
 
 Source: Itanium C++ ABI 2.9.1, 5.2.3; libc++ `_LIBCPP_TYPEINFO_COMPARISON_IMPLEMENTATION`; libstdc++
 `type_info::operator==`.
@@ -12,18 +12,16 @@ Source: Itanium C++ ABI 2.9.1, 5.2.3; libc++ `_LIBCPP_TYPEINFO_COMPARISON_IMPLEM
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from emu.analysis.bindings import own_scope
 from emu.analysis.check_data import ERROR
 from emu.analysis.check_notes import NOWHERE, Notes, base
+from emu.analysis.kept import how_kept, why_own
 from emu.analysis.meant import is_libc, is_standard
+from emu.analysis.vague import INTERNAL, compares_addresses, is_of_c_function, is_vague, is_variable
 from emu.core.errors import EmuError, MemoryFault
-from emu.elf import constants as c
 from emu.elf.demangle import demangle
 from emu.elf.lsda import CATCH_ALL
-from emu.rtld.link_map import LT_LOADED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,12 +32,6 @@ if TYPE_CHECKING:
 
 TYPE, STATIC = "type-twice", "static-twice"
 _SHOWN = 4
-_INTERNAL = re.compile(rb"L\d|12_GLOBAL__N_1")
-"""In a mangled name: of internal linkage.
-
-Source: Itanium C++ ABI 5.1.2 (`L`), GCC and clang for anonymous namespaces.
-"""
-_LIBCXX = re.compile(r"libc\+\+(abi|_shared)?\.so")
 _DEPTH = 16
 """Bases of a class that are followed at most: the guest's memory says how many there are."""
 _CALLS = 100_000
@@ -63,10 +55,10 @@ class Types:
             return
         for map_ in new:
             self._hidden[map_] = {} if is_libc(map_) else self._hidden_symbols(map_)
-            if _uses_libcxx(map_):
+            if compares_addresses(bindings, map_):
                 exported = bindings.table(map_).exports
                 for name, value in self._notes.typeinfo(map_).items():
-                    if name not in exported and not _INTERNAL.search(name) and not is_standard(name):
+                    if name not in exported and not INTERNAL.search(name) and not is_standard(name):
                         self._hidden[map_].setdefault(name, value)
         for map_ in new:
             self._types(bindings, map_)
@@ -84,20 +76,20 @@ class Types:
         return {
             name: value
             for name, value in hidden.items()
-            if not _INTERNAL.search(name) and not is_standard(name)
+            if not INTERNAL.search(name) and not is_standard(name)
         }
 
     # -- typeinfo --------------------------------------------------------------------------------------------
 
     def _types(self, bindings: Bindings, map_: LinkMap) -> None:
-        if not _uses_libcxx(map_):
+        if not compares_addresses(bindings, map_):
             return
         mine = dict(self._typeinfo(bindings, map_))
         for other in bindings.objects():
-            if other is map_ or other.ns != map_.ns or not _uses_libcxx(other):
+            if other is map_ or other.ns != map_.ns or not compares_addresses(bindings, other):
                 continue
             theirs = dict(self._typeinfo(bindings, other))
-            names = sorted(name for name, at in mine.items() if theirs.get(name, at) != at)
+            names = sorted(name for name, at in mine.items() if self._differ(at, theirs.get(name, at)))
             if not names:
                 continue
             for name in names:
@@ -105,6 +97,17 @@ class Types:
             self._tell_types(names, map_, other)
         if self._split:
             self._watch_casts(bindings)
+
+    def _differ(self, one: int, other: int) -> bool:
+        """Whether two typeinfo objects are two types: their names lie at different places.
+
+        Source: Itanium C++ ABI 2.9.5 (the name follows the vtable).
+        """
+        arena = self._notes.process.arena
+        try:
+            return one != other and arena.read_u64(one + 8) != arena.read_u64(other + 8)
+        except MemoryFault:
+            return True
 
     def _typeinfo(self, bindings: Bindings, map_: LinkMap) -> Iterator[tuple[bytes, int]]:
         """Yield the class types of an object and the typeinfo that its own code means by each."""
@@ -134,13 +137,29 @@ class Types:
         self._notes.report(
             TYPE, f"{what}{more} {'is' if len(names) == 1 else 'are'} in {places}: two objects for one type, and libc++ compares addresses:"
             " dynamic_cast and catch across them fail",
-            NOWHERE, [], [one.display_name, other.display_name], key=key, remedies=_remedies(", ".join(plain)),
+            NOWHERE, [], [one.display_name, other.display_name], key=key, remedies=self._type_remedies(names[0], ", ".join(plain), one, other),
         )  # fmt: skip
 
     def _how(self, map_: LinkMap, name: bytes) -> str:
+        """Return how an object has its own definition: kept to itself, or why others' do not become it."""
         if name in self._hidden[map_]:
-            return "not exported" if map_.type == 0 else "hidden"
-        return "RTLD_LOCAL" if map_.type == LT_LOADED and not map_.global_ else "exported"
+            return how_kept(self._notes.process.symbols, map_, name)
+        return why_own(self._notes.process, map_, name)
+
+    def _type_remedies(self, name: bytes, types: str, one: LinkMap, other: LinkMap) -> list[str]:
+        """Return what makes one type of two: visibility helps only where it is what keeps them apart."""
+        ways = {base(map_.display_name): self._how(map_, name) for map_ in (one, other)}
+        remedies = [f"link {who} without -Bsymbolic" for who, how in ways.items() if "Bsymbolic" in how]
+        remedies += [f"open {who} without RTLD_DEEPBIND" for who, how in ways.items() if "DEEPBIND" in how]
+        if any(map_ for map_ in (one, other) if name in self._hidden[map_]) or not remedies:
+            remedies.append(
+                f'give {types} default visibility in all objects: __attribute__((visibility("default"))) on the class'
+            )
+        return [
+            *remedies,
+            f"give {types}, and each of its bases that both have, a key function (a virtual function that is not inline) in one shared library,"
+            " and export it from there",
+        ]
 
     def _watch_casts(self, bindings: Bindings) -> None:
         for map_ in bindings.objects():
@@ -182,7 +201,8 @@ class Types:
         self._notes.report(
             TYPE, f"dynamic_cast to {text}{f' at {line}' if line else ''} fails, though the object is one: typeinfo for {text} is in {base(one.display_name)}"
             f" ({self._how(one, name)}) and in {base(other.display_name)} ({self._how(other, name)}), two objects, and libc++ compares addresses",
-            here, [], [one.display_name, other.display_name], key=(TYPE, *sorted((one.serial, other.serial))), severity=ERROR, remedies=_remedies(text),
+            here, [], [one.display_name, other.display_name], key=(TYPE, *sorted((one.serial, other.serial))), severity=ERROR,
+            remedies=self._type_remedies(name, text, one, other),
         )  # fmt: skip
 
     def _throws(self) -> None:
@@ -237,7 +257,8 @@ class Types:
             TYPE, f"an exception of type {text}{f', thrown at {line},' if line else ''} passes the catch for that type in {frame.function or '??'} ({where}):"
             f" typeinfo for {text} is in {base(one.display_name)} ({self._how(one, name)}) and in {base(other.display_name)} ({self._how(other, name)}),"
             " two objects, and libc++ compares addresses",
-            here, [], [one.display_name, other.display_name], key=(TYPE, *sorted((one.serial, other.serial))), severity=ERROR, remedies=_remedies(text),
+            here, [], [one.display_name, other.display_name], key=(TYPE, *sorted((one.serial, other.serial))), severity=ERROR,
+            remedies=self._type_remedies(name, text, one, other),
         )  # fmt: skip
 
     def _bases(self, type_: int) -> list[int]:
@@ -266,7 +287,7 @@ class Types:
         """
         groups: dict[LinkMap, list[bytes]] = {}
         for name, definition in bindings.table(map_).exports.items():
-            if not _is_vague(name, definition):
+            if not is_vague(name, definition):
                 continue
             mine = self._own(bindings, map_, name)
             if mine is None or mine.map is not map_:
@@ -277,18 +298,18 @@ class Types:
                 theirs = bindings.table(other).exports.get(name)
                 if name in self._hidden.get(other, ()):
                     groups.setdefault(other, []).append(name)
-                elif theirs is not None and _is_vague(name, theirs):
+                elif theirs is not None and is_vague(name, theirs):
                     own = self._own(bindings, other, name)
                     if own is not None and own.map is other:
                         groups.setdefault(other, []).append(name)
         for name, value in self._hidden[map_].items():
             if name.startswith((b"_ZT", b"_ZG")):
                 continue
-            if name.startswith(b"_ZZ") and not _of_c_function(name) and _is_variable(map_, value):
+            if name.startswith(b"_ZZ") and not is_of_c_function(name) and is_variable(map_, value):
                 for other in self._keeping(bindings, map_, name):
                     groups.setdefault(other, []).append(name)
             for definition in bindings.definitions(map_.ns, name):
-                if definition.map is not map_ and _is_vague(name, definition):
+                if definition.map is not map_ and is_vague(name, definition):
                     groups.setdefault(definition.map, []).append(name)
         for other, names in groups.items():
             key = (STATIC, *sorted((map_.serial, other.serial)))
@@ -306,15 +327,19 @@ class Types:
                 theirs is not None
                 and other is not map_
                 and other.ns == map_.ns
-                and _is_variable(other, theirs)
+                and is_variable(other, theirs)
             ):
                 yield other
 
     def _own(self, bindings: Bindings, map_: LinkMap, name: bytes) -> Exported | None:
-        for index, (known, class_) in bindings.table(map_).references.items():
+        """Return the definition that an object uses: by its reference, or without one what it was linked to
+        (the program's own, or by -Bsymbolic).
+        """
+        table = bindings.table(map_)
+        for index, (known, class_) in table.references.items():
             if known == name:
                 return bindings.bound(map_, index, class_)
-        return None
+        return table.exports.get(name) if map_.symbolic or map_.type == 0 else None
 
     def _tell_statics(self, names: list[bytes], one: LinkMap, other: LinkMap) -> None:
         shown = ", ".join(demangle(name.decode(errors="replace")) for name in names[:_SHOWN])
@@ -341,58 +366,16 @@ class Types:
             if name in self._hidden[map_]:
                 how = "link it with -rdynamic" if map_.type == 0 else "default visibility"
                 remedies.append(f"export it from {base(map_.display_name)}: {how}")
+            elif map_.symbolic:
+                remedies.append(
+                    f"link {base(map_.display_name)} without -Bsymbolic (-Bsymbolic-functions leaves data alone)"
+                )
         if len(remedies) == 1:
             remedies.append(
                 f"open {base(one.display_name)} or {base(other.display_name)}, whichever comes first, with RTLD_GLOBAL"
             )
             remedies.append("if each is to have its own, hide it in both: -fvisibility=hidden")
         return remedies
-
-
-def _uses_libcxx(map_: LinkMap) -> bool:
-    """Whether an object's C++ is libc++'s, as a library that it needs or in it."""
-    return b"St3__1" in map_.symtab.strings.data or any(
-        _LIBCXX.match(m.soname or "") for m in own_scope(map_)[1:]
-    )
-
-
-def _is_vague(name: bytes, definition: Exported) -> bool:
-    """Whether a definition is a variable's that many objects may have:
-    an inline or template static member, a static local of an inline function.
-    """
-    if definition.type != c.STT_OBJECT or definition.bind not in (c.STB_WEAK, c.STB_GNU_UNIQUE):
-        return False
-    if not name.startswith((b"_ZN", b"_ZZ")) or _INTERNAL.search(name) or is_standard(name):
-        return False
-    return _is_variable(definition.map, definition.map.symtab.entry(definition.number).value)
-
-
-def _of_c_function(name: bytes) -> bool:
-    """Whether a static local is one of a function with C linkage, which has no parameters in its name:
-    each plugin may have such a function.
-
-    Source: Itanium C++ ABI 5.1.6 (local names), 5.1.3 (encodings).
-    """
-    found = re.match(rb"_ZZ(\d+)", name)
-    return found is not None and name[found.end() + int(found[1]) :].startswith(b"E")
-
-
-def _is_variable(map_: LinkMap, value: int) -> bool:
-    """Whether a link-time address is where an object has what may be written, also after its linking."""
-    start, size = map_.relro or (0, 0)
-    if start <= map_.addr + value < start + size:
-        return False
-    return any(
-        p.type == c.PT_LOAD and p.flags & c.PF_W and p.vaddr <= value < p.vaddr + p.memsz for p in map_.phdrs
-    )
-
-
-def _remedies(types: str) -> list[str]:
-    return [
-        f'give {types} default visibility in all objects: __attribute__((visibility("default"))) on the class',
-        f"give {types}, and each of its bases that both have, a key function (a virtual function that is not inline) in one shared library,"
-        " and export it from there",
-    ]
 
 
 def _address(definition: Exported) -> int:

@@ -52,6 +52,7 @@ _LIBC = re.compile(
     r"(libc|libm|libpthread|libdl|librt|libutil|libresolv|libanl|libmvec|libBrokenLocale|libnss_\w+|libthread_db|libnsl|ld-linux-x86-64)\.so\.[0-9]"
 )
 _CXX_RUNTIME = re.compile(r"(libstdc\+\+|libc\+\+|libc\+\+abi|libsupc\+\+|libcxxrt|libc\+\+_shared)\.so")
+_UNWINDER = re.compile(r"(libgcc_s|libunwind)\.so")
 
 PRELOADS = ("LD_PRELOAD", "/etc/ld.so.preload")
 """How an object was found that was preloaded."""
@@ -82,11 +83,16 @@ def is_cxx_runtime(map_: LinkMap) -> bool:
     return _CXX_RUNTIME.match(_soname(map_)) is not None
 
 
+def is_runtime(map_: LinkMap) -> bool:
+    """Whether an object is a C++ run-time library or the unwinder beneath it."""
+    return is_cxx_runtime(map_) or _UNWINDER.match(_soname(map_)) is not None
+
+
 def is_standard(name: bytes) -> bool:
     """Whether a mangled name is of namespace std or the run-time library behind it."""
     return (
         re.match(
-            rb"_Z(TI|TS|TV|TT|GV|GR|Z|N|NK|K)*(St|S[absiod]|N9__gnu_cxx|N10__cxxabiv1|9__gnu_cxx)|__cxa_|__gxx_|_ZT[ISV]P?K?[a-z]$",
+            rb"_Z(TI|TS|TV|TT|GV|GR|Z|N|NK|K)*(St|S[absiod]|N9__gnu_cxx|N10__cxxabiv1|9__gnu_cxx)|__cxa_|__gxx_|_ZT[ISV]P?K?D?[a-z]$",
             name,
         )
         is not None

@@ -150,7 +150,7 @@ CASES = {
     ),
     "check-singleton:hidden": Case(
         "static-twice",
-        r"Registry::instance\(\)::one is in plugin\.so \(hidden\) and in host \(not exported\)",
+        r"Registry::instance\(\)::one is in plugin\.so \(local\) and in host \(hidden\)",
         {"one shared library": ("library",), "export it from both": ("exported",)},
     ),
     "check-class-differs:swapped": Case(
@@ -165,14 +165,19 @@ CASES = {
     ),
     "check-class-twice:libcxx": Case(
         "type-twice!",
-        r"dynamic_cast to Api2 at cast\.cc:5 fails, though the object is one: typeinfo for Api2 is in cast \(not exported\) and in libsdk\.so \(hidden\)",
+        r"dynamic_cast to Api2 at cast\.cc:11 fails, though the object is one: typeinfo for Api2 is in cast \(hidden\) and in libsdk\.so \(local\)",
         {"default visibility": ("visible",), "key function": ("key-function",)},
-        ("libstdcxx",),
+        ("libstdcxx", "copied", "copied-for-all", "mixed", "mixed-through"),
+    ),
+    "check-class-twice:symbolic": Case(
+        "type-twice!",
+        r"typeinfo for Api2 is in cast-symbolic \(exported\) and in libsymbolic\.so \(-Bsymbolic\), two objects, and libc\+\+ compares addresses",
+        {"without -Bsymbolic": ("visible",), "key function": ("key-function", "copied")},
     ),
     "check-catch:hidden": Case(
         "type-twice!",
         r"an exception of type Error, thrown at plugin\.cc:5, passes the catch for that type in main \(host\.cc:22\): typeinfo for Error is in libhidden\.so"
-        r" \(hidden\) and in hidden \(not exported\), two objects, and libc\+\+ compares addresses",
+        r" \(local\) and in hidden \(hidden\), two objects, and libc\+\+ compares addresses",
         {"default visibility": ("visible",), "key function": ("key-function",)},
         ("libstdcxx",),
     ),
@@ -195,6 +200,11 @@ CASES = {
         "static-twice",
         r"Registry<int>::entries is in plain-one\.so \(RTLD_LOCAL\) and in sharing \(not exported\)",
         {"one shared library": ("one-library",), "-rdynamic": ("host-exports",)},
+    ),
+    "check-class-twice:host-and-symbolic": Case(
+        "static-twice",
+        r"Registry<int>::entries is in symbolic-one\.so \(-Bsymbolic\) and in exporting \(exported\): it is a variable of its own in both",
+        {"one shared library": ("library-in-both",), "without -Bsymbolic": ("host-exports", "symbolic-functions")},
     ),
     "check-key-deleted:never-made": Case(
         "key-deleted-by-another!",
