@@ -134,12 +134,19 @@ def test_every_line_is_ld_sos(system: Elsewhere, name: str) -> None:
 
 @pytest.mark.usefixtures("built_fixtures")
 @pytest.mark.parametrize(
-    ("release", "name"), [("2.36-8", "unload-diamond"), ("2.41", "audit-loading:left-out")]
+    ("release", "name"),
+    [
+        ("2.36-8", "unload-diamond"),
+        ("2.41", "audit-loading:left-out"),
+        ("2.31", "search-passed-over:paths"),
+        ("2.44", "search-passed-over"),
+    ],
 )
 def test_every_line_of_a_release_s_own(system: Elsewhere, name: str) -> None:
     """Destructors that are none are told of since 2.39, and on the branches of older releases.
 
-    An auditor without la_version goes when that has been told.
+    An auditor without la_version goes when that has been told. Since 2.43 it is said why a file is passed
+    over.
     """
     _compare_lines(system, name)
 
@@ -246,6 +253,17 @@ def test_what_a_program_needs_of_the_cpu(system: Elsewhere, read: set[int], unre
     refused = bool(read - {unread})
     assert (native.exit, emulated.exit) == ((127, 127) if refused else (run.exit, run.exit))
     assert (b"ISA level" in native.stderr, b"ISA level" in emulated.stderr) == (refused, refused)
+
+
+@pytest.mark.parametrize("release", ["2.31"])
+def test_a_library_for_a_later_kernel_is_passed_over(system: Elsewhere) -> None:
+    """By its ABI tag, up to 2.35: the search goes on, a path fails; LD_ASSUME_KERNEL may ask for less."""
+    for run in fixtures.load("search-passed-over").runs:
+        _place(run, system)
+        assert elsewhere.differences(run, system) == ""
+    env = ["--env", "LD_LIBRARY_PATH=first"]
+    said = elsewhere.emu(system, run.fixture, "why", *env, "./main", "liblate.so").stderr.decode()
+    assert "asks for Linux 99.0.0, and with glibc before 2.36 that counts" in said
 
 
 @pytest.mark.parametrize("release", ["2.44"])

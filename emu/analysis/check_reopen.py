@@ -119,7 +119,7 @@ class FileChecks:
             if rtld.auditors:
                 return None  # they may have an answer of their own
             search = SearchPath(process.kernel.fs, EventBus(), rtld.env, rtld.secure)
-            search.use(rtld.search.system_dirs)
+            search.use(rtld.search.system_dirs, rtld.search.kernel)
             main = rtld.namespaces[0].main
             search.initialise(main)
             try:

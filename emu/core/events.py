@@ -36,7 +36,9 @@ ON_REQUEST = ("scopes", "ldso", "lookups", "symbols")
 class LibrarySearch(NamedTuple):
     """A file name tried for a needed object (`found` tells whether it was taken) under `rule`.
 
-    `machine` is what a file that was passed over is for, as in AArch64; empty for none, or if it is taken.
+    `machine` is what a file that was passed over is for, as in AArch64, or the kernel that it asks for; empty
+    for none, or if it is taken. `because` tells why a file that is there was not taken: "class", "machine",
+    "kernel", or "error" for one that ends the search.
     """
 
     name: str
@@ -44,6 +46,7 @@ class LibrarySearch(NamedTuple):
     rule: str
     found: bool
     machine: str = ""
+    because: str = ""
 
 
 class AuditorChoseFile(NamedTuple):

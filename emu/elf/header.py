@@ -67,10 +67,15 @@ class Phdr(NamedTuple):
 
 
 class ForeignObjectError(ElfError):
-    """A sound object for another machine or word size.
+    """A sound object for another machine or word size, or for a later kernel.
 
-    A search along a path goes on after it; an explicit name fails.
+    A search along a path goes on after it; an explicit name fails. `respect` is "machine", "class" or
+    "kernel".
     """
+
+    def __init__(self, object_name: str, reason: str, respect: str) -> None:
+        super().__init__(object_name, reason)
+        self.respect = respect
 
 
 class NotExecutableError(ElfError):
@@ -96,7 +101,7 @@ def parse_ehdr(data: Data, name: str) -> Ehdr:
     if ehdr.version != c.EV_CURRENT:
         raise ElfError(name, "ELF file version does not match current one")
     if ehdr.machine != c.EM_X86_64:
-        raise ForeignObjectError(name, f"ELF machine is {ehdr.machine}, not EM_X86_64")
+        raise ForeignObjectError(name, f"ELF machine is {ehdr.machine}, not EM_X86_64", "machine")
     if ehdr.type not in (c.ET_DYN, c.ET_EXEC):
         raise ElfError(name, "only ET_DYN and ET_EXEC can be loaded")
     if ehdr.phentsize != c.PHDR_SIZE:
@@ -108,7 +113,7 @@ def _check_ident(ident: bytes, name: str) -> None:
     if ident[:4] != c.ELFMAG:
         raise ElfError(name, "invalid ELF header")
     if ident[c.EI_CLASS] != c.ELFCLASS64:
-        raise ForeignObjectError(name, "wrong ELF class: ELFCLASS32")
+        raise ForeignObjectError(name, "wrong ELF class: ELFCLASS32", "class")
     if ident[c.EI_DATA] != c.ELFDATA2LSB:
         raise ElfError(name, "ELF file data encoding not little-endian")
     if ident[c.EI_VERSION] != c.EV_CURRENT:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _NHDR = struct.Struct("<III")
 _PROPERTY = struct.Struct("<II")
+_ABI_TAG_HEAD = struct.pack("<III4s", 4, 16, c.NT_GNU_ABI_TAG, b"GNU")
+_ABI_TAG_SIZE = len(_ABI_TAG_HEAD) + 16
 
 
 class Note(NamedTuple):
@@ -87,6 +89,21 @@ def abi_tag(notes: Iterable[Note], name: str) -> AbiTag | None:
             if len(note.desc) < 16:
                 raise ElfError(name, f"NT_GNU_ABI_TAG has {len(note.desc)} bytes, not 16")
             return AbiTag._make(struct.unpack_from("<IIII", note.desc))
+    return None
+
+
+def wanted_system(data: bytes, align: int) -> AbiTag | None:
+    """Return the ABI tag that ld.so finds in a PT_NOTE segment: the first of exactly 16 bytes.
+
+    None where there is none up to the end of the segment, or up to a note that passes it.
+    Source: glibc elf/dl-load.c:open_verify, to 2.35.
+    """
+    unit, at = 8 if align == 8 else 4, 0
+    while at + _ABI_TAG_SIZE <= len(data):
+        if data.startswith(_ABI_TAG_HEAD, at):
+            return AbiTag._make(struct.unpack_from("<IIII", data, at + len(_ABI_TAG_HEAD)))
+        owner_size, desc_size, _ = _NHDR.unpack_from(data, at)
+        at = _align(_align(at + _NHDR.size + owner_size, unit) + desc_size, unit)
     return None
 
 

@@ -37,11 +37,13 @@ from emu.glibc.rtld_global_ro import fill_rtld_global_ro
 from emu.glibc.stubs import Stubs, build_stubs
 from emu.glibc.system_dirs import system_dirs
 from emu.glibc.tunables import set_tunables, tunables_are_pointers
+from emu.kernel.uname import UNAME
 from emu.machine.arena import Arena
 from emu.rtld.audit import LA_ACT_CONSISTENT, activity
 from emu.rtld.given import Entries, MappedObject
 from emu.rtld.init import init
 from emu.rtld.kept_lookups import open_kept
+from emu.rtld.kernel_asked import known_kernel
 from emu.rtld.link_map import LT_LIBRARY, LinkMap
 from emu.rtld.map_object import RT_ADD, RT_CONSISTENT
 from emu.rtld.relocate import relocate_bootstrap, relocate_object
@@ -181,6 +183,8 @@ class Contract:
         self.rtld.obey(
             replace(rules, second_audit_interface=second, finalised_once=once, empty_ends_told=told)
         )
+        if rules.kernel_asked:
+            self.rtld.search.kernel = known_kernel(UNAME[2], self.rtld.env.get("LD_ASSUME_KERNEL", ""))
         self.mirror = GlobalMirror(self.layout, self.arena, self.rtld.heap, self.rtld)
         if self.refusal is None:
             self.mirror.rtld_global = self._data(probe, b"_rtld_global")

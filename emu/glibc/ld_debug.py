@@ -133,7 +133,8 @@ class LdDebug:
 
     def trying(self, e: ev.LibrarySearch) -> str:
         """A file in a directory; a path, and what the cache said, are tried without a word."""
-        missing = "    (no such file)\n" if self._words.tells_missing and not e.found else ""
+        words = "" if e.found else self._words.passed_over.get(e.because, "")
+        missing = f"    ({words})\n" if words else ""
         return missing if e.rule in ("path", "ld.so.cache") else f"  trying file={e.path}\n{missing}"
 
     def tls(self, e: ld.TlsStep) -> str:

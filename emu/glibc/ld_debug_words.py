@@ -17,7 +17,8 @@ from emu.core.record import NamedTuple
 _ENTRY = struct.Struct("<B10s41sH")
 _FIRST = b"\x04libs\0"
 _REFERENCE_TO = b"NODELETE due to reference to main program"
-_MISSING = b"    (no such file)\n"
+_PASSED_OVER = {"": "no such file", "class": "incompatible ELF class", "machine": "incompatible ELF machine"}
+"""What is said of a file that is not taken, by why."""
 
 
 class Option(NamedTuple):
@@ -29,12 +30,12 @@ class Option(NamedTuple):
 
 
 class Words(NamedTuple):
-    """What an ld.so can say: its options, whether it tells of files that are not there,
-    the word before the program that has a library stay, its lines about TLS by the step they tell of.
+    """What an ld.so can say: its options, what it tells of files that are not taken, the word before the
+    program that has a library stay, its lines about TLS by the step they tell of.
     """
 
     options: tuple[Option, ...]
-    tells_missing: bool = False
+    passed_over: dict[str, str] = {}  # noqa: RUF012 - nobody writes to it
     program_refers: str = "from"
     tls: dict[str, str] = {}  # noqa: RUF012 - nobody writes to it
 
@@ -71,7 +72,8 @@ def words_of(segments: Iterable[bytes]) -> Words:
     data = b"".join(segments)
     options = tuple(_options(data))
     tls = next((lines for sign, lines in _STYLES if sign in data), {})
-    return Words(options, _MISSING in data, "to" if _REFERENCE_TO in data else "from", tls)
+    passed_over = {why: words for why, words in _PASSED_OVER.items() if f"    ({words})\n".encode() in data}
+    return Words(options, passed_over, "to" if _REFERENCE_TO in data else "from", tls)
 
 
 def _options(data: bytes) -> Iterable[Option]:

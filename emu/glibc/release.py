@@ -70,6 +70,10 @@ CHANGES = (
     RuleChange((2, 35), "objects_in_table", True, "dlopen enters objects in a table, for which it calls malloc", "NEWS 2.35", ("output",)),
     RuleChange((2, 36), "relative_words_read", True, "objects with DT_RELR can be loaded", "NEWS 2.36", ("errors", "output"), "RELR"),
     RuleChange(
+        (2, 36), "kernel_asked", False, "the oldest kernel that an object asks for in its ABI tag is not looked at", "b46d250656",
+        ("errors", "loads", "output"), "cannot open shared object file",
+    ),
+    RuleChange(
         (2, 36), "protected_data_copied", False, "an object keeps its own protected data, whatever the program has a copy of", "7374c02b68",
         ("output", "bindings"),
     ),

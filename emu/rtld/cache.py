@@ -106,18 +106,29 @@ class LdSoCache:
 
     `hwcaps` names the glibc-hwcaps subdirectories in use, the preferred first; `legacy` tells that entries of
     the subdirectories tls and x86_64 count (until 2.36). The minimal kernel version of an entry
-    (`osversion_unused`) has no meaning since glibc 2.36.
+    has no meaning since glibc 2.36, where `kernel` is 0: else entries for a later one are passed over.
 
     Differs: where a damaged table makes ld.so read outside the file (and fault, or go round without end), the
     search ends unsuccessfully.
     """
 
-    __slots__ = ("_data", "_hwcaps", "_isa_levels", "_new", "_priorities", "_size", "_table", "_usable")
+    __slots__ = (
+        "_data",
+        "_hwcaps",
+        "_isa_levels",
+        "_kernel",
+        "_new",
+        "_priorities",
+        "_size",
+        "_table",
+        "_usable",
+    )
 
-    def __init__(self, data: bytes, hwcaps: Sequence[str] = (), legacy: bool = True) -> None:
+    def __init__(self, data: bytes, hwcaps: Sequence[str] = (), legacy: bool = True, kernel: int = 0) -> None:
         # ld.so maps the file: what follows it up to the end of the page reads as zeros.
         self._data = data + bytes(-len(data) % _PAGE)
         self._size = len(data)
+        self._kernel = kernel
         self._hwcaps = tuple(hwcaps)
         self._usable = _LEGACY_USABLE if legacy else 0
         # Level 0 is the baseline, which every CPU has; the level of an entry in a subdirectory x86-64-vN is
@@ -225,6 +236,8 @@ class LdSoCache:
                 elif best is not None:
                     break
                 elif (high << 32 | low) & ~self._usable:
+                    continue
+                if self._kernel and _u32(self._data, at + 12)[0] > self._kernel:
                     continue
             best = value
             if priority == 0:

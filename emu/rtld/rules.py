@@ -102,6 +102,8 @@ class Rules:
     """Whether the PT_NOTE segments of an object say what it needs of the CPU."""
     property_segment_read: bool = False
     """Whether PT_GNU_PROPERTY says it, before them."""
+    kernel_asked: bool = True
+    """Whether an object for a later kernel, by its ABI tag, is passed over."""
     relative_words_read: bool = False
     """Whether DT_RELR is read at all."""
     removed_bind_to_removed: bool = False

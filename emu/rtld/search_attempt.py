@@ -14,6 +14,7 @@ from emu.core.errors import ElfError, EmuError, LoaderError
 from emu.core.record import NamedTuple
 from emu.elf.constants import EHDR_SIZE, PHDR_SIZE
 from emu.elf.header import ForeignObjectError, parse_ehdr
+from emu.elf.machines import HEAD, foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -46,6 +47,15 @@ def check_header(backing: Backing, path: str) -> None:
     ehdr = parse_ehdr(backing.pread(EHDR_SIZE, 0), path)
     if ehdr.phoff + ehdr.phnum * PHDR_SIZE > backing.size():
         raise ElfError(path, "cannot read file data")
+
+
+def why_passed_over(error: OSError | EmuError, backing: Backing | None) -> tuple[str, str]:
+    """Return what LibrarySearch tells of a file that was not taken: `machine` and `because`."""
+    if isinstance(error, ForeignObjectError) and backing is not None:
+        asked = error.reason if error.respect == "kernel" else foreign(backing.pread(HEAD, 0))
+        return asked, error.respect
+    missing = isinstance(error, OSError) and error.errno != errno.EISDIR
+    return "", "" if missing else "error"
 
 
 class Attempt:

@@ -24,10 +24,9 @@ from emu.core.events import LibrarySearch
 from emu.core.ldso_events import CacheSearched, SearchEnded, SearchPathUsed, SearchStarted
 from emu.core.record import NamedTuple
 from emu.elf.constants import DF_1_NODEFLIB
-from emu.elf.header import ForeignObjectError
-from emu.elf.machines import HEAD, foreign
 from emu.rtld.cache import LdSoCache
 from emu.rtld.dst import substitute, substitute_securely
+from emu.rtld.kernel_asked import check_kernel
 from emu.rtld.search_attempt import (
     LA_SER_CONFIG,
     LA_SER_DEFAULT,
@@ -36,6 +35,7 @@ from emu.rtld.search_attempt import (
     Attempt,
     FoundFile,
     check_header,
+    why_passed_over,
 )
 from emu.rtld.search_memory import NEVER, copy_size, owe_list
 
@@ -92,13 +92,15 @@ class SearchPath:
 
     __slots__ = (
         "_bus", "_cache", "_directories", "_env_path", "_env_dirs", "_files", "_lists", "_secure", "_subdirs", "_system",
-        "last_errno", "objsearch", "owed", "system_dirs",
+        "kernel", "last_errno", "objsearch", "owed", "system_dirs",
     )  # fmt: skip
 
     last_errno: int
     """Why the last `find` returned None: the errno that ld.so would report."""
     system_dirs: SystemDirs
     """What ld.so's build has compiled in."""
+    kernel: int
+    """The newest kernel that an object may ask for (`kernel_asked.py`); 0 where ld.so does not look."""
     objsearch: Callable[[str, MapView, int], Generator[Effect, int, str | None]] | None
     """Asks the auditors, if there are any: the path to be opened in place of the one
     given, None to pass it over.
@@ -118,13 +120,13 @@ class SearchPath:
         self._env_dirs: list[_Directory] | None = None if self._env_path else []
         self._system: list[_Directory] = []
         self._cache: LdSoCache | None = None
-        self.last_errno = 0
+        self.last_errno = self.kernel = 0
         self.objsearch = None
         self.owed = None
 
-    def use(self, system_dirs: SystemDirs) -> None:
-        """Search as the build of ld.so does that has `system_dirs` compiled in."""
-        self.system_dirs, self._subdirs = system_dirs, system_dirs.subdirs
+    def use(self, system_dirs: SystemDirs, kernel: int = 0) -> None:
+        """Search as the build of ld.so does that has `system_dirs` compiled in; `kernel` as the member."""
+        self.kernel, self.system_dirs, self._subdirs = kernel, system_dirs, system_dirs.subdirs
         self._system = self._intern(system_dirs.directories, "system search path", None)
 
     def initialise(self, main: MapView | None) -> None:
@@ -376,7 +378,7 @@ class SearchPath:
                 data = backing.pread(backing.size(), 0)
             except OSError:
                 data = b""  # without the file ld.so goes on to the default directories
-            self._cache = LdSoCache(data, self.system_dirs.hwcaps, self.system_dirs.legacy)
+            self._cache = LdSoCache(data, self.system_dirs.hwcaps, self.system_dirs.legacy, self.kernel)
         return self._cache.lookup(os.fsencode(name))
 
     def unload_cache(self) -> None:
@@ -423,15 +425,17 @@ class SearchPath:
 
         Source: open_verify.
         """
+        backing = None
         try:
             if chosen is None:
                 raise OSError(self.last_errno, "an auditor passed it over")
             backing = self._files.open_for_loading(chosen)
             check(backing, chosen)
+            if self.kernel:
+                check_kernel(backing, chosen, self.kernel)
         except (OSError, EmuError) as error:
             if self._bus.libs:
-                other = foreign(backing.pread(HEAD, 0)) if isinstance(error, ForeignObjectError) else ""
-                self._bus.emit(LibrarySearch(name, path, rule, False, other))
+                self._bus.emit(LibrarySearch(name, path, rule, False, *why_passed_over(error, backing)))
             raise
         if self._bus.libs:
             self._bus.emit(LibrarySearch(name, path, rule, True))

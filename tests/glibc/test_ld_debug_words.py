@@ -35,10 +35,10 @@ def test_a_table_that_breaks_off_is_as_long_as_it_is() -> None:
 def test_lines_are_there_where_their_strings_are() -> None:
     assert words_of([b"nothing"]) == NO_WORDS
     first = words_of([b"TCB allocated: 0x%lx\n"])
-    assert (set(first.tls), first.tells_missing) == ({"tcb", "tcb freed"}, False)
-    later = words_of([b"tls: allocate TCB 0x%lx\n", b"    (no such file)\n"])
+    assert (set(first.tls), first.passed_over) == ({"tcb", "tcb freed"}, {})
+    later = words_of([b"tls: allocate TCB 0x%lx\n", b"    (no such file)\n\0    (incompatible ELF class)\n"])
     assert "update" in later.tls
-    assert later.tells_missing
+    assert later.passed_over == {"": "no such file", "class": "incompatible ELF class"}
     assert words_of([b"as NODELETE due to reference to main program"]).program_refers == "to"
 
 

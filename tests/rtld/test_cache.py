@@ -200,6 +200,12 @@ FILES = {
 }
 
 
+def test_an_entry_for_a_later_kernel_counts_where_that_is_not_asked() -> None:
+    data = new_cache([Entry(b"libzz.so", b"/zz", osversion=0x060100), Entry(b"libzz.so", b"/base")])
+    found = [LdSoCache(data, kernel=kernel).lookup(b"libzz.so") for kernel in (0, 0x060100, 0x0600FF)]
+    assert found == ["/zz", "/zz", "/base"]
+
+
 @pytest.mark.parametrize("kind", FILES)
 def test_choice_is_ld_so_s(kind: str, native: Native) -> None:
     survived, path = native.lookup(FILES[kind])

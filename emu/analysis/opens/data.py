@@ -16,8 +16,8 @@ from emu.elf.edit import Edit
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A file that was tried, or is there and was not:
-    `outcome` is taken, would-do, absent, no-directory, wrong-class, wrong-machine, denied or bad.
+    """A file that was tried, or is there and was not: `outcome` is taken, would-do, absent, no-directory,
+    wrong-class, wrong-machine, other-kernel, denied or bad.
 
     `text` says it to people; empty for one that is simply absent.
     """

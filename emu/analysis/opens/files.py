@@ -19,6 +19,7 @@ from emu.elf.image import FileImage
 from emu.elf.symtab import SymbolTable
 from emu.elf.versions import version_defs
 from emu.kernel.fs.directory import Directory
+from emu.rtld.kernel_asked import check_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,10 +164,15 @@ def read_object(files: FileSystem, path: str) -> ObjectFile | None:
         return None
 
 
-def refusal(files: FileSystem, path: str) -> str:
-    """Return why ld.so would not load a file, in its words or the system's; empty if it would."""
+def refusal(files: FileSystem, path: str, kernel: int = 0) -> str:
+    """Return why ld.so would not load a file, in its words or the system's; empty if it would.
+
+    `kernel` is the newest that an object may ask for, 0 where that does not count.
+    """
     try:
         ObjectFile(files, path)
+        if kernel:
+            check_kernel(files.look_at(path), path, kernel)
     except OSError as error:
         return error.strerror or str(error)
     except ElfError as error:

@@ -15,6 +15,8 @@ from emu.core.errors import EmuError, MemoryFault
 from emu.core.events import EventBus
 from emu.core.record import NamedTuple
 from emu.glibc.probe import find_own
+from emu.glibc.release import otherwise
+from emu.kernel.uname import UNAME
 from emu.rtld.search_path import SearchPath
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ class Looking:
             self.rtld.env if env is None else env,
             self.rtld.secure if secure is None else secure,
         )
-        search.use(self.rtld.search.system_dirs)
+        search.use(self.rtld.search.system_dirs, self.rtld.search.kernel)
         try:
             found = search.find(name, loader, main or self.main)
         except EmuError as error:
@@ -113,14 +115,14 @@ class Looking:
     def would_do(self, name: str, loader: MapView | None, main: MapView | None = None, **env: str) -> str:
         """Return the path that a search would take and that could be loaded; empty if there is none."""
         path = self.look(name, loader, main, {**self.rtld.env, **env} if env else None).path
-        return path if path and not refusal(self.files, path) else ""
+        return path if path and not self._refusal(path) else ""
 
     def would_do_insecurely(self, name: str, loader: MapView, env: Mapping[str, str]) -> str:
         """Return the path that a search would take in a process without set-id bits, and that could be
         loaded; empty if there is none.
         """
         path = self.look(name, loader, env=env, secure=False).path
-        return path if path and not refusal(self.files, path) else ""
+        return path if path and not self._refusal(path) else ""
 
     def directories(self, text: str, map_: MapView) -> list[str]:
         """Return the directories of a DT_RPATH or DT_RUNPATH, without what cannot be expanded;
@@ -157,14 +159,20 @@ class Looking:
             self.files.look_at(path)
         except OSError as error:
             return self._unreadable(path, error)
-        why = refusal(self.files, path)
+        why = self._refusal(path)
         if not why:
             return Tried(path, "would-do", "")
         if "ELF class" in why or "ELF machine" in why:
             outcome = "wrong-class" if "ELF class" in why else "wrong-machine"
             return Tried(path, outcome, f"there, but {foreign(self.files, path)}; {REMEDY}")
+        if "ABI tag" in why:
+            note = f"{why}, and {otherwise('kernel_asked', False)} that counts"
+            return Tried(path, "other-kernel", f"there, but {note}: this is Linux {UNAME[2]}")
         what = what_is(self.files, path)
         return Tried(path, "bad", f"{why}: it is {what}" if what else why)
+
+    def _refusal(self, path: str) -> str:
+        return refusal(self.files, path, self.rtld.search.kernel)
 
     def _unreadable(self, path: str, error: OSError) -> Tried:
         directory = posixpath.dirname(path)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from emu.analysis.stamp import Stamp
 
 _OUTCOMES = {
-    "absent": "not there", "no-directory": "no such directory", "would-do": "it is there", "wrong-class": "", "wrong-machine": "",
+    "absent": "not there", "no-directory": "no such directory", "would-do": "it is there", "wrong-class": "", "wrong-machine": "", "other-kernel": "",
     "denied": "", "bad": "",
 }  # fmt: skip
 _PASSED = 6
