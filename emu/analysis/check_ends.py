@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _DESTROYS = re.compile(r"    #\d+ (pthread_(?:cond|barrier)_destroy)\b")
 _LOADER_LOCK = "waits for the dynamic loader's lock"
+_RUNS = re.compile(r", which runs .* of (\S+), and that waits (.*)")
+_THREAD = re.compile(r"(?:process \d+: )?(thread \d+ \([^)]*\))")
+_FUTEX = re.compile(r"on a futex at 0x[0-9a-f]+ \((.+?) in (\S+?)\)(?=,|$)")
+_FOLDER = re.compile(r"\(/[^()]*/")
 _UNWINDER = ("_Unwind_RaiseException", "_Unwind_Resume", "_Unwind_ForcedUnwind")
 _PERSONALITY = "__gxx_personality_v0"
 
@@ -38,14 +42,36 @@ def deadlocked(first: str, ended: str) -> End:
     waits = next((line.strip() for line in ended.splitlines() if _LOADER_LOCK in line), "")
     if not waits:
         return _destroyed_too_early(first, ended)
-    return End(
-        f"{first}: {waits}",
-        (
-            "do not wait for a thread in a constructor or destructor, nor for a lock that one may hold: dlopen and dlclose run them with the loader's"
-            " lock held, and dlopen, dlsym and dlclose need it",
-            "start and join threads in a function of the library, which the host calls when dlopen has returned",
-        ),
-    )
+    return End(f"{first}: {_plain(waits)}", tuple(_of_loader_lock(waits)))
+
+
+def _plain(waits: str) -> str:
+    """Return the words about a wait without folders and addresses, where a name says which it is."""
+    return _FUTEX.sub(r"for \1 in \2", _FOLDER.sub("(", waits))
+
+
+def _of_loader_lock(waits: str) -> list[str]:
+    """Return what would help where a thread waits for the loader's lock; `waits` are the words about it."""
+    found = _RUNS.search(waits)
+    closing = " in dlclose of " in waits
+    when = "before dlclose" if closing else "when dlopen has returned"
+    kind = "destructor" if closing else "constructor"
+    who = base(found[1]) if found is not None else "the library"
+    if found is None or found[2].startswith("for the end of "):
+        return [
+            f"do not join a thread in a {kind}: dlopen and dlclose run those with the loader's lock held, which the thread needs for"
+            " dlopen, dlsym and dlclose",
+            f"start and join threads in a function of {who}, which the host calls {when}",
+        ]
+    remedies = [
+        f"do not wait for a lock, or for another thread, in a {kind}: dlopen and dlclose run those with the loader's lock held, and dlopen, dlsym and"
+        " dlclose need it",
+        f"do what waits in a function of {who}, which the host calls {when}",
+    ]
+    waiter, held = _THREAD.match(waits), _FUTEX.search(found[2])
+    if waiter is not None and held is not None and f", held by {waiter[1]}" in found[2]:
+        remedies.append(f"let {waiter[1]} call the loader (dlopen, dlsym, dlclose) without holding {held[1]}")
+    return remedies
 
 
 def _destroyed_too_early(first: str, ended: str) -> End:

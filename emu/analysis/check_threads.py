@@ -103,7 +103,8 @@ class ThreadChecks:
     def _report(self, left: _Left, tid: int, gone: Departed, severity: str) -> None:
         self._notes.report(
             RULE, left.message, left.place, left.related, left.objects, key=(tid, gone.start, gone.name), severity=severity,
-            remedies=[f"join the thread before {base(gone.name)} is closed, in a function that the host calls first, or in a destructor of its own",
+            remedies=[f"join the thread before {base(gone.name)} is closed, in a function that the host calls first (in a destructor only if the thread calls"
+                      " no dlopen, dlsym or dlclose by then: dlclose holds the loader's lock)",
                       f"do not close {base(gone.name)} as long as the thread runs"],
         )  # fmt: skip
 

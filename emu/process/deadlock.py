@@ -143,7 +143,7 @@ def _doing(process: Process, tid: int, frames: dict[int, list[FrameInfo]]) -> st
     called = _called(frames.get(tid, []))
     task = process.kernel.tasks.get(tid)
     waits = (
-        f", and that waits {waits_for(process, task)}"
+        f", and that waits {waits_for(process, task)}{_holder(process, task, {})}"
         if called and task is not None and task.block is not None
         else ""
     )

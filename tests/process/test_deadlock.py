@@ -21,7 +21,7 @@ def test_the_loaders_lock_is_named_with_its_holder() -> None:
     for pattern in (
         r"^  thread 1000 \(main\) waits on a futex at 0x\w+ \(settings in ./main\), held by thread 1001 \(main\)$",
         r"^  thread 1001 \(main\) waits for the dynamic loader's lock \(_dl_load_lock\), held by thread 1000 \(main\) in dlopen of ./plugin.so "
-        r"\(main \(.*/main.cc:33\)\), which runs _GLOBAL__sub_I_\w+.* \(.*/plugin.cc:\d+\) of ./plugin.so, and that waits on a futex",
+        r"\(main \(.*/main.cc:38\)\), which runs _GLOBAL__sub_I_\w+.* \(.*/plugin.cc:\d+\) of ./plugin.so, and that waits on a futex",
     ):
         assert re.search(pattern, said, re.MULTILINE), said
     first, second = said.split("  thread 1001 ")
