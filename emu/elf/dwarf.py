@@ -73,6 +73,7 @@ class DebugInfo:
             self._debug_elf, self.debug_path = (self._elf, path) if found is None else found
         self._functions: list[DebugFunction] | None = None
         self._data: list[tuple[int, int, str]] | None = None
+        self._thread_local: dict[int, tuple[str, int, int] | None] = {}
         self._sections: list[tuple[int, int, str]] | None = None
         self._unwind: UnwindTable | None = None
         self._has_lines = _has_lines(self._debug_elf)
@@ -201,7 +202,9 @@ class DebugInfo:
         """Return (linkage name, offset, size) of the variable at an offset in the object's TLS block, from
         its static symbols or the dynamic ones.
         """
-        return self._symbol_at(offset, (c.STT_TLS,))
+        if offset not in self._thread_local:
+            self._thread_local[offset] = self._find_tls(offset)
+        return self._thread_local[offset]
 
     def data_symbol(self, vaddr: int) -> tuple[str, int, int] | None:
         """Return (linkage name, link-time start, size) of the variable or constant
@@ -235,7 +238,7 @@ class DebugInfo:
             break
         return [(value, best[value][1], best[value][2]) for value in sorted(best)]
 
-    def _symbol_at(self, place: int, types: tuple[int, ...]) -> tuple[str, int, int] | None:
+    def _find_tls(self, offset: int) -> tuple[str, int, int] | None:
         for elf, name in ((self._debug_elf, ".symtab"), (self._elf, ".symtab"), (self._elf, ".dynsym")):
             with malformed(self.path):
                 symtab = section(elf, name)
@@ -243,7 +246,7 @@ class DebugInfo:
                     continue
                 strings = StringTable(content(elf.get_section(symtab["sh_link"]), self.path), self.path)
                 for st_name, info, _, shndx, value, size in _entries(symtab, self.path):
-                    if info & 15 in types and shndx != c.SHN_UNDEF and value <= place < value + size:
+                    if info & 15 == c.STT_TLS and shndx != c.SHN_UNDEF and value <= offset < value + size:
                         return strings.at(st_name).decode("utf-8", "backslashreplace"), value, size
         return None
 

@@ -9,7 +9,7 @@ Source: unicorn/unicorn.h (UC_HOOK_CODE).
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from emu.machine import binding
@@ -69,7 +69,11 @@ def instruction_number(cpu: UnicornCpu, address: int) -> int:
 @lru_cache(maxsize=4096)
 def _starts(code: bytes) -> tuple[int, ...]:
     """Return where the instructions of a block begin, as far as they can be decoded."""
+    return tuple(address for address, *_ in _decoder().disasm_lite(code, 0)) or (0,)
+
+
+@cache
+def _decoder() -> Any:
     import capstone  # wanted only where threads are preempted inside of blocks
 
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-    return tuple(address for address, *_ in decoder.disasm_lite(code, 0)) or (0,)
+    return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)

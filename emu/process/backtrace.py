@@ -17,7 +17,7 @@ from emu.elf.header import Phdr, parse_ehdr, parse_phdrs
 from emu.glibc.stubs import TRAP_SIZE
 from emu.machine.arena import PAGE_SIZE, PROT_EXEC, physical
 from emu.machine.regs import GPRS, RIP, RSP
-from emu.process.known_walks import KnownWalks, NotingMemory
+from emu.process.known_walks import EMU, KnownWalks, NotingMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +38,6 @@ _STUB_NAMES = {
 }
 _CAUGHT = ("call_init", "call_fini")
 """What the linker runs under a catch of errors, by glibc's names; else it is dl_open_worker."""
-_EMU = "[emu]"
 PYTHON = "[Python]"
 """The object of a frame of Python, which called the guest."""
 
@@ -98,7 +97,7 @@ class Backtraces:
         self._tables: dict[int, UnwindTable | None] = {}
         self._departed: dict[int, UnwindTable | None] = {}
         self._entered: Callable[[Captured], list[Captured]] = lambda frame: []
-        self._known = KnownWalks(process.arena)
+        self._known = KnownWalks(process.arena, self._hosted)
 
     def end_where(self, entered: Callable[[Captured], list[Captured]]) -> None:
         """Ask `entered` of each frame of the running thread who has entered the guest there:
@@ -185,7 +184,7 @@ class Backtraces:
 
         found: list[Captured] = []
         process = self._process
-        maps = () if process.rtld is None else process.rtld.index.lying()
+        maps = () if process.rtld is None else process.rtld.index.present()
         start = tuple(gprs), maps
         if maps and (before := self._known.find(start, entered)) is not None:
             return before
@@ -202,18 +201,18 @@ class Backtraces:
                     known = found[-1].known
                     note = f"{known.note}; {stop.value}" if known.note else stop.value
                     found[-1] = found[-1]._replace(known=known._replace(note=note))
-                doubtful = any(one.frame.guess or one.known.object == _EMU for one in found)
-                if maps and not stop.value and not doubtful:
-                    self._known.keep(start, found, memory.reads)
+                if maps and not stop.value:
+                    self._known.keep(start, found, memory.reads, whole=True)
                 return found
             one = self._place(frame)
             if entered is not None and (outer := entered(one)):
+                if maps:
+                    self._known.keep(start, (*found, one), memory.reads, whole=False)
                 return found + outer
             found.append(one)
 
     def forget(self, start: int) -> None:
         """Drop what is known of an object that goes: the one that begins at `start`."""
-        self._known.clear()
         self._tables.pop(start, None)
 
     # -- frames to names -------------------------------------------------------------------------------------
@@ -226,7 +225,7 @@ class Backtraces:
             return Captured(
                 frame,
                 FrameInfo(
-                    0, pc, cfa, _EMU, hosted[1], hosted[0], "", 0, signal=frame.signal, guess=frame.guess
+                    0, pc, cfa, EMU, hosted[1], hosted[0], "", 0, signal=frame.signal, guess=frame.guess
                 ),
             )
         place, note = symbols.place(pc) or symbols.place(frame.place), ""
@@ -305,7 +304,7 @@ class Backtraces:
                 from emu.elf.cfi import UnwindTable
 
                 size = stubs.end - stubs.eh_frame_hdr
-                self._tables[stubs.start] = UnwindTable(process.arena, stubs.eh_frame_hdr, size, _EMU)
+                self._tables[stubs.start] = UnwindTable(process.arena, stubs.eh_frame_hdr, size, EMU)
             return self._tables[stubs.start]
         if process.rtld is not None:
             map_ = process.rtld.find_map(address)
@@ -393,7 +392,7 @@ def _line(frame: FrameInfo) -> str:
     function = "<signal handler called>" if frame.signal else frame.function or "??"
     source = f" ({frame.file}:{frame.line})" if frame.file else ""
     place = f"{frame.object}+{frame.offset:#x}" if frame.object else f"{frame.pc:#x}"
-    where = frame.object if frame.object in (_EMU, PYTHON) else f"[{place}]"
+    where = frame.object if frame.object in (EMU, PYTHON) else f"[{place}]"
     remarks = ["inlined"] if frame.inlined else ["a guess"] if frame.guess else []
     remarks += [frame.note] if frame.note else []
     remark = f" ({'; '.join(remarks)})" if remarks else ""

@@ -52,9 +52,9 @@ class AddressIndex:
         insort(self._starts, (map_.map_start, map_.map_end))
         self._maps[map_.map_start] = map_
 
-    def lying(self) -> tuple[tuple[int, str], ...]:
-        """Return where each object lies now, with its file."""
-        return tuple((start, self._maps[start].path) for start, _ in self._starts)
+    def present(self) -> tuple[LinkMap, ...]:
+        """Return the objects that are there."""
+        return tuple(self._maps.values())
 
     def remove(self, map_: LinkMap) -> None:
         """Take an object out."""
