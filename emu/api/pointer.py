@@ -19,15 +19,26 @@ class ForTheGuest:
     to do) is therefore a part of its name. addressof and sizeof say neither, and are plain TypeErrors.
     """
 
+    _emu_name = ""
+
     def __init_subclass__(cls, instead: str = "", **more: object) -> None:
         super().__init_subclass__(**more)
         if instead:
+            cls._emu_name = f"emu.{cls.__qualname__}"
             cls.__name__ = f"emu.{cls.__qualname__}: {instead}"
         # Where `ctypes.pointer` looks for the type of a pointer to such an object.
         cls.__pointer_type__ = staticmethod(_no_pointer)  # type: ignore[attr-defined] # Python 3.14 and later
         cache = getattr(ctypes, "_pointer_type_cache", None)
         if cache is not None:
             cache[cls] = _no_pointer
+
+    if not TYPE_CHECKING:  # for a checker of types, all names would be there
+
+        def __getattr__(self, name: str) -> Any:
+            """Say whose attribute is not there, without what the name of the class says to ctypes."""
+            if hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # of a property, which has an error of its own
+            raise AttributeError(f"{self._emu_name!r} object has no attribute {name!r}", name=name, obj=self)
 
     @property
     def _as_parameter_(self) -> NoReturn:  # what ctypes asks whoever is passed or cast for

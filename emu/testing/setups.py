@@ -139,7 +139,8 @@ class SetUpProcess(Process):
         """Be asked for what is not there: for a part, before the process is where it is to be."""
         if name in _PARTS:
             self._settle()
-        return super().__getattribute__(name)
+            return super().__getattribute__(name)
+        return super().__getattr__(name)  # type: ignore[misc] # which checkers of types do not see
 
     def _settle(self) -> None:
         """Go where the process is to be."""

@@ -333,3 +333,43 @@ def test_a_typed_pointer_is_an_address_to_the_guest_and_to_its_memory() -> None:
         assert bytes(p.memory.view(ctypes.c_char * 4, text)) == b"hat\0"
         with pytest.raises(emu.MemoryAccessError):
             p.memory.free(text)
+
+
+def test_what_is_not_there_is_told_of_by_the_names_of_the_classes(lib: emu.Library) -> None:
+    head = lib["head"]
+    head.restype = ctypes.POINTER(Node)
+    process = lib.process
+    things: list[tuple[Any, str]] = [
+        (process, "Process"),
+        (process.memory, "Memory"),
+        (head, "Function"),
+        (head(), "Pointer"),
+    ]
+    for thing, kind in things:
+        with pytest.raises(
+            AttributeError, match=rf"^'emu\.{kind}' object has no attribute 'adress'$"
+        ) as told:
+            _ = thing.adress
+        assert (told.value.name, told.value.obj) == ("adress", thing)  # Python's nearest name is by these
+
+
+def test_an_attribute_error_within_a_property_keeps_its_words() -> None:
+    class Asked(emu.Process):
+        @property
+        def wrong(self) -> object:
+            return None.nothing  # type: ignore[attr-defined] # what is tried
+
+    with (
+        Asked() as process,
+        pytest.raises(AttributeError, match="'NoneType' object has no attribute 'nothing'"),
+    ):
+        getattr(process, "wrong")  # noqa: B009 # which only the subclass has
+
+
+def test_what_addressof_and_sizeof_are_for_is_asked_of_the_objects(lib: emu.Library) -> None:
+    head = lib["head"]
+    head.restype = ctypes.POINTER(Node)
+    node: Any = head()
+    assert ctypes.sizeof(node.contents) == ctypes.sizeof(Node)
+    assert lib.process.memory.view(Node, node.address).value == node.contents.value
+    assert lib.symbol("head").size and lib.symbol("head").address == lib["head"].address

@@ -110,7 +110,7 @@ def test_a_known_set_up_is_one_way_back_and_who_looks_before_sees_the_start(run:
         assert not look(emu_process)
         assert emu_process.dlopen("./libcodec.so").decode(b"text") == 4
     def test_no_such_attribute(emu_process):
-        with pytest.raises(AttributeError, match="'SetUpProcess' object has no attribute 'dlopne'"):
+        with pytest.raises(AttributeError, match="'emu.Process' object has no attribute 'dlopne'"):
             emu_process.dlopne
     """)
     result.assert_outcomes(passed=11)
