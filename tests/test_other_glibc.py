@@ -255,6 +255,17 @@ def test_what_a_program_needs_of_the_cpu(system: Elsewhere, read: set[int], unre
     assert (b"ISA level" in native.stderr, b"ISA level" in emulated.stderr) == (refused, refused)
 
 
+@pytest.mark.usefixtures("built_fixtures")
+@pytest.mark.parametrize("release", ["2.31"])
+def test_what_ld_so_knows_of_the_cpu_is_what_cpuid_says(system: Elsewhere) -> None:
+    """Up to 2.31 its start fills that in, which emu takes the place of."""
+    (run,) = fixtures.load("cpu-known-to-ldso").runs
+    _place(run, system)
+    assert elsewhere.differences(run, system) == ""
+    assert b"leaf 1, word 2: known" in elsewhere.run_emu(run, system).stdout
+
+
+@pytest.mark.usefixtures("built_fixtures")
 @pytest.mark.parametrize("release", ["2.31"])
 def test_a_library_for_a_later_kernel_is_passed_over(system: Elsewhere) -> None:
     """By its ABI tag, up to 2.35: the search goes on, a path fails; LD_ASSUME_KERNEL may ask for less."""

@@ -22,6 +22,7 @@ from emu.glibc.auditing import load_with_auditors
 from emu.glibc.call import Handler, HostedCall
 from emu.glibc.call_page import CallPage, build_call_page
 from emu.glibc.choose_layout import choose_layout
+from emu.glibc.cpu_features import fill_cpu_features
 from emu.glibc.cxa_thread_atexit_impl import ThreadAtexit
 from emu.glibc.debug_files import DebugSystem
 from emu.glibc.errors import Errors
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from emu.glibc.dlsym import DlsymCall
     from emu.glibc.layout import Layout
     from emu.machine.address_space import AddressSpace
+    from emu.machine.features import Features
 
 _POINTERS_FOUND = {"_dl_catch_error": b"_dl_catch_error", "_dl_mcount": b"_dl_mcount"}
 
@@ -74,7 +76,7 @@ class ContractOptions(NamedTuple):
     """What a contract is made with.
 
     - `model_dtors`: whether libc's two functions for thread_local destructors are taken over
-    - `trap_code`: the engine's code for a trap
+    - `features`: what the engine's CPU can do
     - `sysroot`: the host directory that messages name
     - `debug_mask`, `debug_fd`: what LD_DEBUG and LD_DEBUG_OUTPUT set, for libc to see
     - `source`: returns the source line of an address
@@ -85,7 +87,7 @@ class ContractOptions(NamedTuple):
     """
 
     model_dtors: bool
-    trap_code: bytes
+    features: Features
     sysroot: str
     debug_mask: int
     debug_fd: int
@@ -218,9 +220,9 @@ class Contract:
         ]
         generation = self.mirror.global_address("_dl_tls_generation")
         names = [name for name, _ in handlers]
-        image, _ = build_stubs(0, names, generation, self.options.trap_code)
+        image, _ = build_stubs(0, names, generation, self.options.features.trap_code)
         base = self.space.mmap(0, len(image), 5, name="[emu]")
-        image, self.stubs = build_stubs(base, names, generation, self.options.trap_code)
+        image, self.stubs = build_stubs(base, names, generation, self.options.features.trap_code)
         self.arena.write(base, image)
         for address, (name, handler) in zip(self.stubs.traps, handlers, strict=True):
             self.traps[address] = handler
@@ -240,16 +242,16 @@ class Contract:
         """Map the page by which the host calls the guest, with room for `callbacks`
         functions that the guest can call.
         """
-        image, _ = build_call_page(0, callbacks, self.options.trap_code)
+        image, _ = build_call_page(0, callbacks, self.options.features.trap_code)
         base = self.space.mmap(0, len(image), 5, name="[emu]")
-        image, page = build_call_page(base, callbacks, self.options.trap_code)
+        image, page = build_call_page(base, callbacks, self.options.features.trap_code)
         self.arena.write(base, image)
         self.call_page = page
         return page
 
     def plant(self, address: int, handler: Handler) -> None:
         """Replace the function at `address` by a trap and `ret`."""
-        self.arena.write(address, self.options.trap_code + b"\xc3")
+        self.arena.write(address, self.options.features.trap_code + b"\xc3")
         self.traps[address] = handler
         self.patched(address, 3)
 
@@ -340,6 +342,7 @@ class Contract:
             set_tunables(self.layout, self.arena, rtld.heap, ld_so, rtld.env)
         ld_so.relocated = True
         fill_rtld_global_ro(self, info)
+        fill_cpu_features(mirror, self.options.features)
         self._initial_searchlist()
         prepare_stack_lists(self)
         yield from first_thread(self, info)

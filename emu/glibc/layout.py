@@ -41,6 +41,11 @@ class Layout:
         offset: int = self._structures[structure]["members"][member][0]
         return offset
 
+    def member_size(self, structure: str, member: str) -> int:
+        """Return sizeof the member. Raises KeyError for one that does not exist."""
+        size: int = self._structures[structure]["members"][member][1]
+        return size
+
     def offsets(self, structure: str) -> dict[str, int]:
         """Return every member's offset by name."""
         return {name: place[0] for name, place in self._structures[structure]["members"].items()}

@@ -29,6 +29,8 @@ RTLD_GLOBAL_RO = """
     _dl_lookup_symbol_x _dl_mcount _dl_minsigstacksize _dl_naudit _dl_open _dl_pagesize _dl_sysinfo_dso _dl_sysinfo_map
     _dl_tls_get_addr_soft _dl_tls_static_align _dl_tls_static_size _dl_tls_static_surplus _dl_vdso_clock_getres_time64
     _dl_vdso_clock_gettime64 _dl_vdso_getcpu _dl_vdso_getrandom _dl_vdso_gettimeofday _dl_vdso_time
+    _dl_x86_cpu_features.basic.family _dl_x86_cpu_features.basic.kind _dl_x86_cpu_features.basic.max_cpuid
+    _dl_x86_cpu_features.basic.model _dl_x86_cpu_features.basic.stepping _dl_x86_cpu_features.cpuid
 """.split()
 PTHREAD = """
     guardsize header.pointer_guard header.stack_guard joinstate list robust_head robust_prev rseq_area rtld_catch specific[]

@@ -15,7 +15,7 @@ CPUID_1 = (0x306C4, 0x800, 0x8ED82203, 0x78BFBFD)
 """CPUID leaf 1 of Unicorn's Haswell (no AVX, FMA or F16C), less RDRAND, whose numbers would be the host's."""
 FEATURES = Features(
     engine="unicorn", level=2, trap_code=b"\x0f\x05", leaf1=CPUID_1, leaf7=(0, 0x389, 0, 0), state=(1, 0, 0, 0),
-    extended=(0, 0, 0x21, 0x28100800), highest=13, vendor="GenuineIntel", brand="Intel Core Processor (Haswell)", hwcap2=0, signal_state=512,
+    extended=(CPUID_1[0], 0, 0x21, 0x28100800), highest=13, vendor="GenuineIntel", brand="Intel Core Processor (Haswell)", hwcap2=0, signal_state=512,
 )  # fmt: skip
 """What leaves 7, 13.1 and 0x80000001 say is Unicorn's own.
 

@@ -73,7 +73,7 @@ def make_linker(
         process.thread_pointer,
         ContractOptions(
             config.tls_dtors == "model",
-            process.cpu.features.trap_code,
+            process.cpu.features,
             config.sysroot,
             debugging.mask,
             debugging.fd,
