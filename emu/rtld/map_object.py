@@ -294,7 +294,14 @@ def _check_isa(rtld: Rtld, map_: LinkMap) -> None:
     properties: GnuProperties | None = None
     for phdr in reversed(map_.phdrs):
         if phdr.type == c.PT_GNU_PROPERTY and phdr.align == 8:
-            found = first_properties(image, phdr.vaddr, phdr.memsz, name)
+            try:
+                found = first_properties(image, phdr.vaddr, phdr.memsz, name)
+            except ElfError as error:
+                text = (
+                    f"its PT_GNU_PROPERTY is wrong ({error.reason}), and ld.so dies of that (SIGSEGV) when it reads"
+                    " the properties of a program"
+                )
+                raise ElfError(name, text) from None
             if rtld.rules.property_segment_read:
                 properties = found
         elif (
