@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from emu.analysis.check_notes import base
 from emu.analysis.frames import PLUMBING, readable
 from emu.core.text import printable
+from emu.kernel.abi import PID
 from emu.process.backtrace import PYTHON
 from emu.process.folding import folded
 
@@ -22,6 +24,8 @@ _OUTER = frozenset(
 )  # fmt: skip
 _ENDS = ("died", "not-loaded", "not-finished")
 """Rules whose message is how the run ended."""
+_NUMBERED = re.compile(r"unloaded at #\d+ by ")
+"""A number of an event says nothing without a trace."""
 _SHOWN = 24
 _SIGNAL = 128
 
@@ -48,7 +52,7 @@ def render(report: Report, *, watched: bool = False, every: bool = False) -> str
     undiscovered = all(finding.rule == "died" and not finding.remedies for finding in first)
     if report.exit_code > _SIGNAL and report.watch_may_tell and not watched and undiscovered:
         text += "emu check: --watch may tell why it died: it also sees uses of destroyed thread_locals and of finalised DSOs' data\n"
-    return readable(text)
+    return readable(_NUMBERED.sub("unloaded by ", text))
 
 
 def of_children(report: Report | ConflictReport, command: str = "emu check", *, every: bool = False) -> str:
@@ -73,19 +77,20 @@ def _ended(end: ProcessEnd) -> str:
 
 
 def finding_text(finding: Finding, command: str = "emu check", *, every: bool = False) -> str:
-    """Return one finding with its places and remedies, told by `command`; `every`:
-    with the library's own frames.
+    """Return one finding with its places and remedies, told by `command`; threads are named where one of
+    them is not the first; `every`: with the library's own frames.
     """
-    thread = f" (thread {finding.thread})" if finding.thread and finding.frames else ""
+    named = {finding.thread, *(place.thread for place in finding.related)} - {finding.process or PID, 0}
+    thread = f" (thread {finding.thread})" if named and finding.thread and finding.frames else ""
     lines = [f"{command}: {finding.severity} [{finding.rule}]{thread}: {finding.message}"]
     lines += frame_lines(finding.frames, every)
     for place in finding.related:
-        lines.append(f"  {place.title} (thread {place.thread})")
+        lines.append(f"  {place.title}" + (f" (thread {place.thread})" if named else ""))
         lines += frame_lines(place.frames, every)
     if finding.remedies:
-        lines.append("  what would help:")
+        lines.append("  what would help (not tried here):")
         lines += [f"    * {remedy}" for remedy in finding.remedies]
-    return "\n".join(lines)
+    return _NUMBERED.sub("unloaded by ", "\n".join(lines))
 
 
 def frame_lines(frames: Sequence[CallFrame], every: bool = False) -> list[str]:

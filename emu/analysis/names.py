@@ -198,7 +198,7 @@ def has_part(part: str, name: str) -> bool:
 
 def gone_text(word: str, gone: Departed) -> str:
     """Return when and by whom an object was unloaded."""
-    return f"{word} has gone: it was unloaded after {gone.time / 1e9:.6f} s by {gone.by}"
+    return f"{word} has gone: it was unloaded by {gone.by}"
 
 
 def names_of(rtld: Rtld, map_: LinkMap) -> Iterator[str]:

@@ -146,7 +146,7 @@ function life(name, seq) {
     frames("", f.thread, 0, f.frames);
     f.related.forEach((r) => frames(r.title, r.thread, r.event, r.frames));
     list(d, "why", f.story);
-    list(d, "what would help", f.remedies);
+    list(d, "what would help (not tried here)", f.remedies);
   }
   more(s, D.findings.left_out, "findings");
 }

@@ -99,7 +99,7 @@ class Renderer:
             yield ""
             yield self._painted("Gone", _BOLD)
             for gone in answer.gone:
-                text = f"{gone.name}, unloaded after {gone.time_ns / 1e9:.6f} s by {gone.by}: {', '.join(gone.bound)}"
+                text = f"{gone.name}, unloaded by {gone.by}: {', '.join(gone.bound)}"
                 yield from self._wrapped(text, "  ")
 
     def _kept(self) -> Iterator[str]:

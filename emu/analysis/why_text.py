@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from emu.analysis.frames import PLUMBING, is_user, readable
 from emu.analysis.opens.text import failure_lines
 from emu.core.text import printable, printable_in_colour
+from emu.kernel.abi import PID
 from emu.process.folding import folded
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class _Renderer:
         yield ""
         yield self._paint(f"{number}{life.name}{where} at {life.base:#x}", _BOLD)
         if life.loaded is not None:
-            yield f"  loaded {_when(life.loaded)}" + (" at start-up" if not life.loaded.backtrace else "")
+            yield f"  loaded {_when(life.loaded) if life.loaded.backtrace else 'at start-up'}"
         if life.failed:
             yield f"  its dlopen failed: {life.failed}"
         yield from (f"  ! {note}" for note in life.notes)
@@ -197,10 +198,14 @@ def _destructor(one: PendingDestructor, *, shown: bool, every: bool) -> Iterator
 
 
 def _when(stamp: Stamp) -> str:
-    seconds, rest = divmod(stamp.time_ns, 1_000_000_000)
+    """Return the place of something and the thread, unless that is the program's first.
+
+    Virtual time stands only for a place that nothing is known of.
+    """
     thread = f"thread {stamp.thread} ({stamp.thread_name})" if stamp.thread_name else f"thread {stamp.thread}"
-    place = f"{stamp.place}, " if stamp.place else ""
-    return f"at {place}{seconds}.{rest:09d} s in {thread}"
+    seconds, rest = divmod(stamp.time_ns, 1_000_000_000)
+    where = f"at {stamp.place}" if stamp.place else f"at {seconds}.{rest:09d} s"
+    return where if stamp.thread == PID else f"{where} in {thread}"
 
 
 def _stack(frames: Sequence[CallFrame], *, shown: bool = True, every: bool = False) -> Iterator[str]:

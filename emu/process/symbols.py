@@ -483,6 +483,6 @@ class Symbols:
 
 
 def _when(gone: Departed) -> str:
-    seconds, rest = divmod(gone.time, 1_000_000_000)
-    when = f"#{gone.sequence}, " if gone.sequence else ""
-    return f"unloaded at {when}{seconds}.{rest:09d} s by {gone.by}"
+    """Return who unloaded an object, and the number of the event where a trace has it."""
+    when = f"at #{gone.sequence} " if gone.sequence else ""
+    return f"unloaded {when}by {gone.by}"

@@ -577,7 +577,7 @@ def test_conflicts_as_text() -> None:
     assert text.replace("; meant to be interposed: libc's own aliases (4)", "") == (
         "emu conflicts: warning [name-taken]: liblib.so uses its own hash_init, but preload.so takes the name over"
         " (LD_PRELOAD: it comes right behind the program; 35 bytes in the place of 39)\n"
-        "  what would help:\n"
+        "  what would help (not tried here):\n"
         "    * do not export hash_init from preload.so: make it static, or hide it (-fvisibility=hidden, a version script,"
         " without -rdynamic)\n"
         "    * link liblib.so with -Bsymbolic, or hide the names that it uses for itself\n\n"
@@ -625,9 +625,7 @@ def test_system_programs_have_no_conflicts(command: list[str], tmp_path: Path) -
 def test_a_death_is_a_finding(command: str) -> None:
     outcome = ask(command, the_run("death-signals:null-read"))
     assert outcome.exit == 1
-    assert re.search(
-        rb"error \[died\] \(thread 1000\): killed by SIGSEGV: read of 0x0 \(a null pointer\)", outcome.stderr
-    )
+    assert re.search(rb"error \[died\]: killed by SIGSEGV: read of 0x0 \(a null pointer\)", outcome.stderr)
     assert b"no findings" not in outcome.stderr
 
 

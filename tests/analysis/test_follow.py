@@ -67,7 +67,7 @@ def test_the_text_has_a_section_a_process_and_the_first_may_execute_another_prog
         f"emu check: process {CRASHES} (./host), child of {FIRST} (./host), which ended with 139:\n"
     )
     assert "warning [dlclose-no-effect]" in first and "[handle-closed-twice]" not in first
-    assert re.search(r"\[died\] \(thread 1001\): killed by SIGSEGV: write to 0x8 .*\n    at crash", rest)
+    assert re.search(r"\[died\]: killed by SIGSEGV: write to 0x8 .*\n    at crash", rest)
     assert "emu: that was process" not in text  # the section says it
     assert text.endswith("it ended with 5; 6 more processes checked\n")
 

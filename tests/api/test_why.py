@@ -31,7 +31,7 @@ def test_the_whole_answer(p: emu.Process) -> None:
     assert told == (
         "./libplugin.so stays loaded:\n"
         "  - it is open: 1 dlopen without dlclose\n"
-        f"    opened at {place}, T s in thread 1000 (emu-host) (NOW)\n"
+        f"    opened at {place} (NOW)\n"
         f"        test_the_whole_answer ({place})\n"
         "  to let it go:\n"
         f"    * dlclose libplugin.so once more: it was opened at {place} in test_the_whole_answer"
@@ -100,7 +100,7 @@ def test_what_has_gone_and_what_never_was(p: emu.Process, lib: emu.Library) -> N
     lib.close()
     gone = p.why_loaded(lib)
     assert not gone.loaded and not gone.kept and len(gone) == 0
-    told = r"\./libplugin\.so has gone: it was unloaded after 1000\.\d+ s by dlclose in Python \(.*test_why\.py:\d+\)"
+    told = r"\./libplugin\.so has gone: it was unloaded by dlclose in Python \(.*test_why\.py:\d+\)"
     assert re.fullmatch(told, repr(gone))
     assert "no object libplugn.so is loaded" in repr(p.why_loaded("libplugn.so"))
 

@@ -93,7 +93,7 @@ def _emu_frames(run: Run) -> list[_Frame]:
         signal = match["name"] == "<signal handler called>"
         name = match["name"] if signal else "" if match["name"] == "??" else _plain(match["name"])
         if match["where"] != "emu" and not _of_the_loader(name):
-            signal = signal or "unloaded at" in (match["note"] or "")  # gdb knows no code there
+            signal = signal or "unloaded by" in (match["note"] or "")  # gdb knows no code there
             file = "" if signal else (match["file"] or "").rpartition("/")[2]
             low = int(match["where"].rpartition("+")[2], 16) & 0xFFF
             inlined = (match["note"] or "").startswith("inlined")

@@ -83,7 +83,7 @@ def test_the_defects_are_told_of_and_the_schedule_can_be_repeated(
     assert command == f"pytest test_codec.py::test_no_thread_is_lost --emu-schedule={schedule}"
     found = (
         "AssertionError: emu check finds something\n"
-        "emu check: warning [key-destructor-unloaded] (thread 1000): the destructor of pthread key 0, codec::forget(void*) in ./libcodec.so,"
+        "emu check: warning [key-destructor-unloaded]: the destructor of pthread key 0, codec::forget(void*) in ./libcodec.so,"
         " is left behind by the unloading of ./libcodec.so\n"
         "at dlclose (dlclose.c:31) [libc.so.6+0xADDRESS]\n"
         "at test_unloads_and_leaves_nothing (test_codec.py:42) [Python]\n"
@@ -105,11 +105,11 @@ def test_a_library_that_stays_is_told_of_with_what_keeps_it(run: Runner) -> None
         "AssertionError: ./libcodec.so is not unloaded\n"
         "./libcodec.so stays loaded:\n"
         "- it is open: its count is 1, since dlclose of a NODELETE object does not count\n"
-        "opened at test_codec.py:13, T s in thread 1000 (emu-host) (NOW)\n"
+        "opened at test_codec.py:13 (NOW)\n"
         "codec (test_codec.py:13)\n"
-        "closed in vain at test_codec.py:42, T s in thread 1000 (emu-host)\n"
+        "closed in vain at test_codec.py:42\n"
         "- it is NODELETE since it defines the STB_GNU_UNIQUE symbol codec::Registry<int>::entries for its whole namespace\n"
-        "codec::Registry<int>::entries, looked up for ./libcodec.so, at test_codec.py:13, T s in thread 1000 (emu-host)\n"
+        "codec::Registry<int>::entries, looked up for ./libcodec.so, at test_codec.py:13\n"
         "codec (test_codec.py:13)\n"
         "to let it go:\n"
         "* compile libcodec.so with -fno-gnu-unique, or give codec::Registry<int>::entries internal linkage or hidden visibility"
@@ -195,7 +195,7 @@ def test_a_guest_that_forks_is_tested_as_any(run: Runner, pytester: pytest.Pytes
         """)
     result = run("-W", "error")
     result.assert_outcomes(passed=3, failed=1)
-    assert "error [died] (thread 1001): killed by SIGABRT" in _errors(result)
+    assert "error [died]: killed by SIGABRT" in _errors(result)
 
 
 def test_a_process_is_used_again_as_if_it_were_new(run: Runner, pytester: pytest.Pytester) -> None:
