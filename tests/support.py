@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from emu.sysroot.inspect import inspect
 from tools import fixtures
+from tools.emu_server import EmuServer, Request
 from tools.fixtures import Outcome
 
 if TYPE_CHECKING:
@@ -96,6 +98,24 @@ def run_emu(run: Run, *emu_options: str, timeout: float = EMU_TIMEOUT) -> Outcom
         check=False,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+_servers: list[EmuServer] = []
+
+
+def run_forked(run: Run, *emu_options: str) -> Outcome:
+    """As `run_emu`, by a process that has emu imported, which saves two thirds of a short run's time.
+
+    Raises subprocess.TimeoutExpired.
+    """
+    if not _servers:
+        _servers.append(EmuServer())
+        atexit.register(_servers[0].close)
+    words = emu_command(run, *emu_options)[3:]
+    folder = str(fixtures.CACHE / run.fixture)
+    return Outcome(
+        *_servers[0].run(Request(folder, words, dict(os.environ), run.stdin.encode()), EMU_TIMEOUT)
+    )
 
 
 #: The glibc whose addresses, sizes and inner functions the pages show.

@@ -9,7 +9,7 @@ import pytest
 
 from tests import tiers
 from tests.engine.kvm import needs_kvm
-from tests.support import run_emu, run_native
+from tests.support import run_forked, run_native
 from tools import fixtures
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def test_native_exit_code(run: Run) -> None:
 @pytest.mark.usefixtures("built_fixtures")
 def test_emu_equals_native(run: Run, tls_dtors: str) -> None:
     native = run_native(run)
-    emulated = run_emu(run, "--tls-dtors", tls_dtors)
+    emulated = run_forked(run, "--tls-dtors", tls_dtors)
     said = emulated.stderr.decode(errors="replace")
     assert emulated.stdout == native.stdout, said
     assert emulated.exit == native.exit, said
@@ -68,7 +68,7 @@ def test_emu_equals_native(run: Run, tls_dtors: str) -> None:
 @pytest.mark.usefixtures("built_fixtures")
 def test_kvm_equals_native(run: Run) -> None:
     native = run_native(run)
-    emulated = run_emu(run, "--engine", "kvm")
+    emulated = run_forked(run, "--engine", "kvm")
     said = emulated.stderr.decode(errors="replace")
     assert (emulated.stdout, emulated.exit) == (native.stdout, native.exit), said
     if run.same_stderr:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from tools.dso_graph.build import CACHE, base, build  # noqa: E402
 from tools.dso_graph.generate import Case, defined_case, random_scripts, random_structure  # noqa: E402
-from tools.dso_graph.run import SORTS, EmuServer, run_native  # noqa: E402
+from tools.dso_graph.run import SORTS, GraphServer, run_native  # noqa: E402
 from tools.dso_graph.shrink import shrink  # noqa: E402
 from tools.dso_graph.table import record  # noqa: E402
 
@@ -49,7 +49,7 @@ class Findings(NamedTuple):
     disagreements: list[str]
 
 
-def disagrees(server: EmuServer, graph: Graph, sort: int, parent: Path) -> str:
+def disagrees(server: GraphServer, graph: Graph, sort: int, parent: Path) -> str:
     """Return what the emulator makes of a graph if that is not what the real ld.so makes of it;
     empty otherwise.
 
@@ -57,7 +57,7 @@ def disagrees(server: EmuServer, graph: Graph, sort: int, parent: Path) -> str:
     """
     folder = build(graph, parent)
     native = run_native(folder, graph, sort)
-    emulated = server.run(folder, graph, sort)
+    emulated = server.run_graph(folder, graph, sort)
     if emulated == native or native.exit not in (0, 127):
         return ""
     if any(run_native(folder, graph, sort) != native for _ in range(REPEATS)):
@@ -79,7 +79,7 @@ def cases(rng: Random, parent: Path, scripts: int = SCRIPTS) -> Iterator[tuple[P
                 return
 
 
-def compare(server: EmuServer, rng: Random, scripts: int = SCRIPTS) -> Findings:
+def compare(server: GraphServer, rng: Random, scripts: int = SCRIPTS) -> Findings:
     """Compare one random graph with several scripts."""
     compared = 0
     found = []
@@ -87,12 +87,12 @@ def compare(server: EmuServer, rng: Random, scripts: int = SCRIPTS) -> Findings:
         parent = Path(name)
         for folder, case in cases(rng, parent, scripts):
             compared += 1
-            if server.run(folder, case.graph, case.sort) != case.native:
+            if server.run_graph(folder, case.graph, case.sort) != case.native:
                 found += explain(server, case, parent)
     return Findings(compared, found)
 
 
-def explain(server: EmuServer, case: Case, parent: Path) -> list[str]:
+def explain(server: GraphServer, case: Case, parent: Path) -> list[str]:
     """Return an entry for the smallest graph that shows the disagreement of a case;
     none if it is not stable.
     """
@@ -109,12 +109,12 @@ def explain(server: EmuServer, case: Case, parent: Path) -> list[str]:
 def _one(work: tuple[int, int]) -> Findings:
     global _server
     if _server is None:
-        _server = EmuServer().__enter__()
+        _server = GraphServer().__enter__()
     seed, index = work
     return compare(_server, Random(f"{seed}:{index}"))
 
 
-_server: EmuServer | None = None
+_server: GraphServer | None = None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,21 +16,21 @@ from hypothesis import strategies as st
 from tests import tiers
 from tools.dso_fuzz import compare
 from tools.dso_graph.build import base
-from tools.dso_graph.run import EmuServer
+from tools.dso_graph.run import GraphServer
 
 #: Graphs in all: each of the chunks, which can run beside each other, has so many.
 CHUNKS, EXAMPLES = 10, 36
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[EmuServer]:
+def server() -> Iterator[GraphServer]:
     base()
-    with EmuServer() as running:
+    with GraphServer() as running:
         yield running
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_emu_equals_native(server: EmuServer, chunk: int, request: pytest.FixtureRequest) -> None:
+def test_emu_equals_native(server: GraphServer, chunk: int, request: pytest.FixtureRequest) -> None:
     compared = 0
     examples = EXAMPLES * (tiers.LONG if request.config.getoption("tier") == "long" else 1)
 

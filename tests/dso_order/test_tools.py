@@ -12,7 +12,7 @@ from tools import dso_fuzz
 from tools.dso_graph import generate
 from tools.dso_graph.build import BuildError, build
 from tools.dso_graph.language import Graph, parse
-from tools.dso_graph.run import EmuServer, Outcome, run_emu, run_native
+from tools.dso_graph.run import GraphServer, Outcome, run_emu, run_native
 from tools.dso_graph.shrink import shrink
 from tools.dso_graph.table import TableError, load, record
 
@@ -136,20 +136,21 @@ def test_shrinking_keeps_only_what_shows_it() -> None:
 
 
 def test_server_runs_as_the_command_does() -> None:
-    with EmuServer() as server:
+    with GraphServer() as server:
         for text in ("main->a->b=>a; {%b}", "main->a=>b; {%a}", "main->a->b; b(missing)"):
             graph = parse(text)
             folder = build(graph)
-            assert server.run(folder, graph, 1) == run_emu(folder, graph, 1) == run_native(folder, graph, 1)
+            assert (
+                server.run_graph(folder, graph, 1)
+                == run_emu(folder, graph, 1)
+                == run_native(folder, graph, 1)
+            )
 
 
-class _Wrong(EmuServer):
+class _Wrong(GraphServer):
     """An emulator that is wrong about every graph with a dlclose of c."""
 
-    def __enter__(self) -> EmuServer:
-        return self
-
-    def run(self, folder: Path, graph: Graph, sort: int, *options: str) -> Outcome:
+    def run_graph(self, folder: Path, graph: Graph, sort: int, *options: str) -> Outcome:
         """Run natively, and lie."""
         native = run_native(folder, graph, sort)
         return native._replace(output="nonsense") if "-c" in str(graph) else native
