@@ -191,3 +191,29 @@ def test_a_demo_that_does_not_is_a_failure(tmp_path: Path, emu: str) -> None:
     done = _demo(tmp_path, emu)
     assert done.returncode == 1
     assert done.stderr.count(": exit code ") == 5 and "=== Next" not in done.stdout
+
+
+@pytest.mark.parametrize(("terminal", "told"), [(False, [40, 80, 90]), (True, [*range(1, 91)])])
+def test_who_waits_for_fixtures_sees_that_it_goes_on(
+    terminal: bool,
+    told: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen = fixtures.load_all()[:90]
+    monkeypatch.setattr(fixtures, "CACHE", tmp_path)
+    monkeypatch.setattr(fixtures, "_build", lambda fixture, force: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    fixtures.build_all(chosen)
+    lines = [f"fixtures: built {done} of 90: {chosen[done - 1].name}" for done in told]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_what_is_built_already_is_not_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fixtures, "CACHE", tmp_path)
+    monkeypatch.setattr(fixtures, "_build", lambda fixture, force: False)
+    fixtures.build_all(fixtures.load_all())
+    assert capsys.readouterr().err == ""

@@ -79,12 +79,15 @@ if (PROCESSES.length > 1) {
   more(s.parentNode, ALL.processes.left_out, "processes");
 }
 root.dataset.process = D.process;
+const BEYOND =
+  "; from there on those of bindings, reloc, syscalls and sched are not, nor, when there was no more room, " +
+  "the others. --max-events lists more; emu run --trace all --trace-output FILE writes all.";
 if (N < D.seen)
   $("left").textContent = `Left out: ${Object.entries(D.left_out)
     .map(([c, n]) => n + " of " + c)
     .join(
       ", ",
-    )}. All events before #${D.first_left_out} are listed; from there on those of bindings, reloc, syscalls and sched are not, nor, when there was no more room, the others. --max-events lists more; emu run --trace all --trace-output FILE writes all.`;
+    )}. All events before #${D.first_left_out} are listed${BEYOND}`;
 root.dataset.left = D.seen - N;
 // Findings.
 const L = D.lives.rows;
@@ -229,11 +232,14 @@ for (const k of ["before", "after"]) {
   );
   more(d, D[k].left_out, "areas");
 }
-// TLS of one thread, from low to high addresses: the blocks below the thread pointer, the TCB at it; then the blocks elsewhere.
+// TLS of one thread, from low to high addresses: the blocks below the thread pointer, the TCB at it; then the
+// blocks elsewhere.
 const TLS = D.tls.threads,
   Y = D.tls.layout;
 $("static").textContent = TLS.length
-  ? `Static area: ${Y.used} of ${Y.size - Y.tcb} bytes below the thread pointer used (${Y.surplus} were set aside for later modules), TCB of ${Y.tcb} bytes, aligned to ${Y.align}. Newest generation: ${Y.generation}.`
+  ? `Static area: ${Y.used} of ${Y.size - Y.tcb} bytes below the thread pointer used ` +
+    `(${Y.surplus} were set aside for later modules), TCB of ${Y.tcb} bytes, aligned to ${Y.align}. ` +
+    `Newest generation: ${Y.generation}.`
   : "There is no dynamic linker, or no thread has a thread pointer.";
 TLS.forEach((t, i) =>
   el(

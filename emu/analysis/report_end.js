@@ -36,7 +36,13 @@ function draw() {
     const o = shown[j] * 5;
     el(
       "div",
-      `${String(E[o]).padStart(7)}  ${(E[o + 1] / 1e9).toFixed(9)}  ${String(E[o + 2]).padStart(5)}  ${D.categories[E[o + 3]].padEnd(9)} ${D.strings[E[o + 4]]}${E[o] == picked ? "    " + command(shown[j]) : ""}`,
+      [
+        String(E[o]).padStart(7),
+        (E[o + 1] / 1e9).toFixed(9),
+        String(E[o + 2]).padStart(5),
+        D.categories[E[o + 3]].padEnd(9) + " " + D.strings[E[o + 4]],
+        ...(E[o] == picked ? ["  " + command(shown[j])] : []),
+      ].join("  "),
       { class: E[o] == picked ? "row pick" : "row", style: "top:" + j * H + "px", title: command(shown[j]) },
       view,
     );

@@ -1,5 +1,5 @@
-// The graph: a layer is the longest way from something that nobody needs; cycles are cut by the number of rounds. A layer that does not fit
-// the card goes on in the next row.
+// The graph: a layer is the longest way from something that nobody needs; cycles are cut by the number of
+// rounds. A layer that does not fit the card goes on in the next row.
 const ACROSS = 7,
   DOWN = 64,
   GRAPH = 1100;

@@ -1,4 +1,5 @@
-// The schedule: a lane for each thread, steps from left to right, a mark where a thread loses the CPU, and lines between what meets.
+// The schedule: a lane for each thread, steps from left to right, a mark where a thread loses the CPU, and lines
+// between what meets.
 const S = D === ALL ? ALL.schedule : null;
 root.dataset.lanes = 0;
 if (S && S.rows.length) {
@@ -55,14 +56,18 @@ if (S && S.rows.length) {
     const x = X(p.at) - STEP / 2,
       y = Y(p.thread),
       mark = svg("path", { d: `M${x} ${y - 8}l5 -11h-10zM${x} ${y}L${x} ${Y(p.next)}`, class: "preempted" }, picture),
-      text = `thread ${p.thread} is preempted in ${p.place}${p.operation ? ", before " + p.operation : ""}; thread ${p.next} runs`;
+      before = p.operation ? ", before " + p.operation : "",
+      text = `thread ${p.thread} is preempted in ${p.place}${before}; thread ${p.next} runs`;
     tip(mark, text);
     mark.onclick = () => say([text]);
     el("li", text, {}, list);
   });
   const races = S.conflicts.filter((c) => c.race);
-  for (const c of races)
-    el("li", `data race on ${c.of}: thread ${R[c.rows[0]][0]} ${c.first}; thread ${R[c.rows[1]][0]} ${c.second}`, { class: "error" }, $("races"));
+  for (const c of races) {
+    const [first, second] = c.rows.map((row) => R[row][0]);
+    const text = `data race on ${c.of}: thread ${first} ${c.first}; thread ${second} ${c.second}`;
+    el("li", text, { class: "error" }, $("races"));
+  }
   more(card, S.left_out, "steps");
   root.dataset.lanes = tids.length;
   root.dataset.preemptions = S.preemptions.length;

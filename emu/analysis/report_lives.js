@@ -1,5 +1,6 @@
-// The life of every object: a row for each, a bar for each time that it was mapped. The axis is in event numbers. What is before the first
-// constructor gets a quarter of it, unless that is asked for to scale; a part of the axis can be dragged over to be seen alone.
+// The life of every object: a row for each, a bar for each time that it was mapped. The axis is in event numbers.
+// What is before the first constructor gets a quarter of it, unless that is asked for to scale; a part of the axis
+// can be dragged over to be seen alone.
 const X0 = 230,
   W = 880,
   ROW = 24,
