@@ -465,7 +465,7 @@ class Process(ForTheGuest, instead="use Process.memory"):
         while self._listeners:
             self._bus.unsubscribe(self._listeners.pop())
         self.watch = None
-        self.inner.kernel.scheduler.policy = schedule
+        self.inner.kernel.scheduler.decide_by(schedule)
 
     @property
     def aside(self) -> list[object]:

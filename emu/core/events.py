@@ -286,6 +286,10 @@ class EventBus:
         """The sequence number of the next event."""
         return self._sequence + 1
 
+    def time_by(self, now: Callable[[], int]) -> None:
+        """Give each event the time that `now` gives, in nanoseconds of the guest."""
+        self.now = now
+
     def rewind(self, upcoming: int, task: int) -> None:
         """Go on with the sequence number `upcoming`, in `task`: what was told since is undone."""
         self._sequence, self.task, self.process = upcoming - 1, task, 0

@@ -54,7 +54,7 @@ def direct(process: Process, chooser: Chooser) -> Stepper:
     stepper = _steppers.get(process)
     if stepper is None:
         stepper = _steppers[process] = Stepper(process.inner, _Straight())
-    process.inner.kernel.scheduler.policy = stepper
+    process.inner.kernel.scheduler.decide_by(stepper)
     stepper.chooser = chooser
     stepper.begin()
     return stepper

@@ -111,7 +111,7 @@ class Execution:
         process = self.process
         assert process.runner is not None
         process.runner.tell_switches(self._switched)
-        process.kernel.signals.tracer = self._signalled
+        process.kernel.signals.show_first(self._signalled)
         process.kernel.system.host.journal = self.journal
         for file in process.kernel.fds.files.values():
             if isinstance(file, HostFile):

@@ -202,6 +202,10 @@ class System:
         """Return the process whose task runs."""
         return self.processes[self.scheduler.current.pid]
 
+    def make_processes_by(self, forge: Forge) -> None:
+        """Have `forge` make the memory and the CPU of processes."""
+        self.forge = forge
+
     def new_id(self) -> int:
         """Return an id that no process or thread has had."""
         self.next_id += 1
@@ -224,6 +228,10 @@ class System:
         self.clock.alarm = min(self.next_expiry, self.scheduler.next_deadline)
 
     # -- the user --------------------------------------------------------------------------------------------
+
+    def report_to(self, report: Callable[[str], None]) -> None:
+        """Hand `report` each line for the user from now on."""
+        self.report = report
 
     def report_once(self, key: str, line: str) -> None:
         """Tell the user something that would otherwise repeat."""

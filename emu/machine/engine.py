@@ -351,6 +351,12 @@ class Cpu(Protocol):
     def take_blocks(self, handler: Callable[[], None]) -> Callable[[], None]:
         """Have `handler` called at the end of slices from now on; return who was."""
 
+    def know_traps(self, is_trap: Callable[[int], bool]) -> None:
+        """Ask `is_trap` of an address whether a trap there is ours."""
+
+    def count_cycles_by(self, read_tsc: Callable[[], int]) -> None:
+        """Give the guest what `read_tsc` gives for its time stamp counter."""
+
     def get(self, register: int) -> int:
         """Return a 64-bit register."""
 

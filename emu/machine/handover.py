@@ -15,6 +15,8 @@ class Handover:
 
     on_trap: TrapHandler
     on_blocks: Callable[[], None]
+    is_trap: Callable[[int], bool]
+    read_tsc: Callable[[], int]
 
     def _no_handler(self) -> None:
         raise RuntimeError("no trap handler")
@@ -28,3 +30,11 @@ class Handover:
         """Have `handler` called at the end of slices from now on; return who was."""
         before, self.on_blocks = self.on_blocks, handler
         return before
+
+    def know_traps(self, is_trap: Callable[[int], bool]) -> None:
+        """Ask `is_trap` of an address whether a trap there is ours."""
+        self.is_trap = is_trap
+
+    def count_cycles_by(self, read_tsc: Callable[[], int]) -> None:
+        """Give the guest what `read_tsc` gives for its time stamp counter."""
+        self.read_tsc = read_tsc

@@ -107,15 +107,16 @@ class Process:
         system = self.kernel.system
         system.clock.realtime_offset = config.start_time
         self._notes = KeptNotes(config.verbose)
-        system.report = self._notes.keep
+        system.report_to(self._notes.keep)
         self.task = system.scheduler.current = Task(self.kernel.pid, os.path.basename(config.program)[:15])
         self.task.mask, self.task.nice = config.blocked, config.nice
         self.kernel.add_task(self.task)
         if config.policy is not None:
-            system.scheduler.policy = config.policy
-        bus.now = lambda: system.clock.monotonic
+            system.scheduler.decide_by(config.policy)
+        bus.time_by(lambda: system.clock.monotonic)
         bus.task = self.task.tid
-        self.tree = system.forge = Tree(self)
+        self.tree = Tree(self)
+        system.make_processes_by(self.tree)
         self._halted = self._stuck = False
         self._furnish(cpu)
 
@@ -124,7 +125,7 @@ class Process:
         of which there is none yet.
         """
         self.cpu = cpu
-        self.cpu.read_tsc = lambda: self.kernel.clock.monotonic * 3
+        self.cpu.count_cycles_by(lambda: self.kernel.clock.monotonic * 3)
         self._aliases = Aliases(self.space, self.cpu)
         self.occupy()
         self.rtld: Rtld | None = None

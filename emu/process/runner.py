@@ -93,7 +93,7 @@ class Runner(HostedFunctions):
     def serve(self) -> None:
         """Serve the CPU's traps from now on: a child of vfork has its parent's CPU."""
         self.cpu.take_traps(self.on_trap)
-        self.cpu.is_trap = lambda rip: rip in self._handlers or rip in self._returns
+        self.cpu.know_traps(lambda rip: rip in self._handlers or rip in self._returns)
         self.cpu.take_blocks(self._on_blocks)
         self._counting = self.cpu.counter.installed
 

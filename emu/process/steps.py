@@ -150,7 +150,7 @@ class Stepper:
         process.bus.subscribe(lambda record: self._watch_opened(), ("libs",))
         process.bus.subscribe(self._forked, ("threads",))
         self._serve = self._cpu.take_traps(self._trap)
-        self._scheduler.policy = self
+        self._scheduler.decide_by(self)
 
     def _forked(self, record: Record) -> None:
         """Refuse a second process, and another program: their steps would not be seen."""

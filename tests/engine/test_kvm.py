@@ -144,7 +144,7 @@ def test_a_jump_to_where_system_calls_lead_is_none(cpu: KvmCpu) -> None:
 
 def test_only_traps_of_ours_are_traps(cpu: KvmCpu) -> None:
     assert run(cpu, b"\x0f\x0b") == CpuException(6)
-    cpu.is_trap = lambda address: address == CODE
+    cpu.know_traps(lambda address: address == CODE)
     assert isinstance(run(cpu, b"\x0f\x0b"), Stopped)
     assert run(cpu, b"\x90\x0f\x0b") == CpuException(6)
 

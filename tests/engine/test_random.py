@@ -40,7 +40,7 @@ def _cpu(engine: str) -> Cpu:
     arena.set_perms(CODE, PAGE_SIZE, PROT_READ | PROT_EXEC | MAPPED)
     arena.set_perms(DATA, PAGE_SIZE, PROT_READ | PROT_WRITE | MAPPED)
     cpu.take_traps(cpu.stop)
-    cpu.is_trap = lambda address: True
+    cpu.know_traps(lambda address: True)
     return cpu
 
 

@@ -65,7 +65,7 @@ class Guest:
         self.process = p = Process(
             stdin=nothing, stdout=nothing, stderr=nothing, max_memory=MEMORY, timeout=_SETUP_SECONDS
         )
-        p.inner.kernel.system.report = lambda line: None
+        p.inner.kernel.system.report_to(lambda line: None)
         self.libc, self.seed = p.dlopen("libc.so.6"), p.dlopen(str(SEED / "libseed.so"))
         p.dlopen("libgcc_s.so.1")
         self.syscall = self.function("syscall", 7)

@@ -92,7 +92,7 @@ class _Rerun:
         self._by_name = failure.call in ("first-call", "dlsym")
         bus.subscribe(self._take, ("bindings",) if self._by_name else ("dl", "init"))
         self.process = Process(config, bus)
-        self.process.kernel.system.report = lambda line: None
+        self.process.kernel.system.report_to(lambda line: None)
         self.done: TrialOutcome | None = None
         self._seen = self._depth = 0
         self._left = 2 if trial.first else 1

@@ -58,6 +58,10 @@ class Scheduler:
         self._most = _STALE
         self.polled: dict[Task, Block] = {}
 
+    def decide_by(self, policy: Policy) -> None:
+        """Let `policy` say from now on which task runs next, and how long."""
+        self.policy = policy
+
     # -- what the tasks do -----------------------------------------------------------------------------------
 
     def add(self, task: Task) -> None:

@@ -91,6 +91,10 @@ class Signals:
         """Build frames in another memory from now on: that of a new program."""
         self._arena = arena
 
+    def show_first(self, tracer: Callable[[Task, SignalInfo], bool]) -> None:
+        """Show each signal to `tracer` before it acts: True keeps it, and nothing has happened."""
+        self.tracer = tracer
+
     # -- sending ---------------------------------------------------------------------------------------------
 
     def send(self, info: SignalInfo, task: Task | None = None) -> None:

@@ -58,7 +58,7 @@ class _Bench:
     def __init__(self) -> None:
         self.arena = Arena()
         self.cpu = KvmCpu(self.arena)
-        self.cpu.is_trap = lambda address: address == _CODE
+        self.cpu.know_traps(lambda address: address == _CODE)
         self.count = 0
         self.cpu.take_traps(self._trap)
         self.arena.set_perms(_CODE, PAGE_SIZE, PROT_READ | PROT_EXEC | MAPPED)
@@ -165,7 +165,7 @@ class _Bench:
 
     def virtual_clock(self) -> bool:
         """Whether RDTSC tells the time that we say."""
-        self.cpu.read_tsc = lambda: 0x1122_3344_5566
+        self.cpu.count_cycles_by(lambda: 0x1122_3344_5566)
         self.run(b"\x0f\x31\x0f\x05")
         return self.cpu.get(regs.RAX) == 0x3344_5566 and self.cpu.get(regs.RDX) == 0x1122
 
