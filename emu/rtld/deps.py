@@ -170,6 +170,16 @@ class _Entry:
         self.map, self.done = map_, done
 
 
+class _NoListError(LoaderError):
+    """There is no memory for a list: unlike what _visit meets else, this ends map_deps at once."""
+
+
+def _leave_marked(entries: list[_Entry]) -> None:
+    """Leave the marks of a list that comes to nothing: those objects count for listed in the next."""
+    for entry in entries:
+        entry.map.left_marked = True
+
+
 def map_deps(rtld: Rtld, root: LinkMap, preloads: list[LinkMap], mode: int = 0) -> Work:
     """Load everything that `root` needs; set its search list (breadth-first) and everybody's `initfini`.
 
@@ -183,13 +193,22 @@ def map_deps(rtld: Rtld, root: LinkMap, preloads: list[LinkMap], mode: int = 0) 
     while at is not None and failure is None:
         try:
             yield from _visit(rtld, root, entries, at, mode)
+        except _NoListError:
+            _leave_marked(entries)
+            raise
         except EmuError as error:
             failure = error
         at = next((i for i in range(at, len(entries)) if not entries[i].done), None)
     known = [entry.map for entry in entries if not entry.map.faked]
     before = root.lent.get("initfini", 0)
-    yield from _allocate_lists(rtld, root, len(known))
+    try:
+        yield from _allocate_lists(rtld, root, len(known))
+    except _NoListError:
+        _leave_marked(entries)
+        raise
     root.searchlist[:] = known
+    for entry in entries:
+        entry.map.left_marked = False
     if root.reldeps is not None and any(map_ in known and map_ is not root for map_ in root.reldeps):
         root.reldeps = [map_ for map_ in root.reldeps if map_ not in known or map_ is root]
         rtld.mirror.reldeps(root)
@@ -236,7 +255,7 @@ def _visit(rtld: Rtld, root: LinkMap, entries: list[_Entry], at: int, mode: int)
         direct.append(needed)
         if tag != c.DT_NEEDED:
             _insert_filtee(rtld, entries, entry, needed)
-        elif all(known.map is not needed for known in entries):
+        elif not needed.left_marked and all(known.map is not needed for known in entries):
             entries.append(_Entry(needed))
     if map_ is not root and map_.initfini is None and map_.real is map_:
         yield from _allocate_lists(rtld, map_, len(direct), root)
@@ -253,7 +272,7 @@ def _allocate_lists(rtld: Rtld, map_: LinkMap, count: int, root: LinkMap | None 
         block = yield from rtld.owed.call(b"malloc", 8 * (2 * count + 1))
         if not block:
             what = "dependency list" if root is not None else "symbol search list"
-            raise LoaderError((root or map_).name, f"cannot allocate {what}", errno.ENOMEM)
+            raise _NoListError((root or map_).name, f"cannot allocate {what}", errno.ENOMEM)
         map_.lent["initfini"] = block
 
 

@@ -89,6 +89,8 @@ class LinkMap:
       tells that from a list that has become empty
     - `real`: the map itself, except for the one that stands for ld.so in a namespace of dlmopen
     - `main_map`: whether it is the program of an `ld.so PROGRAM` command
+    - `left_marked`: whether a list of dependencies for which there was no memory has left its mark
+      (l_reserved)
     - `faked`: whether there is no file, the library having not been found (`Rtld.keep_going`)
     - `global_`, `relocated`, `init_called`, `used`: whether it is in the global scope, is relocated, has had
       its constructors called, has had any reference bound to it
@@ -110,7 +112,7 @@ class LinkMap:
 
     __slots__ = (
         "addr", "address", "audit_any_plt", "auditing", "bind_flags", "contiguous", "direct_opencount", "dynamic", "entry", "faked", "file_id", "found_by",
-        "global_", "init_called", "initfini", "ld", "lib_names", "loader", "local_scope", "main_map", "map_end", "map_start", "name",
+        "global_", "init_called", "initfini", "ld", "left_marked", "lib_names", "loader", "local_scope", "main_map", "map_end", "map_start", "name",
         "need_tls_init", "needed_as", "nodelete_active", "nodelete_pending", "ns", "origin", "path", "phdr", "phdr_allocated", "phdrs", "real", "reldeps",
         "reloc_result", "reloc_results", "relocated", "relro", "removed", "rpath", "runpath", "scopes", "searchlist", "soname", "symbolic", "symtab",
         "text_end", "tls_align", "tlsdesc_arguments",
@@ -142,7 +144,9 @@ class LinkMap:
         self.local_scope = Scope(self.searchlist, self)
         self.scopes: list[Scope] = []
         self.real = self
-        self.symbolic = self.global_ = self.relocated = self.init_called = self.faked = self.removed = False
+        self.symbolic = self.global_ = self.relocated = self.init_called = self.left_marked = self.faked = (
+            self.removed
+        ) = False
         self.main_map = self.need_tls_init = self.phdr_allocated = False
         self.direct_opencount = 0
         self.used = self.auditing = self.audit_any_plt = False
