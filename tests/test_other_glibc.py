@@ -201,6 +201,17 @@ def test_an_answer_names_the_release_that_it_depends_on(system: Elsewhere) -> No
     assert "(since glibc 2.41)" in said
 
 
+@pytest.mark.parametrize("release", ["2.31"])
+def test_a_difference_is_put_down_to_what_it_points_to(system: Elsewhere) -> None:
+    """A change that could be behind any difference of its kind is not named beside it."""
+    fixture = fixtures.load("hello-printf")
+    elsewhere.place(fixture, system)
+    said = elsewhere.emu(system, fixture.name, "diff", "--sysroot", "/", "./main").stdout.decode()
+    assert "calloc@GLIBC_2.2.5" in said
+    assert "bug 25486" in said
+    assert "7374c02b68" not in said
+
+
 @pytest.mark.usefixtures("built_fixtures")
 @pytest.mark.parametrize("release", ["2.31"])
 def test_a_deadlock_names_the_release_s_lock(system: Elsewhere) -> None:

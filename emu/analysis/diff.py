@@ -195,11 +195,12 @@ def _reasons(
         both = {left.side.ldso, right.side.ldso} == {EMU, REAL}
         return (Cause(_ERROR_OF_EMU, "", "", tried=False),) if both else ()
     shown = f"{difference.left}\n{difference.right}"
-    return tuple(
-        _explanation(change, tried=False)
-        for change in changes
-        if difference.facet in change.concerns and re.search(change.sign, shown)
-    )
+    fitting = [
+        change for change in changes if difference.facet in change.concerns and re.search(change.sign, shown)
+    ]
+    # What a sign points to leaves nothing for those that could be behind any difference.
+    pointed_to = [change for change in fitting if change.sign]
+    return tuple(_explanation(change, tried=False) for change in pointed_to or fitting)
 
 
 def _explanation(change: RuleChange, *, tried: bool) -> Cause:

@@ -40,6 +40,10 @@ class RuleChange(NamedTuple):
 CHANGES = (
     RuleChange((2, 32), "audit_tags", True, "DT_AUDIT and DT_DEPAUDIT name auditors", "bug 24943", ("output",)),
     RuleChange(
+        (2, 32), "", True, "ld.so looks for the program's malloc, rather than bind to it as any object does", "bug 25486",
+        ("bindings",), r"\b(calloc|free|malloc|realloc)@GLIBC_2\.2\.5",
+    ),
+    RuleChange(
         (2, 33), "", True, "directories named for the CPU's level under glibc-hwcaps are searched", "elf/dl-hwcaps.c",
         ("loads", "bindings"), r"/glibc-hwcaps/",
     ),
