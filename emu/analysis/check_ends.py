@@ -9,6 +9,7 @@ from emu.analysis.check_copies import is_deepbound
 from emu.analysis.check_notes import NOWHERE, base
 from emu.analysis.unfinished import never_returned, remedy, thrower, unfinished
 from emu.core.record import NamedTuple
+from emu.process.deadlock import NOT_COPIED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,17 @@ class End(NamedTuple):
 
 def deadlocked(first: str, ended: str) -> End:
     """Return the finding of a deadlock; `ended` are its words, `first` the first line of them."""
+    forked = next((line.strip() for line in ended.splitlines() if NOT_COPIED in line), "")
+    if forked:
+        lock = _FUTEX.search(forked)
+        what = f"{lock[1]}" if lock is not None else "the lock"
+        return End(
+            f"{first}: {_plain(forked)}",
+            (
+                f"take {what} before fork, and let it go behind it in both processes: pthread_atfork(lock, unlock, unlock)",
+                "fork before threads are started, or call only async-signal-safe functions in the child until it executes something: signal-safety(7)",
+            ),
+        )
     waits = next((line.strip() for line in ended.splitlines() if _LOADER_LOCK in line), "")
     if not waits:
         return _destroyed_too_early(first, ended)

@@ -20,6 +20,7 @@ _OWNER = 8
 Source: glibc sysdeps/nptl/bits/struct_mutex.h.
 """
 _EMU = "[emu]"
+NOT_COPIED = "which is one of the parent process: fork copies only the thread that calls it"
 _LOADER_LOCKS = {
     "_dl_load_lock": "the dynamic loader's lock",
     "_dl_load_write_lock": "the dynamic loader's lock on its list of objects",
@@ -82,9 +83,23 @@ def _of_process(process: Process, prefix: str) -> list[str]:
     return lines
 
 
-def _name(process: Process, tid: int) -> str:
+def _name(process: Process, tid: int, futex: int) -> str:
+    """Return a thread in words; one that is older than the process held what fork copied, and is not in it.
+    Of memory that processes share it may be another's.
+
+    Source: fork(2), vfork(2).
+    """
     task = process.kernel.tasks.get(tid)
-    return f"thread {tid} ({task.name})" if task is not None else f"thread {tid}, which has ended"
+    if task is not None:
+        return f"thread {tid} ({task.name})"
+    area = process.space.find(futex)
+    shares = process.kernel.family.vfork is not None or (area is not None and area.shared)
+    if tid < process.kernel.pid and not shares:
+        return f"thread {tid}, {NOT_COPIED}"
+    for other in process.tree.processes.values():
+        if tid in other.kernel.tasks:
+            return f"thread {tid} ({other.kernel.tasks[tid].name}) of process {other.kernel.pid}"
+    return f"thread {tid}, which has ended"
 
 
 def waits_for(process: Process, task: Task) -> str:
@@ -123,10 +138,10 @@ def _holder(process: Process, task: Task, frames: dict[int, list[FrameInfo]]) ->
         return ""
     known = range(abi.PID, kernel.system.next_id)
     if word & FUTEX_TID_MASK in known:  # a robust or PI mutex
-        return f", held by {_name(process, word & FUTEX_TID_MASK)}"
+        return f", held by {_name(process, word & FUTEX_TID_MASK, block.futex)}"
     if word in (1, 2) and owner in known:
         doing = _doing(process, owner, frames) if _loader_lock(process, block.futex) else ""
-        return f", held by {_name(process, owner)}{doing}"
+        return f", held by {_name(process, owner, block.futex)}{doing}"
     return ""
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 
@@ -183,3 +185,36 @@ def test_a_run_that_could_not_be_finished_says_where_it_was(tmp_path: Path) -> N
     text = emu("check", "./main", cwd=tmp_path).stderr.decode()
     assert re.search(r"error \[not-finished\]: .*the program stopped itself with SIGSTOP\n", text)
     assert re.search(r"\n    at main \(main\.c:4\) \[main\+0x[0-9a-f]+\]\n", text)
+
+
+# -- a lock over fork ----------------------------------------------------------------------------------------
+
+
+def test_a_lock_that_a_thread_of_the_parent_had_at_the_fork() -> None:
+    done = emu("check", "--json", "./main", cwd=fixtures.CACHE / "check-fork-lock")
+    text = done.stderr.decode()
+    report = json.loads(text[text.index('{\n  "program"') :])
+    jsonschema.validate(report, schema(Report, "report"))
+    (finding,) = report["findings"]
+    assert (done.exit, finding["rule"]) == (1, "deadlock")
+    words = r"thread 1002 \(main\) waits for log_lock in \./main, held by thread 1001, which is one of the parent process: fork copies only the thread"
+    assert re.search(words, finding["message"])
+    helps = ("take log_lock before fork", "fork before threads are started")
+    assert [said.startswith(word) for word, said in zip(helps, finding["remedies"], strict=True)] == [
+        True
+    ] * 2
+    native = subprocess.Popen(
+        ["./main"], cwd=fixtures.CACHE / "check-fork-lock", stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            native.communicate(timeout=1)
+    finally:
+        os.killpg(native.pid, signal.SIGKILL)  # its child waits for ever
+        native.communicate()
+
+
+@pytest.mark.parametrize("run", ["atfork", "fork-first", "executes"])
+def test_what_is_said_of_a_lock_over_fork_helps(run: str) -> None:
+    answer = checked(f"check-fork-lock:{run}")
+    assert (answer.rules, answer.report["exit_code"]) == ([], 0)
