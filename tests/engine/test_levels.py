@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -120,6 +121,7 @@ def test_snapshots_and_restores_leak_nothing() -> None:
             snapshot.restore()
 
         def held() -> tuple[int, int]:
+            gc.collect()
             with open("/proc/self/status") as status:
                 resident = next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
             return resident, len(os.listdir("/proc/self/fd"))
