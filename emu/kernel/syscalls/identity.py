@@ -1,4 +1,4 @@
-"""What the process is and has: process ids, uname, limits, usage, prctl, arch_prctl, randomness.
+"""What the process is and has: process ids, uname, limits, usage, arch_prctl, randomness.
 
 Source: the man page of each call.
 """
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from emu.core.errors import MemoryFault
 from emu.kernel import abi
 from emu.kernel.errors import fail
-from emu.kernel.run.credentials import CAP_SETPCAP
 from emu.kernel.stack import STACK_SIZE
 from emu.kernel.syscalls.groups import find_process
 from emu.kernel.syscalls.time import pack_timeval
@@ -33,19 +32,6 @@ _RANDOM_LIMIT = 1 << 25
 _PIECE = 1 << 16
 _STACK_TO_COME = STACK_SIZE - (132 << 10)
 """Bytes of the stack that are mapped here, while Linux maps them when they are touched."""
-_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 1, 2, 3, 4
-_PR_GET_KEEPCAPS, _PR_SET_KEEPCAPS, _PR_GET_TIMING, _PR_SET_NAME, _PR_GET_NAME = 7, 8, 13, 15, 16
-_PR_GET_SECCOMP, _PR_SET_SECCOMP, _PR_CAPBSET_READ, _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = (
-    21,
-    22,
-    23,
-    29,
-    30,
-)
-_PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_GET_TID_ADDRESS = 38, 39, 40
-_PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
-_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
-_PR_CAPBSET_DROP, _LAST_CAPABILITY = 24, 40
 
 
 class ArchCode(IntEnum):
@@ -160,68 +146,6 @@ def _sys_arch_prctl(k: Kernel, t: Task, code: int, address: int) -> int:
             k.arena.copy_out(address, value.to_bytes(8, "little"))
         case _:
             raise fail(errno.EINVAL)
-    return 0
-
-
-@syscall(157, "prctl", "option", "hex", "hex", "hex", "hex")
-def _sys_prctl(k: Kernel, t: Task, option: int, second: int, third: int, fourth: int, fifth: int) -> int:
-    value = second & abi.U32
-    if option == _PR_SET_NAME:
-        k.rename(t, k.arena.read_cstr(second, 15))
-    elif option == _PR_GET_NAME:
-        k.arena.copy_out(second, t.name.encode("utf-8", "surrogateescape")[:15].ljust(16, b"\0"))
-    elif option == _PR_SET_PDEATHSIG:
-        if value > abi.NSIG:
-            raise fail(errno.EINVAL)
-        k.death_signal = value
-    elif option == _PR_GET_PDEATHSIG:
-        k.arena.copy_out(second, k.death_signal.to_bytes(4, "little"))
-    elif option == _PR_SET_DUMPABLE:
-        if value > 1:
-            raise fail(errno.EINVAL)
-        k.dumpable = value
-    elif option == _PR_GET_DUMPABLE:
-        return k.dumpable
-    elif option == _PR_SET_NO_NEW_PRIVS:
-        if second != 1 or third or fourth or fifth:
-            raise fail(errno.EINVAL)
-        k.no_new_privs = 1
-    elif option == _PR_GET_NO_NEW_PRIVS:
-        return k.no_new_privs
-    elif option == _PR_CAPBSET_READ:
-        if second > _LAST_CAPABILITY:
-            raise fail(errno.EINVAL)
-        return k.credentials.bounding >> second & 1
-    elif option == _PR_CAPBSET_DROP:
-        if not k.credentials.has(CAP_SETPCAP):
-            raise fail(errno.EPERM)
-        if second > _LAST_CAPABILITY:
-            raise fail(errno.EINVAL)
-        k.credentials.bounding &= ~(1 << second)
-    elif option == _PR_SET_KEEPCAPS:
-        if second > 1:
-            raise fail(errno.EINVAL)
-        k.credentials.keep = bool(second)
-    elif option == _PR_GET_KEEPCAPS:
-        return int(k.credentials.keep)
-    elif option == _PR_SET_CHILD_SUBREAPER:
-        k.family.subreaper = bool(second)
-    elif option == _PR_GET_CHILD_SUBREAPER:
-        k.arena.copy_out(second, int(k.family.subreaper).to_bytes(4, "little"))
-    elif option == _PR_GET_TIMERSLACK:
-        return 50_000
-    elif option == _PR_GET_TID_ADDRESS:
-        k.arena.copy_out(second, t.clear_child_tid.to_bytes(8, "little"))
-    elif option == _PR_GET_SECCOMP:
-        return t.seccomp.mode
-    elif option == _PR_SET_SECCOMP:
-        from emu.kernel.syscalls.seccomp import by_prctl  # few programs bind themselves
-
-        return by_prctl(k, t, second, third)
-    elif option in (_PR_GET_TIMING, _PR_GET_THP_DISABLE):
-        return 0
-    elif option not in (_PR_SET_TIMERSLACK, _PR_SET_THP_DISABLE):
-        raise fail(errno.EINVAL)
     return 0
 
 
