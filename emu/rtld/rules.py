@@ -29,8 +29,8 @@ class Rules:
     frames_in_table: bool = False
     """Whether that table has a word more for each object."""
     closed_ids_reused: bool = False
-    """Whether the TLS module ids of closed objects are given out again, rather than
-    only those of a dlopen that failed.
+    """Whether the TLS module ids of closed objects are given out again, each once, rather than only those of
+    a dlopen that failed, and one to several objects of one dlopen.
     """
     closed_goes_first: bool = False
     """Whether dlclose finalises the closed object first of all, and a namespace's

@@ -96,7 +96,9 @@ class Tls:
             for index in range(self.static_modules + 1, self.max_dtv_idx + 1):
                 slot = self.slots[index]
                 if slot.map is None:
-                    slot.map, slot.generation = map_, 0
+                    # Else whoever comes in the same dlopen finds the place free, too, and takes it.
+                    if self.rtld.rules.closed_ids_reused:
+                        slot.map, slot.generation = map_, 0
                     map_.tls_modid = index
                     self._tell_module("assign", map_)
                     return
