@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tools.fixtures import Run
+
+_WRITTEN_FOR = "glibc 2.36"
+"""Whose exit codes the fixtures have; another release may end a program otherwise, as emu does then, too."""
 
 
 @cache
@@ -47,6 +51,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.mark.usefixtures("built_fixtures")
 def test_native_exit_code(run: Run) -> None:
     native = run_native(run)
+    release = os.confstr("CS_GNU_LIBC_VERSION")
+    if native.exit != run.exit and release != _WRITTEN_FOR:
+        pytest.skip(f"{release}: ends with {native.exit}, where {_WRITTEN_FOR} ends with {run.exit}")
     assert (native.exit, native.stderr if native.exit != run.exit else b"") == (run.exit, b"")
     shown = native.stdout or run.same_stderr or run.exit > 128
     assert shown, "a fixture must print what it shows, if a signal is not what it shows"
