@@ -9,7 +9,7 @@ from emu.analysis.check_copies import is_deepbound
 from emu.analysis.check_notes import NOWHERE, base
 from emu.analysis.unfinished import never_returned, remedy, thrower, unfinished
 from emu.core.record import NamedTuple
-from emu.process.deadlock import NOT_COPIED
+from emu.process.deadlock import HAS_ENDED, HAS_FORKED, NOT_COPIED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 _DESTROYS = re.compile(r"    #\d+ (pthread_(?:cond|barrier)_destroy)\b")
 _LOADER_LOCK = "waits for the dynamic loader's lock"
-_RUNS = re.compile(r", which runs .* of (\S+), and that waits (.*)")
+_RUNS = re.compile(r", which runs .* of (.+?), and that waits (.*)")
 _THREAD = re.compile(r"(?:process \d+: )?(thread \d+ \([^)]*\))")
-_FUTEX = re.compile(r"on a futex at 0x[0-9a-f]+ \((.+?) in (\S+?)\)(?=,|$)")
+_FUTEX = re.compile(r"on a futex at 0x[0-9a-f]+ \((.+?) in (.+?)\)(?=,|$)")
 _FOLDER = re.compile(r"\(/[^()]*/")
 _UNWINDER = ("_Unwind_RaiseException", "_Unwind_Resume", "_Unwind_ForcedUnwind")
 _PERSONALITY = "__gxx_personality_v0"
@@ -40,21 +40,37 @@ class End(NamedTuple):
 
 def deadlocked(first: str, ended: str) -> End:
     """Return the finding of a deadlock; `ended` are its words, `first` the first line of them."""
-    forked = next((line.strip() for line in ended.splitlines() if NOT_COPIED in line), "")
-    if forked:
-        lock = _FUTEX.search(forked)
-        what = f"{lock[1]}" if lock is not None else "the lock"
-        return End(
-            f"{first}: {_plain(forked)}",
-            (
-                f"take {what} before fork, and let it go behind it in both processes: pthread_atfork(lock, unlock, unlock)",
-                "fork before threads are started, or call only async-signal-safe functions in the child until it executes something: signal-safety(7)",
-            ),
+    lines = [line.strip() for line in ended.splitlines()]
+    for owner in (HAS_FORKED, NOT_COPIED):
+        if forked := next((line for line in lines if owner in line), ""):
+            return End(f"{first}: {_plain(forked)}", _of_nobody(owner, forked))
+    if waits := next((line for line in lines if _LOADER_LOCK in line), ""):
+        return End(f"{first}: {_plain(waits)}", tuple(_of_loader_lock(waits)))
+    if left := next((line for line in lines if HAS_ENDED in line), ""):
+        return End(f"{first}: {_plain(left)}", _of_nobody(HAS_ENDED, left))
+    return _destroyed_too_early(first, ended)
+
+
+def _of_nobody(owner: str, waits: str) -> tuple[str, ...]:
+    """Return what would help where no thread of the process can let a lock go; `owner` are the words about
+    who has it. Source: POSIX pthread_atfork (rationale), pthread_mutexattr_setrobust.
+    """
+    lock = _FUTEX.search(waits)
+    what = lock[1] if lock is not None else "the lock"
+    if owner == HAS_FORKED:
+        return (
+            f"let {what} go before fork, and take it again behind it",
+            f"let {what} go in the child before it is taken there (of a recursive or error-checking one the child is not the owner: it cannot)",
         )
-    waits = next((line.strip() for line in ended.splitlines() if _LOADER_LOCK in line), "")
-    if not waits:
-        return _destroyed_too_early(first, ended)
-    return End(f"{first}: {_plain(waits)}", tuple(_of_loader_lock(waits)))
+    if owner == HAS_ENDED:
+        return (
+            f"let {what} go in the thread that has taken it, before that ends",
+            f"make {what} robust (pthread_mutexattr_setrobust): who takes it next then has it with EOWNERDEAD, and calls pthread_mutex_consistent",
+        )
+    return (
+        f"take {what} before fork, and let it go behind it in both processes: pthread_atfork(lock, unlock, unlock)",
+        "fork before threads are started, or call only async-signal-safe functions in the child until it executes something: signal-safety(7)",
+    )
 
 
 def _plain(waits: str) -> str:

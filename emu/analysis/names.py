@@ -197,7 +197,7 @@ def has_part(part: str, name: str) -> bool:
 
 
 def gone_text(word: str, gone: Departed) -> str:
-    """Return when and by whom an object was unloaded."""
+    """Return by whom an object was unloaded."""
     return f"{word} has gone: it was unloaded by {gone.by}"
 
 

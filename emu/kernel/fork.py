@@ -31,6 +31,23 @@ def fork_kernel(parent: Kernel, space: AddressSpace, family: Family, shares: Sha
     return child
 
 
+def remember_threads(parent: Kernel, task: Task, family: Family) -> None:
+    """Note whose ids the child's copy of the memory may have, where the thread `task` of `parent` forks: of
+    all threads that share the memory it alone goes on in the child.
+    """
+    for kernel in parent.system.processes.values():
+        if kernel.space is not parent.space:
+            continue
+        earlier = kernel.family.copied
+        family.left |= kernel.family.left | dict.fromkeys(kernel.tasks, kernel.pid)
+        if task.tid == kernel.pid:
+            family.copied |= earlier
+        elif kernel.pid in kernel.tasks:
+            family.left |= earlier
+    del family.left[task.tid]
+    family.copied[task.tid] = parent.pid
+
+
 def fork_task(parent: Task, pid: int) -> Task:
     """Return the only thread of a child: the copy of the one that forks."""
     task = Task(pid, parent.name)

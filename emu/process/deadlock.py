@@ -20,7 +20,9 @@ _OWNER = 8
 Source: glibc sysdeps/nptl/bits/struct_mutex.h.
 """
 _EMU = "[emu]"
-NOT_COPIED = "which is one of the parent process: fork copies only the thread that calls it"
+NOT_COPIED = "fork copies only the thread that calls it"
+HAS_FORKED = "which took it before it forked"
+HAS_ENDED = "which has ended"
 _LOADER_LOCKS = {
     "_dl_load_lock": "the dynamic loader's lock",
     "_dl_load_write_lock": "the dynamic loader's lock on its list of objects",
@@ -84,7 +86,8 @@ def _of_process(process: Process, prefix: str) -> list[str]:
 
 
 def _name(process: Process, tid: int, futex: int) -> str:
-    """Return a thread in words; one that is older than the process held what fork copied, and is not in it.
+    """Return a thread in words. In a child memory that fork copied may have the id of one of the parent: the
+    one that forked, which goes on under another id, one that lived, which does not, or one that had ended.
     Of memory that processes share it may be another's.
 
     Source: fork(2), vfork(2).
@@ -93,13 +96,18 @@ def _name(process: Process, tid: int, futex: int) -> str:
     if task is not None:
         return f"thread {tid} ({task.name})"
     area = process.space.find(futex)
-    shares = process.kernel.family.vfork is not None or (area is not None and area.shared)
-    if tid < process.kernel.pid and not shares:
-        return f"thread {tid}, {NOT_COPIED}"
+    family = process.kernel.family
+    shares = family.vfork is not None or (area is not None and area.shared)
+    if tid in family.copied and family.pid in process.kernel.tasks and not shares:
+        return f"thread {tid}, {HAS_FORKED}: the child's thread is {family.pid}"
+    if tid in family.left and not shares:
+        of = family.left[tid]
+        whose = "the parent process" if of == family.parent else f"process {of}"
+        return f"thread {tid}, which is one of {whose}: {NOT_COPIED}"
     for other in process.tree.processes.values():
         if tid in other.kernel.tasks:
             return f"thread {tid} ({other.kernel.tasks[tid].name}) of process {other.kernel.pid}"
-    return f"thread {tid}, which has ended"
+    return f"thread {tid}, {HAS_ENDED}"
 
 
 def waits_for(process: Process, task: Task) -> str:

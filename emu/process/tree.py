@@ -213,6 +213,7 @@ class Tree:
         task.context = None
         kernel.bus.task = task.tid
         kernel.family.executed = True
+        kernel.family.copied, kernel.family.left = {}, {}
         kernel.dumpable, kernel.credentials.keep = 1, False
 
     def _begin(self, process: Process) -> None:

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from emu.analysis.check_data import Report
+from emu.analysis.check_ends import deadlocked
 from emu.analysis.data import schema
 from emu.analysis.why_data import WhyAnswer
 from tests.analysis.test_check_conflicts import checked
@@ -190,22 +191,42 @@ def test_a_run_that_could_not_be_finished_says_where_it_was(tmp_path: Path) -> N
 # -- a lock over fork ----------------------------------------------------------------------------------------
 
 
-def test_a_lock_that_a_thread_of_the_parent_had_at_the_fork() -> None:
-    done = emu("check", "--json", "./main", cwd=fixtures.CACHE / "check-fork-lock")
+_OWNERS = {
+    "./main": (
+        r"thread 1002 \(main\) waits for log_lock in \./main, held by thread 1001, which is one of the parent process: fork copies only the thread",
+        ("take log_lock before fork", "fork before threads are started"),
+    ),
+    "./owners grandchild": (
+        r"thread 1003 \(owners\) waits for log_lock in \./owners, held by thread 1001, which is one of process 1000: fork copies only the thread",
+        ("take log_lock before fork", "fork before threads are started"),
+    ),
+    "./owners forker": (
+        r"waits for log_lock in \./owners, held by thread 1001, which took it before it forked: the child's thread is 1002$",
+        ("let log_lock go before fork", "let log_lock go in the child"),
+    ),
+    "./owners ended": (
+        r"thread 1002 \(owners\) waits for log_lock in \./owners, held by thread 1001, which has ended$",
+        ("let log_lock go in the thread that has taken it", "make log_lock robust"),
+    ),
+}
+"""Who has the lock that the child of a run waits for, with what the remedies begin with."""
+
+
+@pytest.mark.parametrize("command", _OWNERS)
+def test_whose_a_lock_is_that_a_child_waits_for(command: str) -> None:
+    words, helps = _OWNERS[command]
+    argv, folder = command.split(), fixtures.CACHE / "check-fork-lock"
+    done = emu("check", "--json", *argv, cwd=folder)
     text = done.stderr.decode()
     report = json.loads(text[text.index('{\n  "program"') :])
     jsonschema.validate(report, schema(Report, "report"))
     (finding,) = report["findings"]
     assert (done.exit, finding["rule"]) == (1, "deadlock")
-    words = r"thread 1002 \(main\) waits for log_lock in \./main, held by thread 1001, which is one of the parent process: fork copies only the thread"
-    assert re.search(words, finding["message"])
-    helps = ("take log_lock before fork", "fork before threads are started")
-    assert [said.startswith(word) for word, said in zip(helps, finding["remedies"], strict=True)] == [
+    assert re.search(words, finding["message"]), finding["message"]
+    assert [told.startswith(word) for word, told in zip(helps, finding["remedies"], strict=True)] == [
         True
     ] * 2
-    native = subprocess.Popen(
-        ["./main"], cwd=fixtures.CACHE / "check-fork-lock", stdout=subprocess.PIPE, start_new_session=True
-    )
+    native = subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE, start_new_session=True)
     try:
         with pytest.raises(subprocess.TimeoutExpired):
             native.communicate(timeout=1)
@@ -214,7 +235,25 @@ def test_a_lock_that_a_thread_of_the_parent_had_at_the_fork() -> None:
         native.communicate()
 
 
-@pytest.mark.parametrize("run", ["atfork", "fork-first", "executes"])
+@pytest.mark.parametrize(
+    "run",
+    ["atfork", "fork-first", "executes", "forker-lets-go", "forker-child-unlocks", "ended-unlocks", "ended-robust"],
+)  # fmt: skip
 def test_what_is_said_of_a_lock_over_fork_helps(run: str) -> None:
     answer = checked(f"check-fork-lock:{run}")
     assert (answer.rules, answer.report["exit_code"]) == ([], 0)
+
+
+def test_the_remedies_at_the_loaders_lock_fit_where_a_path_has_spaces() -> None:
+    waits = (
+        "thread 1001 (host) waits for the dynamic loader's lock (_dl_load_lock), held by thread 1000 (host) in dlopen of ./my plugin.so (main (host.c:9)),"
+        " which runs start (plugin.c:5) of ./my plugin.so, and that waits on a futex at 0x7f0010 (lock in /opt/my host/host), held by thread 1001 (host)"
+    )
+    end = deadlocked("host: deadlock", f"host: deadlock\n  {waits}\n")
+    assert end.message.endswith("that waits for lock in /opt/my host/host, held by thread 1001 (host)")
+    helps = (
+        "do not wait for a lock",
+        "do what waits in a function of my plugin.so,",
+        "let thread 1001 (host) call the loader",
+    )
+    assert all(remedy.startswith(word) for word, remedy in zip(helps, end.remedies, strict=True))

@@ -43,13 +43,15 @@ class Family:
     - `executed`: whether it has called execve since fork (then its parent may not change its group)
     - `vfork`: the thread that waits until this process needs its memory no more, None otherwise
     - `maker`: the id of the parent's thread that has made it
+    - `copied`, `left`: threads whose ids its copied memory may have, each with its process: those that its
+      main thread is the copy of; those that lived at a fork and that fork has not copied
     - `waiters`: its own tasks that wait for a child
     - `children_cpu`: what children that were waited for have used, in nanoseconds of CPU time
     """
 
     __slots__ = (
-        "children", "children_cpu", "executed", "exit_signal", "group", "maker", "news", "parent", "pid", "session", "status",
-        "subreaper", "vfork", "waiters",
+        "children", "children_cpu", "copied", "executed", "exit_signal", "group", "left", "maker", "news", "parent", "pid", "session",
+        "status", "subreaper", "vfork", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +66,8 @@ class Family:
         )
         self.children: list[int] = []
         self.maker = parent
+        self.copied: dict[int, int] = {}
+        self.left: dict[int, int] = {}
         self.status: int | None = None
         self.news = ""
         self.subreaper = self.executed = False

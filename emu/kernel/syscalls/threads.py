@@ -17,7 +17,7 @@ from emu.core.record import NamedTuple
 from emu.core.task_events import ProcessCreated, ThreadCreated
 from emu.kernel import abi
 from emu.kernel.errors import fail
-from emu.kernel.fork import fork_task
+from emu.kernel.fork import fork_task, remember_threads
 from emu.kernel.fs.pidfd import PidFile
 from emu.kernel.run.block import Block
 from emu.kernel.run.credentials import CAP_SYS_ADMIN, CAP_SYS_RESOURCE
@@ -136,6 +136,8 @@ def _new_process(k: Kernel, t: Task, asked: _Request) -> int | Waiting:
     parent = k.family.parent if flags & _PARENT else k.pid
     family = Family(pid, parent, k.family.group, k.family.session, asked.signal)
     family.maker = t.tid
+    if not flags & _VM:
+        remember_threads(k, t, family)
     shares = Shares(bool(flags & _VM), bool(flags & _FS), bool(flags & _FILES), bool(flags & _CLEAR_SIGHAND))
     if flags & _PIDFD:
         k.arena.copy_out(asked.pidfd or asked.parent_tid, k.fds.lowest().to_bytes(4, "little"))
