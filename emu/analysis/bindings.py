@@ -79,6 +79,7 @@ class Bindings:
         self._rtld = rtld
         self._seen: set[int] = set()
         self._tables: dict[LinkMap, ExportTable] = {}
+        self._references: dict[LinkMap, dict[bytes, tuple[int, int]]] = {}
         self._definitions: dict[tuple[int, bytes], tuple[Exported, ...]] = {}
 
     def add(self, maps: Iterable[LinkMap]) -> list[LinkMap]:
@@ -95,6 +96,7 @@ class Bindings:
     def forget(self, start: int) -> None:
         """Drop the object that began there and is going."""
         for map_ in [map_ for map_ in self._tables if map_.map_start == start]:
+            self._references.pop(map_, None)
             for name in self._tables.pop(map_).exports:
                 known = self._definitions[map_.ns, name]
                 self._definitions[map_.ns, name] = tuple(one for one in known if one.map is not map_)
@@ -106,6 +108,14 @@ class Bindings:
     def table(self, map_: LinkMap) -> ExportTable:
         """Return what one object exports and refers to."""
         return self._tables[map_]
+
+    def reference(self, map_: LinkMap, name: bytes) -> tuple[int, int] | None:
+        """Return the symbol and type class of an object's reference to a name, None if it has none."""
+        if map_ not in self._references:
+            self._references[map_] = {
+                known: (index, class_) for index, (known, class_) in self._tables[map_].references.items()
+            }
+        return self._references[map_].get(name)
 
     def definitions(self, ns: int, name: bytes) -> Sequence[Exported]:
         """Return who exports a name in a namespace."""

@@ -18,6 +18,7 @@ from emu.analysis.check_data import ERROR
 from emu.analysis.check_notes import NOWHERE, Notes, base
 from emu.analysis.kept import how_kept, why_own
 from emu.analysis.meant import is_libc, is_standard
+from emu.analysis.referred import Referred
 from emu.analysis.vague import INTERNAL, compares_addresses, is_of_c_function, is_vague, is_variable
 from emu.core.errors import EmuError, MemoryFault
 from emu.elf.demangle import demangle
@@ -44,6 +45,8 @@ class Types:
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
         self._hidden: dict[LinkMap, dict[bytes, int]] = {}
+        self._referred: dict[LinkMap, Referred] = {}
+        self._compares: dict[LinkMap, bool] = {}
         self._split: dict[int, bytes] = {}
         self._pairs: set[tuple[str, int, int]] = set()
         self._watched: set[int] = set()
@@ -55,7 +58,8 @@ class Types:
             return
         for map_ in new:
             self._hidden[map_] = {} if is_libc(map_) else self._hidden_symbols(map_)
-            if compares_addresses(bindings, map_):
+            self._compares[map_] = compares_addresses(bindings, map_)
+            if self._compares[map_]:
                 exported = bindings.table(map_).exports
                 for name, value in self._notes.typeinfo(map_).items():
                     if name not in exported and not INTERNAL.search(name) and not is_standard(name):
@@ -68,6 +72,8 @@ class Types:
         """Drop the object that began there and is going."""
         for map_ in [map_ for map_ in self._hidden if map_.map_start == start]:
             del self._hidden[map_]
+            self._referred.pop(map_, None)
+            self._compares.pop(map_, None)
             self._split = {at: name for at, name in self._split.items() if not map_.contains(at)}
 
     def _hidden_symbols(self, map_: LinkMap) -> dict[bytes, int]:
@@ -82,11 +88,11 @@ class Types:
     # -- typeinfo --------------------------------------------------------------------------------------------
 
     def _types(self, bindings: Bindings, map_: LinkMap) -> None:
-        if not compares_addresses(bindings, map_):
+        if not self._compares[map_]:
             return
         mine = dict(self._typeinfo(bindings, map_))
         for other in bindings.objects():
-            if other is map_ or other.ns != map_.ns or not compares_addresses(bindings, other):
+            if other is map_ or other.ns != map_.ns or not self._compares.get(other, False):
                 continue
             theirs = dict(self._typeinfo(bindings, other))
             names = sorted(name for name, at in mine.items() if self._differ(at, theirs.get(name, at)))
@@ -114,17 +120,13 @@ class Types:
         for name, value in self._hidden[map_].items():
             if name.startswith(b"_ZTI"):
                 yield name, map_.addr + value
-        references = {
-            name: (index, class_) for index, (name, class_) in bindings.table(map_).references.items()
-        }
         for name in bindings.table(map_).exports:
             if name.startswith(b"_ZTI") and not is_standard(name):
-                yield name, self._meant(bindings, map_, name, references)
+                yield name, self._meant(bindings, map_, name)
 
-    def _meant(
-        self, bindings: Bindings, map_: LinkMap, name: bytes, references: dict[bytes, tuple[int, int]]
-    ) -> int:
-        found = bindings.bound(map_, *references[name]) if name in references else None
+    def _meant(self, bindings: Bindings, map_: LinkMap, name: bytes) -> int:
+        reference = bindings.reference(map_, name)
+        found = bindings.bound(map_, *reference) if reference is not None else None
         return _address(found or bindings.table(map_).exports[name])
 
     def _tell_types(self, names: list[bytes], one: LinkMap, other: LinkMap) -> None:
@@ -287,7 +289,7 @@ class Types:
         """
         groups: dict[LinkMap, list[bytes]] = {}
         for name, definition in bindings.table(map_).exports.items():
-            if not is_vague(name, definition):
+            if not is_vague(name, definition) or not self._is_elsewhere(bindings, map_, name):
                 continue
             mine = self._own(bindings, map_, name)
             if mine is None or mine.map is not map_:
@@ -317,6 +319,12 @@ class Types:
                 self._pairs.add(key)  # type: ignore[arg-type]
                 self._tell_statics(sorted(set(names)), map_, other)
 
+    def _is_elsewhere(self, bindings: Bindings, map_: LinkMap, name: bytes) -> bool:
+        """Whether another object has a definition of a name, exported or not."""
+        return len(bindings.definitions(map_.ns, name)) > 1 or any(
+            name in hidden for other, hidden in self._hidden.items() if other is not map_
+        )
+
     def _keeping(self, bindings: Bindings, map_: LinkMap, name: bytes) -> Iterator[LinkMap]:
         """Yield the other objects that have a static local of an inline function for themselves alone,
         as this one has.
@@ -332,14 +340,19 @@ class Types:
                 yield other
 
     def _own(self, bindings: Bindings, map_: LinkMap, name: bytes) -> Exported | None:
-        """Return the definition that an object uses: by its reference, or without one what it was linked to
-        (the program's own, or by -Bsymbolic).
+        """Return the definition that an object uses: by its reference, or without one its own, if it was
+        linked to that (the program's, or by -Bsymbolic) and its code or a pointer in its data refers to it.
         """
-        table = bindings.table(map_)
-        for index, (known, class_) in table.references.items():
-            if known == name:
-                return bindings.bound(map_, index, class_)
-        return table.exports.get(name) if map_.symbolic or map_.type == 0 else None
+        reference = bindings.reference(map_, name)
+        if reference is not None:
+            return bindings.bound(map_, *reference)
+        own = bindings.table(map_).exports.get(name) if map_.symbolic or map_.type == 0 else None
+        if own is None:
+            return None
+        if map_ not in self._referred:
+            self._referred[map_] = Referred(self._notes.process.arena, map_)
+        value = map_.symtab.entry(own.number).value
+        return own if self._referred[map_].uses(value, own.size) else None
 
     def _tell_statics(self, names: list[bytes], one: LinkMap, other: LinkMap) -> None:
         shown = ", ".join(demangle(name.decode(errors="replace")) for name in names[:_SHOWN])

@@ -36,9 +36,9 @@ def compares_addresses(bindings: Bindings, map_: LinkMap) -> bool:
 
     Where libstdc++ is there, too, the search order decides which of them that is.
     """
-    references = {name: (at, class_) for at, (name, class_) in bindings.table(map_).references.items()}
     for name in _RUNTIME:
-        found = bindings.original(map_, *references[name]) if name in references else None
+        reference = bindings.reference(map_, name)
+        found = bindings.original(map_, *reference) if reference is not None else None
         if found is not None:
             return _is_libcxx(found.map)
     if any(name in bindings.table(map_).exports for name in _RUNTIME):

@@ -205,6 +205,7 @@ CASES = {
         "static-twice",
         r"Registry<int>::entries is in symbolic-one\.so \(-Bsymbolic\) and in exporting \(exported\): it is a variable of its own in both",
         {"one shared library": ("library-in-both",), "without -Bsymbolic": ("host-exports", "symbolic-functions")},
+        ("symbolic-untouched", "fixed-untouched"),
     ),
     "check-key-deleted:never-made": Case(
         "key-deleted-by-another!",
@@ -390,6 +391,13 @@ def test_the_page_of_rules_has_each_case_with_its_near_misses_and_remedies() -> 
             for run in (*case.near, *(r for taken in case.remedies.values() for r in taken))
         )
     assert {one.split("`")[1] for one in lines if one.startswith("| `")} >= set(RULES)
+
+
+@pytest.mark.parametrize("host", ["fixed", "assigning"])
+@pytest.mark.usefixtures("built_fixtures")
+def test_a_static_that_only_code_refers_to_is_used(host: str) -> None:
+    (finding,) = checked(f"check-class-twice:{host}-and-symbolic").report["findings"]
+    assert f"is in symbolic-one.so (-Bsymbolic) and in {host} (exported)" in finding["message"]
 
 
 @pytest.mark.usefixtures("built_fixtures")
