@@ -152,8 +152,8 @@ def _reserve(sizes: Sequence[int]) -> tuple[mmap.mmap, mmap.mmap, mmap.mmap]:
         except OSError as error:
             last = error
         if size == sizes[-1]:
-            gc.unfreeze()  # there may be processes that nobody has any more,
-            gc.collect()  # and a collection does not look at what was frozen
+            gc.unfreeze()
+            gc.collect()  # there may be processes that nobody has any more
     raise NoRoomError(
         f"cannot reserve {sizes[-1] >> 30} GiB of address space for the guest ({last.strerror}); "
         "is there a limit on virtual memory (ulimit -v)?"

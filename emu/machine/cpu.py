@@ -190,6 +190,15 @@ class UnicornCpu(Handover, Registers):
                     self.engine.stop()
         self.engine.flush_tlb()
 
+    def before_change(self, start: int, end: int, had_exec: bool) -> None:
+        """Drop translations as `range_changes` does, if there can be any: a page counts as accessed when it
+        enters the TLB. Translated code may outlive that, where a snapshot was restored.
+        """
+        first = physical(start) >> 12
+        counted = self.arena.counted(first, first + (end - start >> 12)) if first >= 0 else []
+        if had_exec or any(1 in pages for _, pages in counted):
+            self.range_changes(start, end, had_exec)
+
     def permissions_replaced(self) -> None:
         """Forget every translation of an address."""
         self.engine.flush_tlb()

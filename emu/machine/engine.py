@@ -430,6 +430,11 @@ class Cpu(Protocol):
         was executable) before it changes.
         """
 
+    def before_change(self, start: int, end: int, had_exec: bool) -> None:
+        """The same for a range of one window whose pages still count as accessed if they were: what the
+        engine keeps of others may stay.
+        """
+
     def permissions_replaced(self) -> None:
         """The permission bytes have changed anywhere, without a word of where."""
 

@@ -29,7 +29,7 @@ mappings are dearer than pages. Where there are many already, that is done over 
 
 def fork_space(parent: AddressSpace, arena: Arena, on_change: OnChange) -> AddressSpace:
     """Return the address space of a child, over an arena in which nothing is mapped;
-    `on_change` is its CPU's `range_changes`.
+    `on_change` is its CPU's `before_change`.
 
     Raises EmuError, OSError.
     """

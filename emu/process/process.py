@@ -102,7 +102,7 @@ class Process:
             on_refusal=lambda size, told: self.ending.out_of_memory(size, told),
         )
         self.arena, cpu = self.new_machine()
-        self.space = AddressSpace(self.arena, on_change=cpu.range_changes)
+        self.space = AddressSpace(self.arena, on_change=cpu.before_change)
         self.kernel = boot(kernel_config(config, cpu.features), self.space, bus)
         system = self.kernel.system
         system.clock.realtime_offset = config.start_time
@@ -204,7 +204,7 @@ class Process:
         except NoRoomError as error:
             raise ExecError(str(error), errno.ENOMEM) from None
         old = self.space
-        self.space = AddressSpace(self.arena, old.shared_files, cpu.range_changes)
+        self.space = AddressSpace(self.arena, old.shared_files, cpu.before_change)
         self.space.limit = old.limit
         self._furnish(cpu)
         try:

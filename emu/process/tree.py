@@ -111,7 +111,7 @@ class Tree:
             arena, cpu = process.new_machine((size_for(parent.space.end()),))
         except NoRoomError:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
-        kernel = fork_kernel(parent, fork_space(parent.space, arena, cpu.range_changes), family, shares)
+        kernel = fork_kernel(parent, fork_space(parent.space, arena, cpu.before_change), family, shares)
         follower = self.follower
         if follower is not None and not follower.follows(process):
             follower = None

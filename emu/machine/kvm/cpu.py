@@ -311,6 +311,10 @@ class KvmCpu(Handover, KvmHooks):
         """Drop what the tables know of a range before it changes."""
         self.pages.range_changes(start, end)
 
+    def before_change(self, start: int, end: int, had_exec: bool) -> None:
+        """As `range_changes`: the tables have entries for pages that nobody has accessed, too."""
+        self.range_changes(start, end, had_exec)
+
     def permissions_replaced(self) -> None:
         """Begin with empty tables."""
         self.pages.reset()
