@@ -72,15 +72,18 @@ class EmuServer:
     def run(self, request: Request, timeout: float) -> tuple[int, bytes, bytes]:
         """Return a run's exit code (128+N for signal N), its output and its standard error.
 
-        Raises subprocess.TimeoutExpired after `timeout` seconds, EOFError if the server has died.
+        Raises subprocess.TimeoutExpired after `timeout` seconds, EOFError or OSError if the server has died.
         """
         asking, process = self._server()
-        asking.send(tuple(request))
-        if not asking.poll(timeout):
-            os.killpg(process.pid, signal.SIGKILL)
-            self.close()
-            raise subprocess.TimeoutExpired(["emu", *request.words], timeout)
-        code, output, errors = asking.recv()
+        try:
+            asking.send(tuple(request))
+            if not asking.poll(timeout):
+                os.killpg(process.pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired(["emu", *request.words], timeout)
+            code, output, errors = asking.recv()
+        except (EOFError, OSError, subprocess.TimeoutExpired):
+            self.close()  # the next run has a new one
+            raise
         return code, output, errors
 
 

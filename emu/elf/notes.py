@@ -95,15 +95,17 @@ def abi_tag(notes: Iterable[Note], name: str) -> AbiTag | None:
 def wanted_system(data: bytes, align: int) -> AbiTag | None:
     """Return the ABI tag that ld.so finds in a PT_NOTE segment: the first of exactly 16 bytes.
 
+    `align` is p_align, 4 or 8.
+
     None where there is none up to the end of the segment, or up to a note that passes it.
     Source: glibc elf/dl-load.c:open_verify, to 2.35.
     """
-    unit, at = 8 if align == 8 else 4, 0
+    at = 0
     while at + _ABI_TAG_SIZE <= len(data):
         if data.startswith(_ABI_TAG_HEAD, at):
             return AbiTag._make(struct.unpack_from("<IIII", data, at + len(_ABI_TAG_HEAD)))
         owner_size, desc_size, _ = _NHDR.unpack_from(data, at)
-        at = _align(_align(at + _NHDR.size + owner_size, unit) + desc_size, unit)
+        at = _align(_align(at + _NHDR.size + owner_size, align) + desc_size, align)
     return None
 
 

@@ -7,9 +7,11 @@ Source: glibc elf/dl-load.c:open_verify, elf/rtld.c:process_envvars, sysdeps/uni
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import TYPE_CHECKING
 
+from emu.core.errors import LoaderError
 from emu.elf.constants import EHDR_SIZE, PHDR_SIZE, PT_NOTE
 from emu.elf.header import ForeignObjectError, parse_ehdr, parse_phdrs
 from emu.elf.notes import wanted_system
@@ -18,10 +20,11 @@ if TYPE_CHECKING:
     from emu.core.files import Backing
 
 _LINUX = 0
-_PART = re.compile(r"[ \t\n\v\f\r]*\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
+_PART = re.compile(r"[ \t]*([+-]?)(?:0[xX]([0-9a-fA-F]*)|0([0-7]*)|([1-9][0-9]*))")
 _MOST_IN_PART = 254
+_MOST_DIGITS = 20
+"""More of them, without leading zeroes, are above any part."""
 _LEAST_NOTE = 32
-_MOST_NOTES = 1 << 20
 
 
 def kernel_number(version: str) -> int:
@@ -35,9 +38,8 @@ def kernel_number(version: str) -> int:
         match = _PART.match(version, at)
         if match is None:
             return 0
-        digits, at = match[1], match.end()
-        base = 16 if digits[:2] in ("0x", "0X") else 8 if digits[0] == "0" else 10
-        part, rest = int(digits, base), version[at : at + 1]
+        part, at = _part(match), match.end()
+        rest = version[at : at + 1]
         if part > _MOST_IN_PART or place < 2 and rest not in ("", "."):
             return 0
         number |= part << (16 - 8 * place)
@@ -45,6 +47,23 @@ def kernel_number(version: str) -> int:
             break
         at += 1
     return number
+
+
+def kernel_text(number: int) -> str:
+    """Return the version that `kernel_number` made a number of, such as "Linux 6.1.0"."""
+    return f"Linux {number >> 16}.{number >> 8 & 255}.{number & 255}"
+
+
+def _part(match: re.Match[str]) -> int:
+    """Return a part's number; for a negative one, which ld.so takes as unsigned, one that is too large."""
+    sign, hexadecimal, octal, decimal = match.groups()
+    digits, base = next(
+        (text, base) for text, base in ((hexadecimal, 16), (octal, 8), (decimal, 10)) if text is not None
+    )
+    digits = digits.lstrip("0")
+    if len(digits) > _MOST_DIGITS or digits and sign == "-":
+        return _MOST_IN_PART + 1
+    return int(digits or "0", base)
 
 
 def known_kernel(own: str, assumed: str) -> int:
@@ -57,14 +76,18 @@ def known_kernel(own: str, assumed: str) -> int:
 
 def check_kernel(backing: Backing, path: str, kernel: int) -> None:
     """Raise ForeignObjectError for an object whose first ABI tag names a kernel after `kernel`, or
-    another system than Linux. The object's headers have been checked.
+    another system than Linux; LoaderError where the notes cannot be read. The object's headers have been
+    checked.
     """
     ehdr = parse_ehdr(backing.pread(EHDR_SIZE, 0), path)
     table = backing.pread(ehdr.phnum * PHDR_SIZE, ehdr.phoff)
     for phdr in parse_phdrs(table, ehdr._replace(phoff=0), path):
-        if phdr.type != PT_NOTE or phdr.filesz < _LEAST_NOTE or phdr.align < 4:
+        if phdr.type != PT_NOTE or phdr.filesz < _LEAST_NOTE or phdr.align not in (4, 8):
             continue
-        tag = wanted_system(backing.pread(min(phdr.filesz, _MOST_NOTES), phdr.offset), phdr.align)
+        if phdr.offset + phdr.filesz > backing.size():
+            code = errno.EINVAL if phdr.offset >> 63 else 0
+            raise LoaderError(path, "cannot read file data", errno.ENOMEM if phdr.filesz >> 47 else code)
+        tag = wanted_system(backing.pread(phdr.filesz, phdr.offset), phdr.align)
         if tag is None:
             continue
         version = tuple(part & 0xFF for part in tag[1:])

@@ -32,8 +32,8 @@ def protect_relro(rtld: Rtld, map_: LinkMap) -> None:
         if map_.type == LT_LIBRARY and start < last < end:
             raise ElfError(
                 map_.display_name,
-                f"its PT_GNU_RELRO goes {end - last:#x} bytes beyond its end: ld.so makes what happens to lie there read-only, too, and dies of it"
-                " (SIGSEGV), or finds nothing there and cannot apply additional memory protection after relocation",
+                f"its PT_GNU_RELRO goes {end - last:#x} bytes beyond its end: ld.so makes what happens to lie there read-only, too, and may die"
+                " of it (SIGSEGV), or finds nothing there and cannot apply additional memory protection after relocation",
             )
         try:
             if start < map_.map_start & -_PAGE or not start < end <= last:

@@ -224,7 +224,7 @@ def test_memory_of_an_unloaded_library_says_so(p: emu.Process, lib: emu.Library)
     where = lib.symbol("answer").address
     lib.close()
     with pytest.raises(
-        emu.MemoryAccessError, match=r"\./libplugin\.so\+0x\w+ in answer, unloaded by dlclose"
+        emu.MemoryAccessError, match=r"\./libplugin\.so\+0x\w+ in answer, unloaded at #\d+ by dlclose"
     ):
         p.memory.read(where, 4)
 

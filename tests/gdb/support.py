@@ -9,9 +9,12 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from tools import fixtures
 
 PROGRAMS = Path(__file__).parent / "programs"
+_NO_WRITING = "Couldn't write extended state status"
 _LIBRARIES = ("leaving", "plugin")
 _LIBRARY = "0x 0x Yes"
 _NOISE = re.compile(
@@ -54,12 +57,18 @@ def in_emu(program: Path, *commands: str, options: tuple[str, ...] = ()) -> str:
 
 
 def natively(program: Path, *commands: str) -> str:
-    """What gdb prints for them with the native process, from its first instruction on."""
+    """What gdb prints for them with the native process, from its first instruction on.
+
+    Skips the test where gdb cannot write registers: gdb 13 does not know the size of AMX's state.
+    """
     early = ("set startup-with-shell off", "set debuginfod enabled off", "starti")
     words = ["gdb", "-nx", "-q", "-batch"]
     for command in (*early, *commands):
         words += ["-ex", command]
-    return _gdb([*words, f"./{program.name}"], program.parent)
+    said = _gdb([*words, f"./{program.name}"], program.parent)
+    if _NO_WRITING in said:
+        pytest.skip(f"native gdb on this CPU: {_NO_WRITING}")
+    return said
 
 
 _EXIT_CUT = re.compile(r"\[([^][\n]*\n)?Thread (?:0x[0-9a-f]+ \(LWP \d+\)|[\d.]+)([^][\n]*\n)? exited\]\n")

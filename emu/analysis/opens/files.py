@@ -9,7 +9,7 @@ import struct
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from emu.core.errors import ElfError, EmuError, UnsupportedError
+from emu.core.errors import ElfError, EmuError, LoaderError, UnsupportedError
 from emu.elf import constants as c
 from emu.elf import machines
 from emu.elf.dynamic import Dynamic, read_dynamic
@@ -177,6 +177,8 @@ def refusal(files: FileSystem, path: str, kernel: int = 0) -> str:
         return error.strerror or str(error)
     except ElfError as error:
         return error.reason
+    except LoaderError as error:
+        return error.text
     except UnsupportedError as error:
         return str(error)
     return ""

@@ -17,6 +17,7 @@ from emu.core.record import NamedTuple
 from emu.glibc.probe import find_own
 from emu.glibc.release import otherwise
 from emu.kernel.uname import UNAME
+from emu.rtld.kernel_asked import kernel_number, kernel_text
 from emu.rtld.search_path import SearchPath
 
 if TYPE_CHECKING:
@@ -167,7 +168,9 @@ class Looking:
             return Tried(path, outcome, f"there, but {foreign(self.files, path)}; {REMEDY}")
         if "ABI tag" in why:
             note = f"{why}, and {otherwise('kernel_asked', False)} that counts"
-            return Tried(path, "other-kernel", f"there, but {note}: this is Linux {UNAME[2]}")
+            known, own = self.rtld.search.kernel, kernel_number(UNAME[2])
+            told = f"Linux {UNAME[2]}" if known == own else f"{kernel_text(known)}, by LD_ASSUME_KERNEL"
+            return Tried(path, "other-kernel", f"there, but {note}: this is {told}")
         what = what_is(self.files, path)
         return Tried(path, "bad", f"{why}: it is {what}" if what else why)
 
