@@ -240,6 +240,7 @@ def test_many_restores_leak_nothing(p: emu.Process, lib: emu.Library) -> None:
 
     def held() -> tuple[int, int, int]:
         p.restore(snapshot)
+        gc.unfreeze()
         gc.collect()
         maps = Path("/proc/self/maps").read_text().count("\n")
         return len(os.listdir("/proc/self/fd")), maps, len(gc.get_objects())

@@ -121,6 +121,7 @@ def test_snapshots_and_restores_leak_nothing() -> None:
             snapshot.restore()
 
         def held() -> tuple[int, int]:
+            gc.unfreeze()
             gc.collect()
             with open("/proc/self/status") as status:
                 resident = next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
