@@ -31,6 +31,10 @@ def fork_kernel(parent: Kernel, space: AddressSpace, family: Family, shares: Sha
     return child
 
 
+_REMEMBERED = 1024
+"""Threads whose ids a child knows again."""
+
+
 def remember_threads(parent: Kernel, task: Task, family: Family) -> None:
     """Note whose ids the child's copy of the memory may have, where the thread `task` of `parent` forks: of
     all threads that share the memory it alone goes on in the child.
@@ -44,8 +48,11 @@ def remember_threads(parent: Kernel, task: Task, family: Family) -> None:
             family.copied |= earlier
         elif kernel.pid in kernel.tasks:
             family.left |= earlier
-    del family.left[task.tid]
+    family.left.pop(task.tid, None)
     family.copied[task.tid] = parent.pid
+    for known in (family.copied, family.left):
+        for tid in list(known)[:-_REMEMBERED]:  # the oldest: a chain of forks has no end
+            del known[tid]
 
 
 def fork_task(parent: Task, pid: int) -> Task:
