@@ -23,7 +23,8 @@ class ForTheGuest:
 
     def __init_subclass__(cls, instead: str = "", **more: object) -> None:
         super().__init_subclass__(**more)
-        cls._emu_name = cls.__qualname__
+        if not cls.__module__.startswith("emu."):
+            cls._emu_name = cls.__qualname__
         if instead:
             cls._emu_name = f"emu.{cls.__qualname__}"
             cls.__name__ = f"emu.{cls.__qualname__}: {instead}"
