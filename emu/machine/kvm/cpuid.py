@@ -80,13 +80,15 @@ class Shown(NamedTuple):
 
     `state_mask`, `state_size` are XCR0 and the bytes of its states.
 
-    `obeyed` tells that the guest finds what we chose, not the host's CPU.
+    `obeyed` tells that the guest finds what we chose, not the host's CPU. `has_lzcnt` tells that LZCNT is
+    there whatever CPUID says: some hosts do not show it to guests, but nothing can take the instruction away.
     """
 
     leaves: list[Leaf]
     state_mask: int
     state_size: int
     obeyed: bool = True
+    has_lzcnt: bool = False
 
     def leaf(self, function: int, index: int = 0) -> tuple[int, int, int, int]:
         """Return the four registers that a leaf gives."""
@@ -163,10 +165,6 @@ def probe(cpu: KvmCpu, shown: Shown, level: int | None) -> Shown:
     arena.set_perms(_PAGE, PAGE_SIZE, 0)
     cpu.set_gprs(clean)
     real = dict(zip(_ASKED, found, strict=True))
-    if leading == _COUNTS_LEADING and level in (None, 3, 4):
-        # Some hosts do not show it to guests, but nothing can take the instruction away.
-        eax, ebx, ecx, edx = real[0x8000_0001, 0]
-        real[0x8000_0001, 0] = eax, ebx, ecx | _LZCNT, edx
     masks = ((1, 0, 2), (7, 0, 1), (7, 0, 2))
     if all(
         real[function, index][place] == shown.leaf(function, index)[place] for function, index, place in masks
@@ -174,7 +172,7 @@ def probe(cpu: KvmCpu, shown: Shown, level: int | None) -> Shown:
         return shown
     leaves = [Leaf(function, index, *real[function, index]) for function, index in _ASKED]
     state = real[13, 0][0] & _STATE
-    shown = Shown(leaves, shown.state_mask, shown.state_size, obeyed=False)
+    shown = Shown(leaves, shown.state_mask, shown.state_size, False, leading == _COUNTS_LEADING)
     if level is not None and level < level_of(shown) or state & ~shown.state_mask:
         raise EmuError(
             "--cpu: this host's KVM shows programs the host's own CPU, whatever is chosen; leave --cpu out, or take --engine unicorn for x86-64-v2"
@@ -187,7 +185,8 @@ def level_of(shown: Shown) -> int:
     one, seven, extended = shown.leaf(1), shown.leaf(7), shown.leaf(0x8000_0001)
     if one[2] & _V2 != _V2 or not extended[2] & 1:
         return 1
-    if one[2] & _V3_1 != _V3_1 or seven[1] & _V3_7 != _V3_7 or not extended[2] & _LZCNT:
+    has_lzcnt = shown.has_lzcnt or extended[2] & _LZCNT
+    if one[2] & _V3_1 != _V3_1 or seven[1] & _V3_7 != _V3_7 or not has_lzcnt:
         return 2
     return 4 if seven[1] & _V4_7 == _V4_7 and shown.state_mask == _STATE else 3
 
