@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from tools.fixtures import Run
 
-#: For the native ld.so: choose as for the CPU that is emulated, whatever the host's has more.
-AS_EMULATED_CPU = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-AVX512F,-AVX512CD,-AVX512ER"}
+#: For the native ld.so, also before 2.33: choose as for the CPU that is emulated, not the host's.
+AS_EMULATED_CPU = {
+    "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-AVX512F,-AVX512CD,-AVX512ER,-AVX2_Usable,-AVX512F_Usable"
+}
 
 #: Seconds after which a run in the emulator has failed.
 EMU_TIMEOUT = 180.0
